@@ -1,0 +1,358 @@
+"""Networks: published sizes by an independent formula, exact segments, and batch norm that leaves no trace."""
+
+import math
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from thesis_repro import models
+from thesis_repro.models import build
+from thesis_repro.settings import BadInput
+
+NAMES = list(models.ARCHITECTURES)
+
+
+def count(name, **options):
+    with torch.device("meta"):  # shapes only: a wide network at full width has 46 million values
+        mean = std = (0.5,)
+        a = models.ARCHITECTURES[name]
+        o = {"classes": 10, "width": 1.0, "channels": 3, "mean": mean, "std": std} | options
+        return models.parameter_count(nn.Sequential(*models._segments(a, **o)))
+
+
+def snapshot(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def same(model, before):
+    now = model.state_dict()
+    return now.keys() == before.keys() and all(torch.equal(now[k], v) for k, v in before.items())
+
+
+def randomise(model, seed=0):
+    "Batch norms as after some training: scales, shifts and running statistics that matter."
+    g = torch.Generator().manual_seed(seed)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            for t, low in ((m.weight, 0.5), (m.running_var, 0.5), (m.bias, -0.5), (m.running_mean, -0.5)):
+                t.data = low + torch.rand(t.shape, generator=g)
+    return model
+
+
+# ---- the published numbers of parameters
+
+
+@pytest.mark.parametrize(
+    "name, published",
+    [
+        ("resnet18", 11_173_962),
+        ("preactresnet18", 11_171_146 + 2 * 512),  # public counts are without the last batch norm
+        ("preactresnet34", 21_279_306 + 2 * 512),
+        ("wrn28_10", 36_479_194),
+        ("wrn34_10", 46_160_474),
+    ],
+)
+def test_published_counts(name, published):
+    assert count(name) == published
+
+
+def by_hand(blocks, widths, stem, classes, channels, pre):
+    "Counted layer by layer: 9ab for a 3 × 3 convolution, ab for a 1 × 1, 2a for a batch norm."
+    total, a = 9 * channels * stem + (0 if pre else 2 * stem), stem
+    for i, (n, b) in enumerate(zip(blocks, widths, strict=True)):
+        changes = a != b or i > 0
+        total += 9 * a * b + 9 * b * b + (2 * a + 2 * b if pre else 4 * b)  # the first block
+        total += changes * (a * b + (0 if pre else 2 * b))  # its shortcut
+        total += (n - 1) * (18 * b * b + 4 * b)
+        a = b
+    return total + (2 * a if pre else 0) + a * classes + classes
+
+
+@pytest.mark.parametrize("classes, channels", [(10, 3), (200, 1)])
+@pytest.mark.parametrize(
+    "name, blocks, widths, stem, width",
+    [
+        ("resnet18", (2, 2, 2, 2), (64, 128, 256, 512), 64, 1.0),
+        ("preactresnet34", (3, 4, 6, 3), (64, 128, 256, 512), 64, 1.0),
+        ("preactresnet34", (3, 4, 6, 3), (8, 16, 32, 64), 8, 0.125),
+        ("preactresnet18", (2, 2, 2, 2), (8, 8, 8, 8), 8, 0.01),  # equal channels still need a strided shortcut
+        ("wrn28_10", (4, 4, 4), (160, 320, 640), 16, 1.0),
+        ("wrn28_10", (4, 4, 4), (16, 32, 64), 16, 0.1),  # WRN-28-1: equal channels and stride 1, no first shortcut
+        ("wrn34_10", (5, 5, 5), (40, 80, 160), 16, 0.25),
+    ],
+)
+def test_counts_by_hand(name, blocks, widths, stem, width, classes, channels):
+    hand = by_hand(blocks, widths, stem, classes, channels, pre=name != "resnet18")
+    assert count(name, width=width, classes=classes, channels=channels) == hand
+
+
+def test_depths_are_as_named():
+    "A ResNet counts its stem and its classifier; a wide one (6n + 4) its stem and its three shortcuts."
+    depths = {n: 2 * sum(a.blocks) + (4 if n.startswith("wrn") else 2) for n, a in models.ARCHITECTURES.items()}
+    named = {"resnet18": 18, "preactresnet18": 18, "preactresnet34": 34, "wrn28_10": 28, "wrn34_10": 34}
+    assert depths == named
+
+
+# ---- what a network computes
+
+
+def reference(model, x, pre, wide):
+    "The logits in plain functional calls, from the weights alone, in evaluation mode."
+    w = model.state_dict()
+
+    def norm(h, key):
+        mean, var = w[key + "running_mean"], w[key + "running_var"]
+        shape = (1, -1, 1, 1)
+        h = (h - mean.view(shape)) / torch.sqrt(var.view(shape) + 1e-5)
+        return h * w[key + "weight"].view(shape) + w[key + "bias"].view(shape)
+
+    def conv(h, key, stride=1):
+        weight = w[key + "weight"]
+        return F.conv2d(h, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    h = conv((x - 0.5) / 0.25, "stages.0.1.")
+    start = 2
+    if not pre:
+        h, start = torch.relu(norm(h, "stages.0.2.")), 4
+    for s in range(3 if wide else 4):
+        j = start if s == 0 else 0
+        while f"stages.{s}.{j}.conv1.weight" in w:
+            key, first = f"stages.{s}.{j}.", j == (start if s == 0 else 0)
+            stride = 2 if s and first else 1
+            if pre:
+                a = torch.relu(norm(h, key + "norm1."))
+                path = conv(a, key + "shortcut.", stride) if key + "shortcut.weight" in w else h
+                h = path + conv(torch.relu(norm(conv(a, key + "conv1.", stride), key + "norm2.")), key + "conv2.")
+            else:
+                path = h
+                if key + "shortcut.0.weight" in w:
+                    path = norm(conv(h, key + "shortcut.0.", stride), key + "shortcut.1.")
+                a = torch.relu(norm(conv(h, key + "conv1.", stride), key + "norm1."))
+                h = torch.relu(path + norm(conv(a, key + "conv2."), key + "norm2."))
+            j += 1
+    last = max(int(k.split(".")[2]) for k in w if k.startswith("stages.3."))
+    if pre:
+        h = torch.relu(norm(h, f"stages.3.{last - 4}."))
+    return h.mean((2, 3)) @ w[f"stages.3.{last}.weight"].T + w[f"stages.3.{last}.bias"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_against_plain_formulas(name):
+    model = randomise(build(name, 7, width=0.05, seed=3)).double().eval()
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        expected = reference(model, x, pre=name != "resnet18", wide=name.startswith("wrn"))
+        assert model(x).dtype == torch.float64
+        torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
+    assert expected.std() > 1e-3
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_stop_and_start_compose_exactly(name, training):
+    model = randomise(build(name, 5, width=0.05)).train(training)
+    x = torch.rand(4, 3, 16, 16)
+    with torch.no_grad(), models.batch_statistics(model) if training else models.frozen_statistics(model):
+        whole = model(x)
+        assert torch.equal(model(x, stop=0), x) and torch.equal(model(x, stop=4), whole)
+        for layer in range(5):
+            assert torch.equal(model(model(x, stop=layer), start=layer), whole)
+        assert torch.equal(model(model(model(x, stop=1), start=1, stop=3), start=3), whole)
+    sides = [model(x, stop=layer).shape[-1] for layer in range(1, 4)]
+    assert sides == [16, 8, 4]
+
+
+def test_train_mode_composes_exactly_with_recorded_statistics():
+    a, b = build("preactresnet18", 5, width=0.125), build("preactresnet18", 5, width=0.125)
+    x = torch.rand(4, 3, 16, 16)
+    assert torch.equal(a(x), b(b(x, stop=2), start=2))
+    assert same(a, snapshot(b)) and a.stages[0][2].norm1.num_batches_tracked == 1
+
+
+def test_segments_end_where_the_thesis_mixes():
+    for name, layer3 in (("preactresnet18", 256), ("resnet18", 256), ("wrn28_10", 640)):
+        widths = {"preactresnet18": 0.125, "resnet18": 0.125, "wrn28_10": 0.05}
+        model = build(name, 10, width=widths[name])
+        assert len(model.stages) == 4
+        assert model(torch.rand(2, 3, 32, 32), stop=3).shape == (2, round(layer3 * widths[name]), 8, 8)
+
+
+def test_the_image_is_normalised_inside():
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
+    plain = build("resnet18", 10, width=0.125, mean=(0.0,), std=(1.0,)).eval()
+    model = build("resnet18", 10, width=0.125, mean=mean, std=std).eval()
+    x = torch.rand(2, 3, 8, 8)
+    normalised = (x - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    torch.testing.assert_close(model(x), plain(normalised))
+
+
+@pytest.mark.parametrize("size", [8, 9, 28, 64])
+def test_any_image_size(size):
+    assert build("preactresnet18", 3, width=0.05, channels=1)(torch.rand(2, 1, size, size)).shape == (2, 3)
+
+
+def test_gradients_reach_every_parameter():
+    for name in NAMES:
+        model = build(name, 4, width=0.05)
+        model(torch.rand(4, 3, 16, 16)).square().sum().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters()), name
+
+
+# ---- seeds and initialisation
+
+
+def test_weights_are_a_function_of_the_seed():
+    a, b, c = (build("wrn28_10", 10, width=0.1, seed=s) for s in (4, 4, 5))
+    assert same(a, snapshot(b)) and not same(a, snapshot(c))
+
+
+def test_building_leaves_the_generators_alone():
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    with pytest.raises(BadInput):
+        build("resnet18", 1)
+    build("resnet18", 10, width=0.125, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_initialisation_is_he_by_fan_out():
+    model = build("preactresnet18", 10, width=1.0)
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d) and m.weight.numel() > 30_000:
+            expected = math.sqrt(2 / (m.weight.shape[0] * m.kernel_size[0] ** 2))
+            assert m.weight.std().item() == pytest.approx(expected, rel=0.02)
+        if isinstance(m, nn.BatchNorm2d):
+            assert (m.weight == 1).all() and (m.bias == 0).all()
+    linear = model.stages[-1][-1]
+    assert (linear.bias == 0).all() and linear.weight.abs().max() <= 1 / math.sqrt(512)
+
+
+# ---- batch statistics and frozen statistics
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_statistics_leave_no_trace(training):
+    model = randomise(build("preactresnet18", 5, width=0.125)).train(training)
+    x, before = torch.rand(6, 3, 16, 16), snapshot(model)
+    with models.batch_statistics(model) as same_model:
+        inside = model(x)
+        inside.sum().backward()
+    assert same_model is model and same(model, before)
+    model.train()
+    assert torch.equal(inside, model(x))
+    assert not same(model, before)  # the comparison can see running statistics move
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_frozen_statistics_are_evaluation_mode(training):
+    model = randomise(build("preactresnet18", 5, width=0.125)).train(training)
+    x, before = torch.rand(6, 3, 16, 16), snapshot(model)
+    with models.frozen_statistics(model):
+        inside = model(x)
+    assert same(model, before)
+    assert torch.equal(inside, model.eval()(x))
+    with models.batch_statistics(model):
+        assert not torch.equal(inside, model(x))
+
+
+@pytest.mark.parametrize("context", [models.batch_statistics, models.frozen_statistics])
+def test_flags_come_back_even_after_an_exception(context):
+    model = nn.Sequential(
+        nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False), nn.Dropout(0.5), nn.BatchNorm2d(2)
+    )
+    model[3].eval()
+    model[2].eval()
+
+    def flags():
+        return [(m.training, getattr(m, "track_running_stats", None)) for m in model.modules()]
+
+    before, statistics = flags(), snapshot(model)
+    with context(model):
+        assert flags() != before
+        assert model[2].training is False and model.training is True  # only the batch norms change
+        model(torch.rand(4, 2, 3, 3))
+    assert flags() == before
+    with pytest.raises(RuntimeError, match="stop here"), context(model):
+        model(torch.rand(4, 2, 3, 3))
+        raise RuntimeError("stop here")
+    assert flags() == before and same(model, statistics)
+
+
+def test_contexts_nest():
+    model = randomise(build("resnet18", 3, width=0.125))
+    x, before = torch.rand(4, 3, 8, 8), snapshot(model)
+    with torch.no_grad(), models.batch_statistics(model):
+        a = model(x)
+        with models.frozen_statistics(model):
+            frozen = model(x)
+        b = model(x)
+    assert torch.equal(a, b) and same(model, before) and torch.equal(frozen, model.eval()(x))
+
+
+# ---- cost
+
+
+def test_flops_by_hand():
+    "PreActResNet-18 at 32 × 32: stages of four 3 × 3 convolutions, where half the first is saved by its stride."
+    stage1 = 9 * 3 * 64 * 32**2 + 4 * 9 * 64 * 64 * 32**2
+    later = [(9 * (c // 2) * c + 3 * 9 * c * c + (c // 2) * c) * side**2 for c, side in ((128, 16), (256, 8), (512, 4))]
+    later[-1] += 512 * 10
+    model = build("preactresnet18", 10).train()
+    before = snapshot(model)
+    assert models.flops(model, 32) == [stage1, *later]
+    assert sum([stage1, *later]) == pytest.approx(0.556e9, rel=0.01)  # as public tables of CIFAR networks have it
+    assert model.training and model.stages[1][0].norm1.training and same(model, before)
+
+
+def test_flops_of_grey_images_and_other_sizes():
+    narrow = build("wrn28_10", 10, width=0.05, channels=1)
+    small, large = models.flops(narrow, 8), models.flops(narrow, 16)
+    assert [b / a for a, b in zip(small[:3], large[:3], strict=True)] == [4, 4, 4]
+    assert small[3] == large[3] == 32 * 10
+
+
+# ---- precision and memory format
+
+
+def test_channels_last_and_bf16():
+    model = build("preactresnet18", 10, width=0.125).eval()
+    x = torch.rand(4, 3, 32, 32)
+    expected = model(x)
+    model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    assert model(x, stop=3).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = model(x, stop=2)
+        logits = model(features, start=2)
+    assert features.dtype == torch.bfloat16 and logits.dtype == torch.float32
+    assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"name": "resnet50"}, "preactresnet18"),
+        ({"classes": 1}, "classes = 1"),
+        ({"width": 0.0}, "width = 0.0"),
+        ({"width": 17}, "width = 17"),
+        ({"width": float("nan")}, "width = nan"),
+        ({"channels": 0}, "0 channels"),
+        ({"mean": (0.5, 0.5)}, "2 means"),
+        ({"std": (0.5, 0.0, 0.5)}, "above 0"),
+    ],
+)
+def test_bad_input_is_one_line(options, says):
+    with pytest.raises(BadInput) as e:
+        build(**({"name": "resnet18", "classes": 10} | options))
+    assert says in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("start, stop", [(-1, None), (3, 2), (0, 5), (5, None), (0, -1)])
+def test_layers_that_do_not_exist(start, stop):
+    with pytest.raises(BadInput, match="segments"):
+        build("resnet18", 10, width=0.125)(torch.rand(2, 3, 8, 8), start=start, stop=stop)
