@@ -1,0 +1,79 @@
+"""The checks of `make test` that compare files: python tests/checks.py export|clean|parameters|readme.
+
+The tools work on a copy of the tree, so that what they would change is not mixed up with what you have changed.
+Prints one line a fault and leaves with exit code 1.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from thesis_repro import notebooks, paths
+from thesis_repro.files import atomic_write
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    "Every file under a folder, by its path."
+    left_out = {"__pycache__", ".ipynb_checkpoints"}
+    files = (f for f in folder.rglob("*") if f.is_file() and not left_out & {*f.parts})
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
+
+
+def changed(tool: str, part: str) -> list[str]:
+    "The files of the folder `part` that an nbdev command would change."
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "project"
+        for name in ("nbs", "thesis_repro"):
+            shutil.copytree(paths.root() / name, copy / name)
+        shutil.copy(paths.root() / "pyproject.toml", copy)
+        command = Path(sys.executable).with_name(tool)
+        subprocess.run([command], cwd=copy, check=True, stdout=subprocess.DEVNULL)
+        before, after = contents(paths.root() / part), contents(copy / part)
+    names = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+    return [f"{part}/{n}: is not what the notebooks give: run {tool}" for n in names]
+
+
+def export() -> list[str]:
+    "thesis_repro/ is what nbdev-export makes of the notebooks."
+    return changed("nbdev-export", "thesis_repro")
+
+
+def clean() -> list[str]:
+    "The notebooks are as nbdev-clean leaves them."
+    return changed("nbdev-clean", "nbs")
+
+
+def parameters() -> list[str]:
+    "Every chapter can be run from the outside."
+    return [fault for n in notebooks.chapters() for fault in notebooks.faults(n)]
+
+
+def readme(write: bool = False) -> list[str]:
+    "README.md is what nbs/index.ipynb makes."
+    file, text = paths.root() / "README.md", notebooks.readme()
+    if write:
+        atomic_write(file, text)
+    return (
+        []
+        if file.read_text(encoding="utf-8") == text
+        else ["README.md: is not what nbs/index.ipynb gives: run make readme"]
+    )
+
+
+def main() -> int:
+    "Run one check."
+    checks = {f.__name__: f for f in (export, clean, parameters, readme)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("check", choices=checks)
+    parser.add_argument("--write", action="store_true", help="readme: write README.md")
+    given = parser.parse_args()
+    faults = readme(given.write) if given.check == "readme" else checks[given.check]()
+    print(*faults, sep="\n", end="\n" if faults else "")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

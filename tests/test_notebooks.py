@@ -1,0 +1,352 @@
+"The papermill engine: what is refused, what counts as failed, what is left on the disk, and what is left running."
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook  # noqa: E402
+
+from thesis_repro import notebooks, paths  # noqa: E402
+from thesis_repro.notebooks import NotebookFailed, execute  # noqa: E402
+from thesis_repro.settings import BadInput  # noqa: E402
+
+PARAMETERS = """preset: str = "smoke"  # a section of settings.ini
+rounds: int = 8  # rounds of the search
+step: float = 0.5  # how far a round goes
+fast: bool = False  # the quick search
+rows: list[str] | None = None  # only these rows"""
+
+
+def write(folder: Path, *cells, parameters=PARAMETERS, name="01_small.ipynb") -> Path:
+    "A notebook of code cells under one heading, behind a parameters cell. It names a kernel that does not exist."
+    cells = [new_code_cell(c) if isinstance(c, str) else c for c in cells]
+    head = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_markdown_cell("## Table 1.1: rows")]
+    kernel = {"kernelspec": {"name": "no-such-kernel", "display_name": "-", "language": "python"}}
+    nbformat.write(new_notebook(cells=head + cells, metadata=kernel), folder / name)
+    return folder / name
+
+
+def read(path: Path):
+    "A valid notebook."
+    nb = nbformat.read(path, 4)
+    nbformat.validate(nb)
+    return nb
+
+
+def status(path: Path) -> str:
+    return read(path).metadata["thesis_repro"]["status"]
+
+
+def texts(nb) -> str:
+    "What the cells printed."
+    return "".join(o.get("text", "") for c in nb.cells if c.cell_type == "code" for o in c.outputs)
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    "Whether a process ends within that time (a zombie has ended)."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def wait_for(path: Path, seconds: float = 30) -> str:
+    "The text of a file once it is there and complete."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists() and path.read_text().endswith("\n"):
+            return path.read_text()
+        time.sleep(0.02)
+    raise TimeoutError(path)
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    "Starting a kernel is an error."
+    monkeypatch.setattr(notebooks, "_kernel", lambda: pytest.fail("a kernel was started"))
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"round": 3}, "01_small.ipynb: unknown parameter: round: known are preset, rounds, step, fast, rows"),
+        ({"rounds": "3"}, "01_small.ipynb: parameter rounds = '3': must be int"),
+        ({"rounds": 3.0}, "01_small.ipynb: parameter rounds = 3.0: must be int"),
+        ({"rounds": True}, "01_small.ipynb: parameter rounds = True: must be int"),
+        ({"step": "0.5"}, "01_small.ipynb: parameter step = '0.5': must be float"),
+        ({"step": False}, "01_small.ipynb: parameter step = False: must be float"),
+        ({"fast": "yes"}, "01_small.ipynb: parameter fast = 'yes': must be bool"),
+        ({"fast": 1}, "01_small.ipynb: parameter fast = 1: must be bool"),
+        ({"rows": [1]}, "01_small.ipynb: parameter rows = [1]: must be list[str] | None"),
+        ({"preset": None}, "01_small.ipynb: parameter preset = None: must be str"),
+        ({"preset": "nope"}, "unknown preset: nope: settings.ini has thesis, fast, smoke"),
+    ],
+)
+def test_bad_parameter_is_one_line_before_any_kernel(tmp_path, no_kernel, given, line):
+    notebook, out = write(tmp_path, "1"), tmp_path / "new" / "out.ipynb"
+    with pytest.raises(BadInput) as e:
+        execute(notebook, out, given)
+    assert str(e.value).startswith(line) and "\n" not in str(e.value)
+    assert not out.parent.exists()
+
+
+def test_good_parameters_pass_unchanged(tmp_path):
+    given = {"rounds": 3, "step": 1, "fast": True, "rows": ["mixup"]}
+    assert notebooks.check_parameters(write(tmp_path), given) == given
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ({"rounds": "3"}, {"rounds": 3}),
+        ({"step": "1e-3"}, {"step": 1e-3}),
+        ({"fast": "yes"}, {"fast": True}),
+        ({"fast": "False"}, {"fast": False}),
+        ({"rows": "mixup, AIP"}, {"rows": ["mixup", "AIP"]}),
+        ({"rows": "none"}, {"rows": None}),
+        ({"preset": "fast"}, {"preset": "fast"}),
+    ],
+)
+def test_texts_are_parsed_by_their_annotation(tmp_path, text, value):
+    parsed = notebooks.parse_parameters(write(tmp_path), text)
+    assert parsed == value and [type(v) for v in parsed.values()] == [type(v) for v in value.values()]
+
+
+@pytest.mark.parametrize("text", [{"rounds": "3.5"}, {"rounds": "abc"}, {"step": "x"}, {"fast": "1"}, {"nope": "1"}])
+def test_bad_texts_name_the_parameter(tmp_path, text):
+    with pytest.raises(BadInput, match=next(iter(text))):
+        notebooks.parse_parameters(write(tmp_path), text)
+
+
+@pytest.mark.parametrize(
+    "cell", ["rounds = 8", "rounds: int = 2 ** 3", "rounds: open = 8", "import os", "rounds: int = ("]
+)
+def test_parameters_cell_must_be_annotated_literals(tmp_path, cell):
+    with pytest.raises(BadInput, match="parameters cell"):
+        notebooks.parameters(write(tmp_path, parameters=cell))
+
+
+def test_parameters_are_read_without_running_anything(tmp_path):
+    found = notebooks.parameters(write(tmp_path))
+    assert found["rounds"] == (int, 8, "rounds of the search")
+    assert found["rows"] == (list[str] | None, None, "only these rows")
+
+
+def test_faults_of_a_chapter(tmp_path):
+    assert notebooks.faults(write(tmp_path)) == []
+    two = write(tmp_path, new_code_cell("a: int = 1  # x", metadata={"tags": ["parameters"]}))
+    assert "2 cells" in notebooks.faults(two)[0]
+    assert "nbdev_export" in notebooks.faults(write(tmp_path, "import nbdev; nbdev.nbdev_export()"))[0]
+    assert "no comment" in notebooks.faults(write(tmp_path, parameters="a: int = 1"))[0]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1, 2]"])
+def test_what_is_no_notebook_is_one_line(tmp_path, content):
+    if content:
+        (tmp_path / "x.ipynb").write_text(content)
+    with pytest.raises(BadInput, match=r"x\.ipynb"):
+        execute(tmp_path / "x.ipynb", tmp_path / "out.ipynb")
+
+
+def test_chapters_by_number_name_and_stem(tmp_path, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_ROOT", str(tmp_path))
+    files = ["chapters/05_m2at", "chapters/07_aip", "chapters/10_more", "companions/07_kera", "companions/hirano"]
+    for f in [*files, "chapters/_draft", "chapters/.ipynb_checkpoints/07_aip"]:
+        path = tmp_path / "nbs" / f"{f}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    assert [str(p.relative_to(tmp_path / "nbs")) for p in notebooks.chapters()] == [f"{f}.ipynb" for f in files]
+    for name in ("7", 7, "07", "aip", "AIP", "07_aip", "07_aip.ipynb"):
+        assert [p.name for p in notebooks.chapters(name)] == ["07_aip.ipynb"]
+    assert [p.name for p in notebooks.chapters("kera")] == ["07_kera.ipynb"]
+    with pytest.raises(BadInput, match="unknown chapter: 8: there is 05_m2at, 07_aip"):
+        notebooks.chapters("8")
+
+
+# what a run leaves
+
+
+def test_parameters_arrive_and_provenance_is_kept(tmp_path):
+    skipped = new_code_cell("1 / 0", metadata={"tags": ["skip-execution"]})
+    notebook = write(tmp_path, "import sys; print(rounds, step, fast, sys.executable)", skipped, "", "print('end')")
+    before = notebook.read_bytes()
+    out = tmp_path / "deep" / "out.ipynb"
+    record = execute(notebook, out, {"rounds": 3, "step": 1, "preset": "fast"}, progress=False)
+    nb = read(out)
+    assert texts(nb) == f"3 1 False {sys.executable}\nend\n"
+    assert nb.metadata["thesis_repro"] == json.loads(json.dumps(record))
+    assert record["status"] == "completed" and record["preset"] == "fast" and 0 < record["seconds"] < 60
+    assert record["parameters"] == {"preset": "fast", "rounds": 3, "step": 1, "fast": False, "rows": None}
+    assert (
+        record["versions"].keys() >= {"python", "torch", "papermill"}
+        and "core" in record["hardware"]
+        and record["commit"]
+    )
+    assert nbformat.read(out, 4).cells[-1].source == "print('end')" and notebook.read_bytes() == before
+    assert [p.name for p in out.parent.iterdir()] == ["out.ipynb"]
+
+
+def test_failing_cell_is_failed_and_says_where(tmp_path):
+    notebook, out = (
+        write(tmp_path, "print('before')", "raise KeyError('one\\ntwo')", "print('after')"),
+        tmp_path / "out.ipynb",
+    )
+    with pytest.raises(NotebookFailed, match=r"cell 3 \(Table 1.1: rows\): KeyError") as e:
+        execute(notebook, out, progress=False)
+    assert e.value.cell == 3 and "\n" not in str(e.value)
+    assert status(out) == "failed" and texts(read(out)) == "before\n"
+    assert read(out).metadata["thesis_repro"]["error"] == str(e.value)
+    assert read(out).cells[3].outputs[0].ename == "KeyError"
+
+
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), 9)", "os._exit(0)"])
+def test_killed_kernel_is_failed(tmp_path, death):
+    notebook, out = write(tmp_path, f"import os; {death}", "print('after')"), tmp_path / "out.ipynb"
+    with pytest.raises(NotebookFailed, match=r"cell 2 .*its kernel died") as e:
+        execute(notebook, out, progress=False)
+    assert e.value.cell == 2 and status(out) == "failed"
+
+
+def test_timeout_is_failed_and_leaves_nothing_running(tmp_path):
+    cell = "import os, time; open('pid', 'w').write(f'{os.getpid()}\\n'); time.sleep(60)"
+    notebook, out = write(tmp_path, cell), tmp_path / "out.ipynb"
+    with pytest.raises(NotebookFailed, match=r"cell 2 .*it took longer than 1 s"):
+        execute(notebook, out, timeout=1, progress=False)
+    assert status(out) == "failed" and gone(int((tmp_path / "pid").read_text()))
+
+
+def test_old_copy_stays_when_the_new_one_cannot_be_written(tmp_path, monkeypatch):
+    out = tmp_path / "out.ipynb"
+    execute(write(tmp_path, "print('old')"), out, progress=False)
+    old = out.read_bytes()
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BadInput, match=r"out\.ipynb: cannot be written"):
+        execute(write(tmp_path, "print('new')"), out, progress=False)
+    assert out.read_bytes() == old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["01_small.ipynb", "out.ipynb"]
+
+
+# what is left running
+
+# Without its provenance, which takes seconds to import torch: what is tested here is how the process ends.
+DRIVER = """import sys
+from thesis_repro import notebooks
+notebooks.provenance = lambda notebook, given: {}
+notebooks.execute(*sys.argv[1:], progress=False)"""
+LONG = """import os, subprocess, time
+child = subprocess.Popen(["sleep", "60"])
+open("pids", "w").write(f"{os.getpid()} {child.pid}\\n")
+time.sleep(60)"""
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+def driver(notebook: Path, out: Path) -> subprocess.Popen:
+    "A process that executes a notebook."
+    environment = os.environ | {"PYTHONPATH": str(paths.root())}
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(notebook), str(out)], env=environment, stderr=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)])
+def test_a_signal_leaves_no_kernel_and_no_child_behind(tmp_path, number, code):
+    notebook, out = write(tmp_path, "print('before')", LONG), tmp_path / "out.ipynb"
+    process = driver(notebook, out)
+    pids = [int(p) for p in wait_for(tmp_path / "pids").split()]
+    assert status(out) == "running" and texts(read(out)) == "before\n"  # the intermediate copy is a whole notebook
+    process.send_signal(number)
+    assert process.wait(20) == code  # as a process that never heard of notebooks would end
+    assert all(gone(p) for p in pids)
+    assert status(out) == "failed" and number.name in read(out).metadata["thesis_repro"]["error"]
+
+
+def test_a_deaf_kernel_is_killed(tmp_path):
+    process = driver(write(tmp_path, DEAF, LONG), tmp_path / "out.ipynb")
+    pids = [int(p) for p in wait_for(tmp_path / "pids").split()]
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    assert all(gone(p) for p in pids)
+
+
+def test_a_kernel_does_not_outlive_a_killed_driver(tmp_path):
+    process = driver(write(tmp_path, LONG), tmp_path / "out.ipynb")
+    kernel = int(wait_for(tmp_path / "pids").split()[0])
+    process.kill()
+    process.wait(10)
+    assert gone(kernel, 15)
+
+
+def test_execute_inside_a_running_event_loop(tmp_path):
+    inner = write(tmp_path, "print(rounds)", name="02_inner.ipynb")
+    call = f"from thesis_repro.notebooks import execute\nprint(execute({str(inner)!r}, 'inner_out.ipynb', {{'rounds': 5}})['status'])"
+    execute(write(tmp_path, call), tmp_path / "out.ipynb", progress=False)
+    assert "completed" in texts(read(tmp_path / "out.ipynb")) and texts(read(tmp_path / "inner_out.ipynb")) == "5\n"
+
+
+# the rest of papermill, and the page
+
+
+def test_stock_papermill_runs_the_same_notebook(tmp_path):
+    notebook, out = write(tmp_path, "print(rounds, preset)"), tmp_path / "out.ipynb"
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(notebook),
+        str(out),
+        "-k",
+        "python3",
+        "-p",
+        "rounds",
+        "3",
+        "-p",
+        "preset",
+        "fast",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    assert texts(read(out)) == "3 fast\n"
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+
+
+def test_html_needs_no_network(tmp_path):
+    prose = new_markdown_cell(
+        "Let $\\lambda \\in [0, 1]$ be it:\n\n$$\\hat{x} = \\lambda x_i + (1 - \\lambda) x_j$$\n\nat $5 and $\\foo{$."
+    )
+    image = f"from base64 import b64decode\nfrom IPython.display import Image, display\ndisplay(Image(b64decode({PIXEL!r})))"
+    execute(write(tmp_path, prose, image, "print('<b>')"), tmp_path / "out.ipynb", progress=False)
+    page = notebooks.html(tmp_path / "out.ipynb", tmp_path / "out.html").read_text()
+    fetched = [
+        w for w in ('src="http', "src='http", 'src="//', "@import", 'rel="stylesheet"', "cdnjs", "import(") if w in page
+    ]
+    assert not fetched
+    assert page.count("<math") >= 2 and 'display="block"' in page and "<mi>λ</mi>" in page
+    assert f"data:image/png;base64,{PIXEL}" in page.replace("\n", "") and "&lt;b&gt;" in page
+
+
+def test_links_of_the_front_page_exist():
+    import re
+
+    text = (paths.root() / "README.md").read_text()
+    targets = {t.partition("#")[0] for t in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in t}
+    assert targets and not [t for t in targets if not (paths.root() / t).exists()]
