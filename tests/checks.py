@@ -5,6 +5,7 @@ Prints one line a fault and leaves with exit code 1.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def changed(tool: str, part: str) -> list[str]:
         subprocess.run([command], cwd=copy, check=True, stdout=subprocess.DEVNULL)
         before, after = contents(paths.root() / part), contents(copy / part)
     names = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
-    return [f"{part}/{n}: is not what the notebooks give: run {tool}" for n in names]
+    return [f"{part}/{n}: {tool} would change it: run it" for n in names]
 
 
 def export() -> list[str]:
@@ -53,6 +54,8 @@ def parameters() -> list[str]:
 
 def readme(write: bool = False) -> list[str]:
     "README.md is what nbs/index.ipynb makes."
+    for name in ("THESIS_REPRO_DATA", "THESIS_REPRO_OUTPUTS", "THESIS_REPRO_SETTINGS"):
+        os.environ.pop(name, None)  # the page shows what is in the project, not what is on this machine
     file, text = paths.root() / "README.md", notebooks.readme()
     if write:
         atomic_write(file, text)

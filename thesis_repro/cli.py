@@ -17,7 +17,7 @@ import sys
 from . import settings
 from .settings import BadInput
 
-# %% ../nbs/core/16_cli.ipynb #5d97e438
+# %% ../nbs/core/16_cli.ipynb #508f4c75
 def _preset(args) -> settings.Preset:
     "The preset with what the command line overrides."
     return settings.load(args.preset, **{k: getattr(args, k, None) for k in ("seeds", "epochs", "device", "jobs")})
@@ -28,11 +28,13 @@ def reproduce(args) -> int:
     from thesis_repro import notebooks, paths, report
 
     preset, folder = _preset(args), paths.outputs(args.preset) / "notebooks"
-    given = {k: v for k in ("seeds", "epochs", "device", "jobs", "parts") if (v := getattr(args, k, None)) is not None}
+    settings.parts(args.parts or "")
+    given = {k: getattr(preset, k) for k in ("seeds", "epochs", "jobs") if getattr(args, k) is not None}
+    given |= {"preset": preset.name} | {k: getattr(args, k) for k in ("device", "parts") if getattr(args, k)}
     chapters = notebooks.chapters(args.chapter or None)
     for chapter in chapters:
-        notebooks.check_parameters(chapter, {"preset": preset.name, **given})
-    failed = [c.stem for c in chapters if not _execute(c, folder, {"preset": preset.name, **given}, args.timeout)]
+        notebooks.check_parameters(chapter, given)
+    failed = [c.stem for c in chapters if not _execute(c, folder, given, args.timeout)]
     _judge(preset.name)
     print(f"index: {report.index_page(preset.name)}")
     print(f"failed: {', '.join(failed)}", file=sys.stderr) if failed else None
@@ -55,7 +57,7 @@ def _execute(chapter, folder, parameters: dict, timeout) -> bool:
             notebooks.html(out, out.with_suffix(".html"))
     return True
 
-# %% ../nbs/core/16_cli.ipynb #b955fec4
+# %% ../nbs/core/16_cli.ipynb #77e736e9
 def _function(kind: str, number: str, prefix: str):
     "The chapter's function of a table or figure. BadInput where there is none."
     from thesis_repro import atlas
@@ -70,7 +72,7 @@ def _function(kind: str, number: str, prefix: str):
 
 def _parts(args) -> dict:
     "The data sets asked for, as an argument of a table's function."
-    return {"parts": tuple(p.strip() for p in args.parts.split(","))} if args.parts else {}
+    return {"parts": settings.parts(args.parts)} if args.parts else {}
 
 # %% ../nbs/core/16_cli.ipynb #163f59bd
 def artefact(args) -> int:

@@ -35,7 +35,7 @@ from . import paths
 from .files import sha256
 from .settings import BadInput
 
-# %% ../nbs/core/02_data.ipynb #4678a7b9
+# %% ../nbs/core/02_data.ipynb #aba097a6
 @dataclass(frozen=True)
 class Draws:
     "The random numbers of a step: a function of (run seed, purpose, epoch, step), without any state."
@@ -59,6 +59,7 @@ class Draws:
 
     def torch(self, purpose: str, device="cpu"):
         "A torch.Generator for `purpose` on `device`; its numbers differ between the CPU and a GPU."
+        # The CPU's generator keeps only 32 bits of its seed: two of some 100,000 steps may share their numbers, which harms nothing.
         return torch.Generator(device).manual_seed(self._entropy(purpose) % 2**63)
 
 # %% ../nbs/core/02_data.ipynb #bc139762
@@ -82,12 +83,17 @@ class Images:
 
     def to(self, device) -> "Images":
         "The same data set with its tensors on `device`."
-        moved = {f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if f.name[:2] in ("x_", "y_")}
+        moved = {
+            f.name: getattr(self, f.name).to(device) for f in dataclasses.fields(self) if f.name[:2] in ("x_", "y_")
+        }
         return dataclasses.replace(self, **moved)
 
     def __repr__(self):
         part = f", in the place of {self.stand_in}" if self.stand_in else ""
-        sizes = " + ".join(f"{len(y):,} {what}" for y, what in ((self.y_train, "train"), (self.y_val, "held out"), (self.y_test, "test")))
+        sizes = " + ".join(
+            f"{len(y):,} {what}"
+            for y, what in ((self.y_train, "train"), (self.y_val, "held out"), (self.y_test, "test"))
+        )
         shape = " × ".join(map(str, self.x_train.shape[1:]))
         return f"{self.name}{part}: {sizes} images of {shape}, {self.classes} classes, on {self.x_train.device}"
 
@@ -128,7 +134,7 @@ def _reads(**texts: str):
 # %% ../nbs/core/02_data.ipynb #bc4a9c31
 @functools.cache
 def _digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    "scikit-learn's digits, ink in [0, 1], as disjoint pools: {\"train\": (images, digits), \"test\": (images, digits)}."
+    'scikit-learn\'s digits, ink in [0, 1], as disjoint pools: {"train": (images, digits), "test": (images, digits)}.'
     from sklearn.datasets import load_digits
 
     d = load_digits()
@@ -139,7 +145,10 @@ def _digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def _drawn(scans: np.ndarray, x, y, width, height, slant, side: int = 16) -> np.ndarray:
     "Each of the scans (n, 8, 8), bilinear, centred at (x, y), `width` × `height` pixels large: ink (n, side, side)."
     rows, columns = np.mgrid[:side, :side][:, None] - np.stack([y, x])[..., None, None]
-    v, u = 4.5 + rows * 8 / height[:, None, None], 4.5 + (columns + slant[:, None, None] * rows) * 8 / width[:, None, None]
+    v, u = (
+        4.5 + rows * 8 / height[:, None, None],
+        4.5 + (columns + slant[:, None, None] * rows) * 8 / width[:, None, None],
+    )
     u, v = np.clip(u, 0, 9), np.clip(v, 0, 9)
     left, top = np.minimum(u.astype(int), 8), np.minimum(v.astype(int), 8)
     n, framed = np.arange(len(scans))[:, None, None], np.pad(scans, ((0, 0), (1, 1), (1, 1)))
@@ -148,7 +157,9 @@ def _drawn(scans: np.ndarray, x, y, width, height, slant, side: int = 16) -> np.
     return (1 - v + top) * upper + (v - top) * lower
 
 # %% ../nbs/core/02_data.ipynb #f16da6c5
-def _digit(rng, pool, digit: np.ndarray, x: float, y: float, width: float, height: float, loose: float = 1.0) -> np.ndarray:
+def _digit(
+    rng, pool, digit: np.ndarray, x: float, y: float, width: float, height: float, loose: float = 1.0
+) -> np.ndarray:
     "A random scan of each `digit` (n,) from `pool`, drawn near (x, y) with its place off by up to `loose` pixels."
     scans, which = pool
     n, chosen = len(digit), np.empty(len(digit), int)
@@ -192,10 +203,17 @@ def _two(rng, pool, label: np.ndarray) -> np.ndarray:
     left = _digit(rng, pool, label // 10 % 10, 3.5, 7.5, 8, 13, loose=0.25)
     right = _digit(rng, pool, label % 10, 11.5, 7.5, 8, 13, loose=0.25)
     paper, pen, inverted = colour(0, 0.2), colour(0.7, 1), (label >= 100)[:, None, None, None]
-    return _painted(rng, np.maximum(left, right), np.where(inverted, 1 - paper, paper), np.where(inverted, 1 - pen, pen), noise=0.05)
+    return _painted(
+        rng, np.maximum(left, right), np.where(inverted, 1 - paper, paper), np.where(inverted, 1 - pen, pen), noise=0.05
+    )
 
 # %% ../nbs/core/02_data.ipynb #91331f2a
-_COMPOSED = {"digits10": (10, _one), "digits10_cluttered": (10, _cluttered), "digits100": (100, _two), "digits200": (200, _two)}
+_COMPOSED = {
+    "digits10": (10, _one),
+    "digits10_cluttered": (10, _cluttered),
+    "digits100": (100, _two),
+    "digits200": (200, _two),
+}
 
 
 @_reads(
@@ -228,15 +246,17 @@ def _balanced(y: np.ndarray, size: int, purpose: str) -> np.ndarray:
 def _divided(y_train: np.ndarray, train_size: int, held_out: int, name: str) -> tuple[np.ndarray, np.ndarray]:
     "Indices of the training images and of the held-out ones: disjoint, each balanced."
     if held_out >= len(y_train):
-        raise BadInput(f"held_out = {held_out}: {name} has {len(y_train):,} training images; some must be left to train on")
+        raise BadInput(
+            f"held_out = {held_out}: {name} has {len(y_train):,} training images; some must be left to train on"
+        )
     val = _balanced(y_train, held_out, "held out")
     rest = np.setdiff1d(np.arange(len(y_train)), val)
     return rest[_balanced(y_train[rest], train_size or len(rest), "train")], val
 
-# %% ../nbs/core/02_data.ipynb #95aca9c6
+# %% ../nbs/core/02_data.ipynb #d40a02b6
 def _channels_first(x: np.ndarray, index: np.ndarray) -> torch.Tensor:
     "The images x[index], NHWC, as a uint8 tensor NCHW."
-    n, h, w, c = x.shape
+    _, h, w, c = x.shape
     out = torch.empty(len(index), c, h, w, dtype=torch.uint8)
     for i in range(0, len(index), 5000):
         out[i : i + 5000] = torch.from_numpy(np.ascontiguousarray(x[index[i : i + 5000]])).permute(0, 3, 1, 2)
@@ -259,7 +279,7 @@ def _mean_std(counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]
     std = np.sqrt((share * (value - mean[:, None]) ** 2).sum(1))
     return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
 
-# %% ../nbs/core/02_data.ipynb #fe680034
+# %% ../nbs/core/02_data.ipynb #5e5160a0
 class OnDisk:
     "Images that stay in a memory-mapped file (NHWC): x[index] or x[a:b] reads them as a uint8 tensor NCHW on `device`."
 
@@ -271,7 +291,7 @@ class OnDisk:
 
     @property
     def shape(self) -> torch.Size:
-        n, h, w, c = self.array.shape
+        _, h, w, c = self.array.shape
         return torch.Size((len(self.index), c, h, w))
 
     def __getitem__(self, which) -> torch.Tensor:
@@ -282,7 +302,7 @@ class OnDisk:
         "The same images, to be read to `device`."
         return OnDisk(self.array, self.index, device)
 
-# %% ../nbs/core/02_data.ipynb #72cdf69d
+# %% ../nbs/core/02_data.ipynb #1e043bc0
 def _source(name: str, stream: bool = False) -> _Source:
     "The source of that name; with `stream`, its images are memory-mapped."
     reader = _READERS.get("npz" if name.startswith("npz:") else name)
@@ -293,10 +313,16 @@ def _source(name: str, stream: bool = False) -> _Source:
 
 def names() -> dict[str, str]:
     "All data sets: name → what it is."
-    return {("npz:PATH" if k == "npz" else k): text for k, text in _TEXTS.items()}
+    return {("npz:PATH" if k == "npz" else k): _TEXTS[k] for k in sorted(_TEXTS, key=lambda k: k == "npz")}
 
 # %% ../nbs/core/02_data.ipynb #db52ae8b
-_PLAYED = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "svhn": "SVHN", "svhn_extra": "SVHN", "tiny_imagenet": "Tiny ImageNet"}
+_PLAYED = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "svhn": "SVHN",
+    "svhn_extra": "SVHN",
+    "tiny_imagenet": "Tiny ImageNet",
+}
 
 
 def load(
@@ -316,8 +342,10 @@ def load(
     test = _balanced(s.y_test, test_size or len(s.y_test), "test")
     mean, std = _mean_std(_counts(s.x_train) if s.counts is None else s.counts)
     x = OnDisk if stream else _channels_first
-    pairs = [(x(array, i), torch.from_numpy(y[i])) for array, y, i in
-             ((s.x_train, s.y_train, train), (s.x_train, s.y_train, val), (s.x_test, s.y_test, test))]
+    pairs = [
+        (x(array, i), torch.from_numpy(y[i]))
+        for array, y, i in ((s.x_train, s.y_train, train), (s.x_train, s.y_train, val), (s.x_test, s.y_test, test))
+    ]
     played = "" if _PLAYED.get(name) == stand_in else stand_in
     return Images(name, *itertools.chain(*pairs), s.classes, mean, std, s.flip, s.crop, played).to(device)
 
@@ -327,22 +355,31 @@ def crop_and_flip(x: torch.Tensor, padding: int, flip: bool, draws: Draws) -> to
     n, _, h, w = x.shape
     # Drawn by NumPy and moved in one piece: a GPU then augments as the CPU does, and nothing waits for it.
     rng = draws.numpy("augment")
-    top, left, mirror = rng.integers(0, 2 * padding + 1, n), rng.integers(0, 2 * padding + 1, n), rng.integers(0, 1 + flip, n)
-    top, left, image = torch.from_numpy(np.stack([top, left, np.arange(n) + n * mirror])).to(x.device, non_blocking=True)
+    top, left, mirror = (
+        rng.integers(0, 2 * padding + 1, n),
+        rng.integers(0, 2 * padding + 1, n),
+        rng.integers(0, 1 + flip, n),
+    )
+    top, left, image = torch.from_numpy(np.stack([top, left, np.arange(n) + n * mirror])).to(
+        x.device, non_blocking=True
+    )
     padded = F.pad(torch.cat([x, x.flip(3)]) if flip else x, (padding,) * 4)
     return padded.unfold(2, h, 1).unfold(3, w, 1)[image, :, top, left]
 
-# %% ../nbs/core/02_data.ipynb #564932a5
-def batches(images: Images, size: int, draws: Draws, start: int = 0, augment: bool = True) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+# %% ../nbs/core/02_data.ipynb #410cc528
+def batches(
+    images: Images, size: int, draws: Draws, start: int = 0, augment: bool = True
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     "One epoch of (step, x float32 in [0, 1], y) on the images' device; order and augmentation depend on (seed, epoch) alone."
     n, x, y = len(images.y_train), images.x_train, images.y_train
-    order = torch.from_numpy(draws.at(draws.epoch).numpy("order").permutation(n)).to(y.device)
+    order = torch.from_numpy(draws.at(draws.epoch).numpy("order").permutation(n))
+    order = order if isinstance(x, OnDisk) else order.to(x.device)
     for step in range(start, -(-n // size)):
         chosen = order[step * size : (step + 1) * size]
         batch = x[chosen] if isinstance(x, OnDisk) else x.index_select(0, chosen)
         if augment:
             batch = crop_and_flip(batch, images.crop, images.flip, draws.at(draws.epoch, step))
-        yield step, pixels(batch), y[chosen]
+        yield step, pixels(batch), y[chosen.to(y.device)]
 
 # %% ../nbs/core/02_data.ipynb #63ba9830
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
@@ -363,13 +400,21 @@ def _check(ok: bool, where: str, problem: str) -> None:
 def _check_images(where: str, key: str, x: np.ndarray) -> None:
     "Images must be uint8, (n, height, width, 1 or 3), and some."
     _check(x.dtype == np.uint8, where, f"{key} is {x.dtype}: images must be uint8 from 0 to 255")
-    _check(x.ndim == 4 and x.shape[-1] in (1, 3), where, f"{key} has the shape {x.shape}: expected (images, height, width, 1 or 3)")
+    _check(
+        x.ndim == 4 and x.shape[-1] in (1, 3),
+        where,
+        f"{key} has the shape {x.shape}: expected (images, height, width, 1 or 3)",
+    )
     _check(0 not in x.shape, where, f"{key} has the shape {x.shape}: it is empty")
 
 
 def _check_labels(where: str, key: str, y: np.ndarray, n: int) -> None:
     "Labels must be whole numbers from 0, one an image."
-    _check(y.dtype.kind in "iu" and y.ndim == 1, where, f"{key} is {y.dtype} of shape {y.shape}: expected one whole number an image")
+    _check(
+        y.dtype.kind in "iu" and y.ndim == 1,
+        where,
+        f"{key} is {y.dtype} of shape {y.shape}: expected one whole number an image",
+    )
     _check(len(y) == n, where, f"{key} has {len(y):,} labels for {n:,} images")
     _check(int(y.min()) >= 0, where, f"{key} has the label {y.min()}: labels must start at 0")
 
@@ -382,9 +427,17 @@ def _checked(where: str, arrays: dict[str, np.ndarray]) -> _Source:
     _check(x.shape[1:] == x_test.shape[1:], where, f"x_train has images of {x.shape[1:]}, x_test of {x_test.shape[1:]}")
     _check_labels(where, "y_train", y, len(x))
     classes = int(y.max()) + 1
-    _check(1 < classes <= len(y), where, f"y_train has labels up to {y.max()}: that makes {classes:,} classes of {len(y):,} images")
+    _check(
+        1 < classes <= len(y),
+        where,
+        f"y_train has labels up to {y.max()}: that makes {classes:,} classes of {len(y):,} images",
+    )
     _check_labels(where, "y_test", y_test, len(x_test))
-    _check(int(y_test.max()) < classes, where, f"y_test has the label {y_test.max()}: y_train has the classes 0 to {classes - 1}")
+    _check(
+        int(y_test.max()) < classes,
+        where,
+        f"y_test has the label {y_test.max()}: y_train has the classes 0 to {classes - 1}",
+    )
     crop = min(4, max(1, min(x.shape[1:3]) // 8))
     return _Source(x, y.astype(np.int64), x_test, y_test.astype(np.int64), classes, flip=True, crop=crop)
 
@@ -392,14 +445,22 @@ def _checked(where: str, arrays: dict[str, np.ndarray]) -> _Source:
 def _npz_path(name: str) -> Path:
     "The file of `npz:PATH`."
     path = paths.root() / Path(name.removeprefix("npz:")).expanduser()
-    _check(path.is_file(), str(path), "no such file: npz:PATH wants a NumPy archive with x_train, y_train, x_test and y_test")
+    _check(
+        path.is_file(),
+        str(path),
+        "no such file: npz:PATH wants a NumPy archive with x_train, y_train, x_test and y_test",
+    )
     return path
 
 
 def _array(archive: zipfile.ZipFile, key: str, folder: Path | None) -> np.ndarray:
     "An array of an .npz archive, in memory, or unpacked into `folder` and mapped. Pickles are refused."
     member = f"{key}.npy"
-    _check(member in archive.namelist(), archive.filename, f"has no array {key}: it has {', '.join(archive.namelist())[:200] or 'none'}")
+    _check(
+        member in archive.namelist(),
+        archive.filename,
+        f"has no array {key}: it has {', '.join(archive.namelist())[:200] or 'none'}",
+    )
     with archive.open(member) as f:
         if folder is None:
             return np.lib.format.read_array(f, allow_pickle=False)
@@ -407,17 +468,19 @@ def _array(archive: zipfile.ZipFile, key: str, folder: Path | None) -> np.ndarra
             shutil.copyfileobj(f, out, 1 << 20)
     return np.load(folder / member, mmap_mode="r", allow_pickle=False)
 
-# %% ../nbs/core/02_data.ipynb #ce23bcc9
+# %% ../nbs/core/02_data.ipynb #0cf44b12
 @_reads(npz="a NumPy archive of your own: x_train, y_train, x_test, y_test; uint8 NHWC images, whole-number labels")
 def _read_npz(name: str, folder: Path | None = None) -> _Source:
     "The archive's four arrays, checked; with `folder`, the images are unpacked there."
     path = _npz_path(name)
     try:
         with zipfile.ZipFile(path) as z:
-            arrays = {k: _array(z, k, folder if k[0] == "x" else None) for k in ("x_train", "y_train", "x_test", "y_test")}
+            arrays = {
+                k: _array(z, k, folder if k[0] == "x" else None) for k in ("x_train", "y_train", "x_test", "y_test")
+            }
     except BadInput:
         raise
-    except _UNREADABLE as e:
+    except (*_UNREADABLE, MemoryError) as e:
         raise BadInput(f"{path}: damaged, or not a NumPy archive: {_why(e)}") from None
     return _checked(str(path), arrays)
 
@@ -500,28 +563,32 @@ def _receive(url: str, part: Path) -> None:
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as r:
         start = start if r.status == 206 else 0
         total = start + int(r.headers["Content-Length"]) if r.headers["Content-Length"] else None
-        with part.open("ab" if start else "wb") as f, tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem) as bar:
+        with (
+            part.open("ab" if start else "wb") as f,
+            tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem) as bar,
+        ):
             while block := r.read(1 << 18):
                 f.write(block)
                 bar.update(len(block))
     if total and part.stat().st_size < total:
         raise ConnectionError("the connection was lost")
 
-# %% ../nbs/core/02_data.ipynb #27ef8eba
+# %% ../nbs/core/02_data.ipynb #fc47e0e9
 def _complete(url: str, part: Path, attempts: int = 5) -> None:
-    "Receive until nothing is missing; OSError after several attempts in vain, or at once where the server refuses."
-    for attempt in range(attempts):
+    "Receive until nothing is missing; OSError after several attempts that brought nothing, or at once where the server refuses."
+    size, failed = -1, 0
+    while True:
         try:
             return _receive(url, part)
-        except urllib.error.HTTPError as e:
-            if e.code == 416:  # nothing lies beyond our last byte: the checksum will tell whether that is right
+        except (OSError, http.client.HTTPException) as e:
+            code = getattr(e, "code", 500)
+            if code == 416:  # nothing lies beyond our last byte: the checksum will tell whether that is right
                 return None
-            if e.code < 500 or attempt == attempts - 1:
+            grown = part.exists() and part.stat().st_size > size
+            size, failed = (part.stat().st_size if part.exists() else 0), (0 if grown else failed + 1)
+            if code < 500 or failed == attempts:
                 raise
-        except (OSError, http.client.HTTPException):
-            if attempt == attempts - 1:
-                raise
-        time.sleep(attempt)
+            time.sleep(failed)
 
 # %% ../nbs/core/02_data.ipynb #9daf2a46
 def _download(url: str, path: Path, md5: str) -> None:
@@ -539,10 +606,14 @@ def _download(url: str, path: Path, md5: str) -> None:
                 return os.replace(part, path)
             part.unlink()
     except (OSError, http.client.HTTPException) as e:
-        raise BadInput(f"{url}: cannot be downloaded to {path}: {_why(e)}: try again, or put the file there yourself") from None
-    raise BadInput(f"{url}: what was downloaded has another MD5 than {md5}: try again later, or put the file at {path} yourself")
+        raise BadInput(
+            f"{url}: cannot be downloaded to {path}: {_why(e)}: try again, or put the file there yourself"
+        ) from None
+    raise BadInput(
+        f"{url}: what was downloaded has another MD5 than {md5}: try again later, or put the file at {path} yourself"
+    )
 
-# %% ../nbs/core/02_data.ipynb #4b13df9e
+# %% ../nbs/core/02_data.ipynb #42011181
 _TINY_URL, _TINY_MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 _TINY_CLASSES, _TINY_IMAGES, _TINY_VAL = 200, 500, 10_000  # classes, training images of each, validation images
 
@@ -551,26 +622,43 @@ def _tiny() -> Path:
     "The folder that the published archive unpacks to."
     return _folder("tiny_imagenet") / "tiny-imagenet-200"
 
-# %% ../nbs/core/02_data.ipynb #0ab9693e
+
+def _lines(path: Path) -> list[str]:
+    "The lines of a text file, also of one that is damaged."
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+# %% ../nbs/core/02_data.ipynb #69f0a521
 def _tiny_train(root: Path) -> list[tuple[Path, int]]:
     "Every training image with its class: the place of its WordNet id in wnids.txt."
-    wnids = (root / "wnids.txt").read_text().split()
-    _check(len(set(wnids)) == len(wnids) == _TINY_CLASSES, str(root / "wnids.txt"), f"expected {_TINY_CLASSES} ids: {_fetching('tiny_imagenet')}")
+    wnids = _lines(root / "wnids.txt")
+    _check(
+        len(set(wnids)) == len(wnids) == _TINY_CLASSES,
+        str(root / "wnids.txt"),
+        f"expected {_TINY_CLASSES} ids: {_fetching('tiny_imagenet')}",
+    )
     found = []
     for label, wnid in enumerate(wnids):
         images = sorted((root / "train" / wnid / "images").glob("*.JPEG"))
-        _check(len(images) == _TINY_IMAGES, str(root / "train" / wnid), f"has {len(images)} images, expected {_TINY_IMAGES}: {_fetching('tiny_imagenet')}")
+        _check(
+            len(images) == _TINY_IMAGES,
+            str(root / "train" / wnid),
+            f"has {len(images)} images, expected {_TINY_IMAGES}: {_fetching('tiny_imagenet')}",
+        )
         found += [(image, label) for image in images]
     return found
 
 
 def _tiny_val(root: Path) -> list[tuple[Path, int]]:
     "Every validation image with its class, from the first two columns of val_annotations.txt."
-    label = {wnid: i for i, wnid in enumerate((root / "wnids.txt").read_text().split())}
+    label = {wnid: i for i, wnid in enumerate(_lines(root / "wnids.txt"))}
     listed = root / "val" / "val_annotations.txt"
-    rows = [line.split("\t")[:2] for line in listed.read_text().splitlines()]
+    rows = [line.split("\t")[:2] for line in _lines(listed)]
     right = len(rows) == _TINY_VAL == len({r[0] for r in rows}) and all(r[-1] in label for r in rows)
-    _check(right, str(listed), f"expected {_TINY_VAL} different images, each with an id of wnids.txt: {_fetching('tiny_imagenet')}")
+    _check(
+        right,
+        str(listed),
+        f"expected {_TINY_VAL} different images, each with an id of wnids.txt: {_fetching('tiny_imagenet')}",
+    )
     return [(root / "val" / "images" / file, label[wnid]) for file, wnid in rows]
 
 # %% ../nbs/core/02_data.ipynb #d0fba108
@@ -583,7 +671,11 @@ def _decoded(listed: list[tuple[Path, int]], target: Path) -> np.ndarray:
     for i, (path, _) in enumerate(tqdm(listed, desc=f"decoding {target.stem}", unit=" images", mininterval=1)):
         try:
             with Image.open(path) as image:
-                _check(image.size == (64, 64), str(path), f"is {image.size[0]} × {image.size[1]}, expected 64 × 64: {_fetching('tiny_imagenet')}")
+                _check(
+                    image.size == (64, 64),
+                    str(path),
+                    f"is {image.size[0]} × {image.size[1]}, expected 64 × 64: {_fetching('tiny_imagenet')}",
+                )
                 x[i] = np.asarray(image.convert("RGB"))
         except BadInput:
             raise
@@ -608,7 +700,7 @@ def _opened(folder: Path) -> _Source:
         small[k] = small[k].item()
     return _Source(x_train=x_train, x_test=x_test, **small)
 
-# %% ../nbs/core/02_data.ipynb #c9775600
+# %% ../nbs/core/02_data.ipynb #407c24fa
 def _fill(folder: Path, make: Callable[[Path], _Source]) -> None:
     "Write the source that `make` returns into the new folder `folder`; `make` may have put its images there itself."
     source = make(folder)
@@ -625,17 +717,23 @@ def _kept(folder: Path, make: Callable[[Path], _Source]) -> _Source:
     with contextlib.suppress(*_UNREADABLE):
         return _opened(folder)
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.tmp")
+    new = [p for p in temporary.parents if not p.exists()]
     try:
         temporary.mkdir(parents=True)
         _fill(temporary, make)
         shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(FileExistsError, OSError):  # another process may have been quicker
+        with contextlib.suppress(OSError):  # another process may have been quicker; then there is one to open
             os.replace(temporary, folder)
         return _opened(folder)
     except OSError as e:
-        raise BadInput(f"{folder}: cannot be written: {_why(e)}: mend that, or set THESIS_REPRO_DATA to another place") from None
+        raise BadInput(
+            f"{folder}: cannot be written: {_why(e)}: mend that, or set THESIS_REPRO_DATA to another place"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a failure leaves no empty folders either
+            for p in new:
+                p.rmdir()
 
 # %% ../nbs/core/02_data.ipynb #8d84524b
 def _decode_tiny(folder: Path) -> _Source:
@@ -715,7 +813,11 @@ def verify(name: str) -> str:
         folder = _folder(name) / "decoded"
         with np.load(folder / "labels.npz") as z:
             for k in ("x_train", "x_test"):
-                _check(sha256(folder / f"{k}.npy") == str(z[f"sha256_{k}"]), str(folder / f"{k}.npy"), f"damaged: {_fetching(name)}")
+                _check(
+                    sha256(folder / f"{k}.npy") == str(z[f"sha256_{k}"]),
+                    str(folder / f"{k}.npy"),
+                    f"damaged: {_fetching(name)}",
+                )
         how = "all images decoded, and the decoded files have their SHA-256"
     else:
         how = f"{len(_published_files(name)[1])} files in {_folder(name)} have their published MD5"
@@ -778,8 +880,16 @@ def dataloader_speed(images: Images, batch_size: int = 128, seconds: float = 1.0
     "Augmented images a second of torchvision's transforms on PIL images in a DataLoader with `workers` processes."
     from torchvision import transforms as tv
 
-    steps = [tv.RandomCrop(images.x_train.shape[-1], images.crop), *([tv.RandomHorizontalFlip()] if images.flip else []), tv.ToTensor()]
+    steps = [
+        tv.RandomCrop(images.x_train.shape[-1], images.crop),
+        *([tv.RandomHorizontalFlip()] if images.flip else []),
+        tv.ToTensor(),
+    ]
     loader = torch.utils.data.DataLoader(
-        _PilImages(images.x_train, tv.Compose(steps)), batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        _PilImages(images.x_train, tv.Compose(steps)),
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
     )
     return _rate((x for _ in itertools.count() for x in loader), seconds, torch.device("cpu"))

@@ -276,11 +276,11 @@ def _skipped(cell) -> bool:
     "Whether a cell is not meant to be executed: prose, empty, or tagged `skip-execution`."
     return cell.cell_type != "code" or not cell.source.strip() or "skip-execution" in cell.metadata.get("tags", ())
 
-# %% ../nbs/core/14_notebooks.ipynb #12c64108
+# %% ../nbs/core/14_notebooks.ipynb #2d333a58
 async def _run_cells(client, received: list, save, progress: bool) -> None:
     "Execute the cells of `client.nb`; NotebookFailed at the first that fails, or when a signal came."
     cells, headings = client.nb.cells, _headings(client.nb.cells)
-    with tqdm(total=sum(not _skipped(c) for c in cells), unit="cell", disable=not progress, dynamic_ncols=True) as bar:
+    with tqdm(total=sum(not _skipped(c) for c in cells), unit="cell", disable=None if progress else True) as bar:
         for i, cell in enumerate(cells):
             if _skipped(cell):
                 continue
@@ -331,7 +331,7 @@ async def _run_notebook(nb, received: list, save, timeout=None, progress=True, c
             autosave.cancel()
             await _end(kernel, client, politely=done)
 
-# %% ../nbs/core/14_notebooks.ipynb #b9adfa79
+# %% ../nbs/core/14_notebooks.ipynb #e2780153
 class Engine:
     'What papermill asks of an engine: `papermill.execute_notebook(…, engine_name="thesis_repro", out=…, record=…)`.'
 
@@ -348,12 +348,15 @@ class Engine:
     @staticmethod
     def execute_notebook(nb, kernel_name, *, out, record, timeout=None, progress_bar=True, **_):
         "Execute `nb`, keeping the copy `out` and its provenance up to date; raises what kept it from its end."
+        import nbformat
+
         begin, received = time.monotonic(), []
         nb.metadata["thesis_repro"] = record
+        nb.metadata["papermill"]["input_path"] = record.get("notebook")  # and no folder of this machine
 
         def save(status="running", **more):
             nb.metadata["thesis_repro"].update(seconds=round(time.monotonic() - begin, 3), status=status, **more)
-            atomic_write(out, json.dumps(nb, indent=1, ensure_ascii=False) + "\n")
+            atomic_write(out, nbformat.writes(nb) + "\n")
 
         try:
             save()

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DETAILS', 'LEGEND', 'Cell', 'compare', 'provenance', 'data_sets', 'stand_ins', 'Artefact', 'Table',
-           'folder', 'style', 'Figure', 'read_table', 'saved', 'saved_values', 'index_page']
+           'folder', 'table_of_runs', 'style', 'Figure', 'read_table', 'saved', 'saved_values', 'index_page']
 
-# %% ../nbs/core/12_report.ipynb #b4424d20
+# %% ../nbs/core/12_report.ipynb #348b724f
 import base64
 import contextlib
 import csv
@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,8 @@ from pathlib import Path
 import pandas as pd
 
 from . import paths, settings
-from .files import atomic_json, atomic_write
+from .files import BadInput, atomic_json, atomic_write
 from .published import MARGIN, evaluate_cell, moments, published, verdict_rule
-from .settings import BadInput
 
 # %% ../nbs/core/12_report.ipynb #160f75f9
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _spread(mean: float, std: float, unit: str) -> str:
     places = _decimals(mean, unit)
     return _number(mean, places) + ("" if math.isnan(std) else f" ± {_number(std, places)}")
 
-# %% ../nbs/core/12_report.ipynb #f46fedb4
+# %% ../nbs/core/12_report.ipynb #e8d568c9
 @dataclass(frozen=True)
 class _Shown:
     "The texts of a cell; `mark` and `thesis_mark` number the notes below the table (0: none)."
@@ -115,7 +115,7 @@ class _Shown:
     mark: int = 0
     thesis_mark: int = 0
 
-
+# %% ../nbs/core/12_report.ipynb #b0fdcec0
 def _shown(c, notes: list) -> _Shown:
     "The texts of a line of `compare`; its notes are appended to `notes` where they are new."
 
@@ -130,7 +130,7 @@ def _shown(c, notes: list) -> _Shown:
     texts = _spread(c.thesis, c.thesis_std, c.unit), _spread(c.ours, c.ours_std, c.unit), c.n, delta, verdict, c.reason
     return _Shown(*texts, mark=mark("" if interval else c.reason), thesis_mark=mark(c.note))
 
-# %% ../nbs/core/12_report.ipynb #37c8ff15
+# %% ../nbs/core/12_report.ipynb #0f71e62a
 def _split(label: str) -> tuple[str, str]:
     "The group of a label (empty if none) and the rest."
     group, _, rest = label.rpartition(" / ")
@@ -147,7 +147,7 @@ def _spans(labels) -> list[tuple[str, int]]:
             spans.append((group, 1))
     return spans
 
-
+# %% ../nbs/core/12_report.ipynb #6517c396
 @dataclass(frozen=True)
 class _Grid:
     "Rows, columns, cells by (row, column), the notes, and which rows are cited or ours only."
@@ -169,14 +169,27 @@ def _grid(frame: pd.DataFrame) -> _Grid:
     tags = {r: "†" if r in cited else "ours only" if r in own else "" for r in rows}
     return _Grid(rows, columns, cells, notes, tags)
 
-# %% ../nbs/core/12_report.ipynb #986c20a7
+# %% ../nbs/core/12_report.ipynb #f46eb35d
+def _lines(g: _Grid, row: str) -> dict:
+    "Which lines a row has (thesis, ours, Δ, verdict), each as (text, number of runs or reason, note) a cell."
+    cells = [g.cells.get((row, c), _Shown()) for c in g.columns]
+    empty = ("ours", "Δ") if not any(s.n for s in cells) else ("thesis", "Δ") if g.tags[row] == "ours only" else ()
+    lines = {
+        "thesis": [(s.thesis, 0, s.thesis_mark) for s in cells],
+        "ours": [(s.ours, s.n, 0) for s in cells],
+        "Δ": [(s.delta if s.n else "", 0, 0) for s in cells],
+        "verdict": [(s.verdict, s.reason, s.mark) for s in cells],
+    }
+    return {name: line for name, line in lines.items() if name not in empty}
+
+# %% ../nbs/core/12_report.ipynb #100da3fa
 def _machine(environment: dict) -> str:
     "A machine in words."
     cores = environment["cores"]
     where = [f"{environment['processor']}, {cores} core{'s' if cores != 1 else ''}", environment.get("gpu")]
     return " with ".join(w for w in where if w)
 
-
+# %% ../nbs/core/12_report.ipynb #120c1973
 def provenance(*environments: dict) -> dict:
     "Commit, hardware in words, and versions of the given environments (see `runs.environment`), by default of this process."
     if not environments:
@@ -189,24 +202,25 @@ def provenance(*environments: dict) -> dict:
     hardware = joined(map(_machine, environments), "; ")
     return {"commit": joined((e["commit"] for e in environments), ", "), "hardware": hardware, "versions": versions}
 
-# %% ../nbs/core/12_report.ipynb #2c6bc0d6
+# %% ../nbs/core/12_report.ipynb #6f0bb8a3
 def data_sets(preset, parts=tuple(settings.PARTS)) -> dict:
     "The data set that plays each of the thesis's `parts` at a preset."
     return {part: settings.dataset(preset, part) for part in parts}
 
 
 def stand_ins(sets: dict) -> dict:
-    "Those parts that another data set plays. A file of the user's own counts as one; real sets keep their name's start."
-    return {part: name for part, name in sets.items() if not name.startswith(settings.PARTS.get(part, part))}
+    "Those parts that another data set plays: neither the real one (`svhn_extra` is SVHN, too) nor a file of the user's."
+    real = lambda part, name: name.startswith("npz:") or re.fullmatch(rf"{settings.PARTS.get(part, part)}(_.*)?", name)
+    return {part: name for part, name in sets.items() if not real(part, name)}
 
-
+# %% ../nbs/core/12_report.ipynb #54f8dde3
 def _data_words(sets: dict) -> str:
-    "Which data sets were used, real or stand-in, as a sentence."
+    "Which data sets were used, real, stand-in or a user's file, as a sentence."
     played = stand_ins(sets)
-    real = [part for part in sets if part not in played]
+    real = [part for part in sets if part not in played and not sets[part].startswith("npz:")]
     said = [f"the real {', '.join(real)}"] if real else []
-    for name in dict.fromkeys(played.values()):
-        parts = " and ".join(p for p in played if played[p] == name)
+    for name in dict.fromkeys(name for part, name in sets.items() if part not in real):
+        parts = " and ".join(part for part in sets if sets[part] == name and part not in real)
         file = name.startswith("npz:")
         said.append(f"the file {Path(name[4:]).name} as {parts}" if file else f"{name} stands in for {parts}")
     return f"Data: {'; '.join(said)}." if said else ""
@@ -247,7 +261,7 @@ class Artefact:
         own = {k: getattr(self, k) for k in ("number", "title", "where", "preset")}
         return {"kind": type(self).__name__.lower()} | own | {"data": self.sets, "runs": self._runs(), **self.origin}
 
-# %% ../nbs/core/12_report.ipynb #f1832acf
+# %% ../nbs/core/12_report.ipynb #12e490b3
 _TEXT = "backslash asciitilde asciicircum less greater bar ellipsis dagger"
 _SIGNS = r"\pm - \times \cdot \leq \geq \approx \to \frac12"
 _GREEK = "alpha beta gamma delta varepsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau varphi chi psi omega"
@@ -255,11 +269,11 @@ _GREEK += " Delta Lambda Sigma Phi Omega"
 
 _TEX = {c: "\\" + c for c in "{}$&#%_"} | {"\n": " ", "\u00a0": "~"}
 _TEX |= dict(zip("\\~^<>|…†", (rf"\text{name}{{}}" for name in _TEXT.split()), strict=True))
-_TEX |= dict(zip("\"“”’–—", ("''", "``", "''", "'", "--", "---"), strict=True))
+_TEX |= dict(zip('"“”’–—', ("''", "``", "''", "'", "--", "---"), strict=True))
 _TEX |= dict(zip("±−×·≤≥≈→½", (f"${sign}$" for sign in _SIGNS.split()), strict=True))
 _TEX |= dict(zip("αβγδεζηθκλμνξπρστφχψωΔΛΣΦΩ", (f"$\\{letter}$" for letter in _GREEK.split()), strict=True))
 
-
+# %% ../nbs/core/12_report.ipynb #2f86b19c
 def _tex(text: str) -> str:
     "Text for LaTeX."
     return "".join(_TEX.get(c, c) for c in text)
@@ -285,17 +299,15 @@ def _rule_link(folder) -> str:
     rule = paths.notebooks() / "core" / "11_published.ipynb"
     return Path(os.path.relpath(rule, folder)).as_posix() if folder.is_relative_to(paths.root()) else ""
 
-# %% ../nbs/core/12_report.ipynb #4ed11bba
+# %% ../nbs/core/12_report.ipynb #acb7bde9
 def _md_cell(s: _Shown) -> str:
-    "The three lines of a cell."
-    if s == _Shown():
-        return ""
+    "The lines of a cell; what was not measured has no line of ours."
     mark = lambda n: f"<sup>{n}</sup>" if n else ""
-    runs = f" ({s.n})" if s.n else ""
-    ours = f"**{s.ours}**{runs}" if s.n else s.ours
-    return f"{s.thesis}{mark(s.thesis_mark)}<br>{ours}<br>{s.delta if s.n else ''} {s.verdict}{mark(s.mark)}".strip()
+    ours = f"**{s.ours}** ({s.n})" if s.n else ""
+    verdict = f"{s.delta if s.n else ''} {s.verdict}".strip()
+    return "<br>".join(line for line in (s.thesis + mark(s.thesis_mark), ours, verdict + mark(s.mark)) if line)
 
-
+# %% ../nbs/core/12_report.ipynb #d1a6b4fc
 def _markdown(t, link: str) -> str:
     "A whole Markdown file."
     g = _grid(t.frame)
@@ -309,21 +321,20 @@ def _markdown(t, link: str) -> str:
     parts = [f"### {_md(t.heading)}", _md(t.where), "\n".join(rows), "\n".join(notes), "\n\n".join(below)]
     return "\n\n".join(p for p in parts if p) + "\n"
 
-# %% ../nbs/core/12_report.ipynb #d2fe66e1
+# %% ../nbs/core/12_report.ipynb #eff2797b
 def _tex_rows(g: _Grid, row: str) -> list[str]:
-    "The four lines of a row."
-    mark = lambda n: rf"\textsuperscript{{{n}}}" if n else ""
-    cells = [g.cells.get((row, c), _Shown()) for c in g.columns]
-    tag = {"†": r"\textdagger{}", "": ""}.get(g.tags[row], f" ({g.tags[row]})")
-    lines = [
-        [_tex(_split(row)[1]) + tag, "thesis", *(_tex(s.thesis) + mark(s.thesis_mark) for s in cells)],
-        ["", "ours", *(_tex(s.ours) + (f" ({s.n})" if s.n else "") for s in cells)],
-        ["", r"$\Delta$", *(_tex(s.delta) for s in cells)],
-        ["", "verdict", *(s.verdict + mark(s.mark) for s in cells)],
-    ]
-    return [" & ".join(line) + r" \\" for line in lines]
+    "The lines of a row; the first is led by its name, the second says that it is ours only."
+    names = [_tex(_split(row)[1]) + (r"\textdagger{}" if g.tags[row] == "†" else ""), "", "", ""]
+    names[1] = "(ours only)" if g.tags[row] == "ours only" else ""
+    rows = []
+    for name, (label, line) in zip(names, _lines(g, row).items(), strict=False):
+        mark = lambda n: rf"\textsuperscript{{{n}}}" if n else ""
+        runs = lambda n: f" ({n})" if n and label == "ours" else ""  # noqa: B023
+        texts = [_tex(text) + runs(n) + mark(note) for text, n, note in line]
+        rows.append(" & ".join([name, _tex(label), *texts]) + r" \\")
+    return rows
 
-
+# %% ../nbs/core/12_report.ipynb #12ce6e40
 def _tex_head(columns) -> list[str]:
     "The header: the columns' groups with rules below them, if there are any, and the columns."
     head, at = [], 3
@@ -335,7 +346,7 @@ def _tex_head(columns) -> list[str]:
             at += n
     return [*head, " & & " + " & ".join(_tex(_split(c)[1]) for c in columns) + r" \\"]
 
-# %% ../nbs/core/12_report.ipynb #77b4c692
+# %% ../nbs/core/12_report.ipynb #4d935011
 def _tex_body(g: _Grid) -> list[str]:
     "The rows, with a line above each group."
     body, last = [], ""
@@ -348,7 +359,7 @@ def _tex_body(g: _Grid) -> list[str]:
         last = group
     return body
 
-
+# %% ../nbs/core/12_report.ipynb #e1e1d081
 def _latex(t) -> str:
     "A whole LaTeX table."
     g = _grid(t.frame)
@@ -395,7 +406,7 @@ _TABLE_CSS = """
 .tr sup{font-size:.75em;line-height:0;opacity:.8}
 """
 
-# %% ../nbs/core/12_report.ipynb #257860be
+# %% ../nbs/core/12_report.ipynb #d09a2a7b
 def _pill(verdict: str, reason: str = "") -> str:
     "A verdict as a coloured word with a sign, its reason as a tooltip."
     if not verdict:
@@ -403,31 +414,29 @@ def _pill(verdict: str, reason: str = "") -> str:
     kind, text = html.escape(verdict.replace(" ", "-")), html.escape(f"{_SIGN.get(verdict, '')} {verdict}".strip())
     return f'<span class="tr-v tr-{kind}" title="{html.escape(reason)}">{text}</span>'
 
+# %% ../nbs/core/12_report.ipynb #30573ce9
+def _html_cell(label: str, text: str, more, note: int) -> str:
+    "One line of a cell. `more` is the number of runs beside ours, the reason of a verdict."
+    if label == "verdict":
+        text = _pill(text, more)
+    elif label == "ours" and more:
+        text = f'<b>{text}</b> <span class="tr-m">({more})</span>'
+    muted = ' class="tr-m"' if label == "thesis" else ""
+    return f"<td{muted}>{text}{f'<sup>{note}</sup>' if note else ''}</td>"
+
 
 def _html_rows(g: _Grid, row: str) -> str:
-    "The four lines of a row, without those that would be empty."
-    mark = lambda n: f"<sup>{n}</sup>" if n else ""
-    ours = lambda s: f'<b>{s.ours}</b> <span class="tr-m">({s.n})</span>' if s.n else s.ours
-    cells = [g.cells.get((row, c), _Shown()) for c in g.columns]
+    "The lines of a row."
+    lines, text = _lines(g, row), ""
     tag = {"†": "†", "": ""}.get(g.tags[row], f'<br><span class="tr-m">{g.tags[row]}</span>')
-    lines = {
-        "thesis": [f"{s.thesis}{mark(s.thesis_mark)}" for s in cells],
-        "ours": [ours(s) for s in cells],
-        "Δ": [s.delta if s.n else "" for s in cells],
-        "verdict": [_pill(s.verdict, s.reason) + mark(s.mark) for s in cells],
-    }
-    unwanted = ("ours", "Δ") if not any(s.n for s in cells) else ("thesis", "Δ") if g.tags[row] == "ours only" else ()
-    lines = {k: v for k, v in lines.items() if k not in unwanted}
     name = f'<th scope="rowgroup" rowspan="{len(lines)}">{html.escape(_split(row)[1])}{tag}</th>'
-    text = ""
     for i, (label, line) in enumerate(lines.items(), 1):
-        muted = ' class="tr-m"' if label == "thesis" else ""
-        row_of = "".join(f"<td{muted}>{cell}</td>" for cell in line)
         place = " ".join(["tr-1"] * (i == 1) + ["tr-9"] * (i == len(lines)))
-        text += f'<tr class="{place}">{name if i == 1 else ""}<th scope="row" class="tr-m">{label}</th>{row_of}</tr>'
+        cells = "".join(_html_cell(label, *cell) for cell in line)
+        text += f'<tr class="{place}">{name if i == 1 else ""}<th scope="row" class="tr-m">{label}</th>{cells}</tr>'
     return text
 
-# %% ../nbs/core/12_report.ipynb #4952092d
+# %% ../nbs/core/12_report.ipynb #afd584c7
 def _html_grid(g: _Grid) -> str:
     "The table element: grouped header, grouped rows."
     spans = _spans(g.columns)
@@ -443,7 +452,7 @@ def _html_grid(g: _Grid) -> str:
     wide = " tr-w" if len(g.columns) > 6 else ""
     return f'<div class="tr-s"><table class="tr-t{wide}"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
-
+# %% ../nbs/core/12_report.ipynb #468acbff
 def _html(t, link: str, alone: bool = True) -> str:
     "A table with its notes; `alone` also with its heading, how to read it and the verdict rule."
     g = _grid(t.frame)
@@ -455,7 +464,22 @@ def _html(t, link: str, alone: bool = True) -> str:
     notes = (f"<ol>{notes}</ol>" if notes else "") + "".join(f"<p>{b}</p>" for b in below)
     return f'<div class="tr">{top if alone else ""}{_html_grid(g)}<div class="tr-n">{notes}</div></div>'
 
-# %% ../nbs/core/12_report.ipynb #3800e188
+# %% ../nbs/core/12_report.ipynb #72c64503
+def _wide(g: _Grid) -> pd.DataFrame:
+    "The grid with a text for each cell."
+    runs = lambda s: f" ({s.n})" if s.n else ""
+    text = lambda s: "" if s == _Shown() else f"{s.thesis} | {s.ours}{runs(s)} | {s.delta} | {s.verdict}"
+    return pd.DataFrame([[text(g.cells.get((r, c), _Shown())) for c in g.columns] for r in g.rows], g.rows, g.columns)
+
+
+def _run_count(n: pd.Series) -> str:
+    "How many runs stand behind a cell."
+    if n.empty:
+        return "No run yet."
+    count = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
+    return f"{count} run{'' if count == '1' else 's'} a cell."
+
+# %% ../nbs/core/12_report.ipynb #3a0bcb88
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(Artefact):
     "A table of the thesis beside ours. `frame` is what `compare` gives; `margin` is the one it was given."
@@ -465,18 +489,10 @@ class Table(Artefact):
 
     def wide(self) -> pd.DataFrame:
         "Rows × columns, each cell `thesis | ours mean ± std (n) | Δ | verdict`."
-        g = _grid(self.frame)
-        runs = lambda s: f" ({s.n})" if s.n else ""
-        text = lambda s: "" if s == _Shown() else f"{s.thesis} | {s.ours}{runs(s)} | {s.delta} | {s.verdict}"
-        texts = [[text(g.cells.get((r, c), _Shown())) for c in g.columns] for r in g.rows]
-        return pd.DataFrame(texts, g.rows, g.columns)
+        return _wide(_grid(self.frame))
 
     def _runs(self) -> str:
-        n = self.frame.n[self.frame.n > 0]
-        if n.empty:
-            return "No run yet."
-        count = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
-        return f"{count} run{'' if count == '1' else 's'} a cell."
+        return _run_count(self.frame.n[self.frame.n > 0])
 
     def _repr_html_(self) -> str:
         here = Path.cwd()  # a kernel beside the notebook; papermill's runs elsewhere, and its copy goes to outputs/
@@ -504,6 +520,32 @@ def _table_csv(t: Table) -> str:
     frame = t.frame.assign(cited=t.frame.cited.astype(int), values=values, **own)
     return frame.to_csv(index=False, lineterminator="\n")
 
+# %% ../nbs/core/12_report.ipynb #e3eb0fa3
+def _cell(store, place: tuple, planned, failures: dict) -> Cell:
+    "What was measured for a `planned` cell (see `runs.Planned`)."
+    records = [store.record(r) for r in planned.runs]
+    values = tuple(r.value(planned.metric) if r else math.nan for r in records)
+    failed = [failures.get(run.name, "") for run, r in zip(planned.runs, records, strict=True) if r is None]
+    return Cell(*place, values, "; ".join(dict.fromkeys(w for w in (planned.reason, *failed) if w)))
+
+
+def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "") -> Table:
+    "The Table of a `plan`, (row, column) → Planned, with its absent runs made first; written to the preset's folder."
+    from thesis_repro.runs import RunsFailed, Store
+
+    store, failures, runs = Store(preset), {}, [r for p in plan.values() for r in p.runs]
+    try:
+        store.ensure(runs)
+    except RunsFailed as e:
+        failures = e.failures
+        warnings.warn(str(e), stacklevel=2)
+    cells = [_cell(store, place, planned, failures) for place, planned in plan.items()]
+    made = [r.environment for run in runs if (r := store.record(run))]
+    sets = data_sets(preset, dict.fromkeys(r.part for r in runs))
+    table = Table(number=number, title=title, where=where, frame=compare(number, cells), preset=preset.name, sets=sets, origin=provenance(*made))
+    table.save()
+    return table
+
 # %% ../nbs/core/12_report.ipynb #7a741618
 _STYLE = """{
 "font.family": ["DejaVu Sans"], "mathtext.fontset": "dejavusans", "image.cmap": "viridis",
@@ -524,7 +566,7 @@ def style():
     with mpl.rc_context(rc):
         yield
 
-# %% ../nbs/core/12_report.ipynb #5b9a2178
+# %% ../nbs/core/12_report.ipynb #79aaaac1
 def _stamp(figure, text: str) -> None:
     "Write `text` in small print below a figure, once."
     import textwrap
@@ -534,7 +576,7 @@ def _stamp(figure, text: str) -> None:
     lines = textwrap.fill(text, int(figure.get_figwidth() * 17))
     figure.text(0.01, -0.015, lines, size=7, color=".35", va="top", gid="made", family="DejaVu Sans")
 
-
+# %% ../nbs/core/12_report.ipynb #2a1457f1
 def _drawn(figure, kind: str, title: str, made: str) -> bytes:
     "The bytes of a figure as `png` or `pdf`, with metadata but without dates."
     import matplotlib as mpl
@@ -546,7 +588,17 @@ def _drawn(figure, kind: str, title: str, made: str) -> bytes:
         figure.savefig(out, **how, metadata={"Title": title, **facts})
     return out.getvalue()
 
-# %% ../nbs/core/12_report.ipynb #8e95c65f
+# %% ../nbs/core/12_report.ipynb #ea25c0f5
+def _figure_html(f) -> str:
+    "A figure with its caption; the picture is inside the page."
+    heading, where, made = map(html.escape, (f.heading, f.where, f.made))
+    source = "data:image/png;base64," + base64.b64encode(f._png).decode()
+    half = int.from_bytes(f._png[16:20], "big") // 2  # drawn for screens with two pixels a point
+    look = f"width:{half}px;max-width:100%;background:#fff;border-radius:6px"
+    caption = f"<figcaption><b>{heading}</b> {where}<br><small>{made}</small></figcaption>"
+    return f'<figure style="margin:1em 0"><img alt="{heading}" src="{source}" style="{look}">{caption}</figure>'
+
+# %% ../nbs/core/12_report.ipynb #3f768767
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figure(Artefact):
     """A figure with the numbers behind it (`data`). `n` is the number of runs, `cells` what claims may ask of it.
@@ -576,12 +628,7 @@ class Figure(Artefact):
         return self._png
 
     def _repr_html_(self) -> str:
-        source = "data:image/png;base64," + base64.b64encode(self._png).decode()
-        heading, where, made = map(html.escape, (self.heading, self.where, self.made))
-        caption = f"<b>{heading}</b> {where}<br><small>{made}</small>"
-        look = "max-width:min(100%,60em);background:#fff;border-radius:6px"
-        picture = f'<img alt="{heading}" src="{source}" style="{look}">'
-        return f'<figure style="margin:1em 0">{picture}<figcaption>{caption}</figcaption></figure>'
+        return _figure_html(self)
 
     def save(self, to=None) -> list[Path]:
         "Write PNG, PDF, CSV and JSON to the folder `to` (by default `outputs/<preset>/figures`)."
@@ -592,7 +639,7 @@ class Figure(Artefact):
         facts = self.facts() | {"cells": [dataclasses.asdict(c) for c in self.cells]}
         return [*made, atomic_json(to / f"{self.name}.json", facts | {"files": [p.name for p in made]})]
 
-# %% ../nbs/core/12_report.ipynb #46234ae1
+# %% ../nbs/core/12_report.ipynb #4fa898e9
 _FACTS = "kind number title where preset data commit hardware versions files"
 
 
@@ -606,7 +653,7 @@ def _facts(path: Path) -> dict:
     except (OSError, ValueError, TypeError) as e:
         raise BadInput(f"{path}: cannot be used: {' '.join(str(e).split())}: make it again") from None
 
-
+# %% ../nbs/core/12_report.ipynb #fc390edc
 def read_table(path) -> Table:
     "The Table whose JSON file is at `path`, with its CSV file beside it. BadInput where they cannot be used."
     facts, source = _facts(Path(path)), Path(path).with_suffix(".csv")
@@ -622,7 +669,7 @@ def read_table(path) -> Table:
     own = {k: facts[k] for k in ("number", "title", "where", "preset")}
     return Table(frame=frame, sets=facts["data"], origin=origin, margin=facts.get("margin", MARGIN), **own)
 
-# %% ../nbs/core/12_report.ipynb #27d4977e
+# %% ../nbs/core/12_report.ipynb #ca3dadef
 def _order(number: str) -> tuple:
     "A key that puts 7.2 before 7.10."
     return tuple(int(p) if p.isdigit() else 0 for p in number.split("."))
@@ -639,28 +686,35 @@ def saved(preset: str, kind: str) -> list[tuple[Path, dict, str]]:
             found.append((path, {"kind": kind, "number": number, "title": "", "files": []}, str(e)))
     return sorted(found, key=lambda f: _order(f[1]["number"]))
 
+# %% ../nbs/core/12_report.ipynb #e17974ae
+def _saved_cells(path: Path, facts: dict) -> list[tuple]:
+    "Row, column, runs and why these cannot be compared, of every cell of an artefact. BadInput where it is damaged."
+    if facts["kind"] == "table":
+        return [(c.row, c.column, c.values, c.incomparable) for c in read_table(path).frame.itertuples()]
+    try:
+        return [(c.row, c.column, c.values, c.reason) for c in (Cell(**c) for c in facts.get("cells", ()))]
+    except TypeError as e:
+        raise BadInput(f"{path}: cannot be used: {e}: make it again") from None
+
 
 def saved_values(preset: str) -> tuple[dict, dict]:
-    "(artefact, row, column) → runs of every saved cell at a preset, and → why they cannot be compared, for `published.claim_table`."
+    """(artefact, row, column) → runs of every saved cell at a preset, and → why they cannot be compared.
+
+    Made for `published.claim_table`. A damaged artefact is left out with a warning.
+    """
     values, why = {}, {}
     for path, facts, wrong in saved(preset, "table") + saved(preset, "figure"):
+        try:
+            cells = [] if wrong else _saved_cells(path, facts)
+        except BadInput as e:
+            cells, wrong = [], str(e)
         if wrong:
-            continue
-        lines = read_table(path).frame.itertuples() if facts["kind"] == "table" else map(_Saved, facts.get("cells", []))
-        for c in (c for c in lines if len(c.values)):
-            values[path.stem, c.row, c.column] = c.values
-            why |= {(path.stem, c.row, c.column): c.incomparable} if c.incomparable else {}
+            warnings.warn(wrong, stacklevel=2)
+        values |= {(path.stem, row, column): runs for row, column, runs, _ in cells if runs}
+        why |= {(path.stem, row, column): reason for row, column, runs, reason in cells if runs and reason}
     return values, why
 
-
-class _Saved:
-    "A figure's cell as its JSON file has it."
-
-    def __init__(self, cell: dict):
-        self.row, self.column, self.incomparable = cell["row"], cell["column"], cell["reason"]
-        self.values = tuple(math.nan if v is None else v for v in cell["values"])
-
-# %% ../nbs/core/12_report.ipynb #71d09377
+# %% ../nbs/core/12_report.ipynb #4d4c2745
 _KINDS = {".csv": "CSV", ".md": "Markdown", ".tex": "LaTeX", ".json": "JSON"}
 _KINDS |= {".png": "PNG", ".pdf": "PDF", ".ipynb": "notebook", ".html": "HTML"}
 _EXPECTED = {"table": (".csv", ".md", ".tex", ".json"), "figure": (".png", ".pdf", ".csv", ".json")}
@@ -671,12 +725,12 @@ def _links(home: Path, stem: Path, suffixes) -> list[tuple[str, str]]:
     files = [(s, stem.with_suffix(s)) for s in suffixes]
     return [(_KINDS[s], f.relative_to(home).as_posix() if f.is_file() else "") for s, f in files]
 
-
+# %% ../nbs/core/12_report.ipynb #9228953c
 def _entry(home: Path, path: Path, facts: dict, wrong: str) -> dict:
     "What the page shows of one artefact."
     number, kind = facts["number"], facts["kind"]
     entry = {"id": path.stem, "number": number, "kind": kind.title(), "title": facts["title"], "wrong": wrong}
-    entry |= {"where": facts.get("where", ""), "links": _links(home, path, _EXPECTED[kind]), "html": "", "made": "", "picture": "", "verdicts": {}}
+    entry |= {"where": facts.get("where", ""), "links": _links(home, path, _EXPECTED[kind]), "verdicts": {}}
     if wrong:
         return entry
     if kind == "figure":
@@ -724,7 +778,7 @@ def _notebooks(home: Path) -> list[dict]:
         found.append({"title": title, "links": _links(home, path, (".ipynb", ".html")), "wrong": wrong})
     return found
 
-# %% ../nbs/core/12_report.ipynb #37dca66a
+# %% ../nbs/core/12_report.ipynb #1e317f22
 def _claims(home: Path, claims) -> tuple[list[dict], str]:
     "The judged claims as the page shows them, and why there are none."
     try:
@@ -737,7 +791,7 @@ def _claims(home: Path, claims) -> tuple[list[dict], str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         return [], f"claims.json cannot be used: {type(e).__name__}: {e}."
 
-
+# %% ../nbs/core/12_report.ipynb #5dab555f
 def _claim(c: dict) -> dict:
     "One claim: its text, what the thesis's own numbers say, ours, the verdict and what it rests on."
 
@@ -789,7 +843,7 @@ section{scroll-margin-top:3rem}
 .absent{border-style:dashed;background:none}
 """
 
-# %% ../nbs/core/12_report.ipynb #b630ed32
+# %% ../nbs/core/12_report.ipynb #a952219a
 _PAGE_CSS += """
 .claims{list-style:none;margin:0;padding:0}
 .claims li{display:grid;grid-template-columns:1fr auto;gap:.1rem 1.2rem;padding:.6rem 0;border-top:1px solid var(--line)}
@@ -802,7 +856,7 @@ details>summary{cursor:pointer;color:var(--link);margin:.2rem 0}
 .tr-s{background:linear-gradient(to right,transparent,var(--card) 70%) 100% 0/40px 100% no-repeat local,linear-gradient(to left,rgba(128,128,128,.35),transparent) 100% 0/14px 100% no-repeat scroll}
 footer{color:var(--soft);font-size:.88rem;padding-top:1.5rem;padding-bottom:3rem}
 @media(max-width:38rem){.card{padding:.85rem .9rem;border-radius:10px}main,header{padding-left:.8rem;padding-right:.8rem}nav div{padding:.5rem .8rem}
-.tr table.tr-t{font-size:.8rem}.tr table.tr-t thead th[colspan]{text-align:left}.claims li{display:block}.claims .tr{margin:.15rem 0 .3rem}.claims small{display:block}
+.tr table.tr-t{font-size:.8rem}.tr table.tr-t thead th[colspan]{text-align:left}.claims li{display:block}.claims .tr{margin:.15rem 0 .3rem;text-align:left}.claims small{display:block}
 .tr table.tr-t th[scope=rowgroup][rowspan]{white-space:normal;min-width:5.2rem;max-width:6.5rem;padding-left:0}}
 @media print{nav{display:none}.card{break-inside:avoid}}
 """
@@ -824,10 +878,10 @@ _PAGE_TOP = """<!doctype html>
 <nav aria-label="Sections"><div>{% for id in ("tables", "figures", "claims", "notebooks", "verdicts") %}<a href="#{{ id }}">{{ id|title }}</a>{% endfor %}</div></nav>
 """
 
-# %% ../nbs/core/12_report.ipynb #bab9b880
+# %% ../nbs/core/12_report.ipynb #5c9cfdcd
 _PAGE_REST = """<main><section id="tables"><h2>Tables</h2>
 {% for t in tables %}{% if t.command %}{{ absent(t) }}{% else %}<article class="card" id="{{ t.id }}"><h3>{{ t.kind }} {{ t.number }}{% if t.title %}: {{ t.title }}{% endif %}</h3><p class="where">{{ t.where }}</p>
-{% if t.wrong %}<p class="warn">{{ t.wrong }}</p>{% endif %}{{ t.html|safe }}{{ files(t.links) }}</article>
+{% if t.wrong %}<p class="warn">{{ t.wrong }}</p>{% endif %}{{ t.html|default('')|safe }}{{ files(t.links) }}</article>
 {% endif %}{% endfor %}{% if not tables %}<p class="lead">No table has been made at this preset yet: <code>thesis-repro reproduce --preset {{ preset }}</code></p>{% endif %}</section>
 <section id="figures"><h2>Figures</h2><div class="pair">
 {% for f in figures %}{% if f.command %}{{ absent(f) }}{% else %}<article class="card" id="{{ f.id }}"><h3>{{ f.kind }} {{ f.number }}{% if f.title %}: {{ f.title }}{% endif %}</h3><p class="where">{{ f.where }}</p>

@@ -101,7 +101,7 @@ def seeded(preset: Preset, *args, **kwargs) -> tuple[Run, ...]:
     "The same row with every seed of the preset: the arguments of `scaled` without `seed`."
     return tuple(scaled(preset, *args, seed=s, **kwargs) for s in range(preset.seeds))
 
-# %% ../nbs/core/10_runs.ipynb #19924956
+# %% ../nbs/core/10_runs.ipynb #5d23a065
 def shortfall(preset: Preset, part: str, epochs: int) -> str:
     "How a preset's runs on `part` fall short of the thesis's own (which train for `epochs`), in words; empty at its scale."
     thesis, name = settings.load("thesis"), settings.dataset(preset, part)
@@ -110,6 +110,7 @@ def shortfall(preset: Preset, part: str, epochs: int) -> str:
     words += [f"width {preset.width:g}"] if preset.width != thesis.width else []
     words += [f"{preset.epochs} of {epochs} epochs"] if preset.epochs not in (0, epochs) else []
     words += [f"{preset.train_size:,} images"] if preset.train_size else []
+    words += [f"binary cross entropy as a {preset.bce}"] if preset.bce != thesis.bce and part != "Tiny ImageNet" else []
     return ", ".join(words)
 
 
@@ -221,14 +222,15 @@ def _fulfil(run: Run, folder: Path, compute: Compute, stream: bool) -> dict:
     _write(folder, record, weights)
     return record
 
-# %% ../nbs/core/10_runs.ipynb #06f42227
+# %% ../nbs/core/10_runs.ipynb #dc84adb8
 def _write(folder: Path, record: dict, weights: dict):
     "Weights, then the record, then the marker; the checkpoint has served."
     training.save_checkpoint(folder / "weights.ckpt", weights)
     atomic_json(folder / "record.json", record)
     atomic_json(folder / "done", {f: sha256(folder / f) for f in ("weights.ckpt", "record.json")})
-    for name in ("checkpoint.ckpt", "checkpoint.ckpt.previous", "weights.ckpt.previous"):
-        (folder / name).unlink(missing_ok=True)
+    leftovers = ("checkpoint.ckpt*", "weights.ckpt.previous", ".*.tmp")  # a killed process may leave a temporary file
+    for file in [f for pattern in leftovers for f in folder.glob(pattern)]:
+        file.unlink(missing_ok=True)
 
 
 def _read(folder: Path) -> Record | None:

@@ -1,0 +1,190 @@
+"""The command line as a user meets it: what it prints, what it leaves, and its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from thesis_repro import paths
+from thesis_repro.cli import main
+from thesis_repro.runs import specification
+
+TINY = "\n[tiny]\n" + "\n".join(
+    f"{k} = {v}"
+    for k, v in {
+        "cifar10": "digits10", "cifar100": "digits100", "svhn": "digits10_cluttered", "tiny_imagenet": "digits200",
+        "epochs": 1, "batch_size": 50, "train_size": 100, "test_size": 50, "held_out": 50, "width": 0.03, "seeds": 2,
+        "device": "cpu", "precision": "fp32", "jobs": 1, "surface_points": 3, "timing_batch": 4, "timing_repeats": 1,
+    }.items()
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    "A settings.ini with a tiny preset, and outputs and data in a temporary folder."
+    (tmp_path / "settings.ini").write_text((paths.root() / "settings.ini").read_text(encoding="utf-8") + TINY, encoding="utf-8")
+    monkeypatch.setenv("THESIS_REPRO_SETTINGS", str(tmp_path / "settings.ini"))
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path / "data"))
+    return tmp_path
+
+
+def refused(capsys, *words):
+    "The one line that a command prints when it refuses; nothing may have been written."
+    assert main([str(w) for w in words]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("thesis-repro: ")
+    assert not list(paths.outputs().glob("*/runs/*/*/*")) and not list(paths.outputs().glob("*/tables/*"))
+    return err
+
+
+# Tables, runs
+
+
+def test_a_table_is_made_saved_and_found_again(capsys):
+    command = ["table", "7.1", "--preset", "tiny", "--seeds", "1", "--parts", "CIFAR-10"]
+    assert main(command) == 0
+    folder = paths.outputs("tiny") / "tables"
+    assert {p.name for p in folder.iterdir()} == {f"table_7_1.{s}" for s in ("csv", "md", "tex", "json")}
+    assert "96.97 ± 0.16" in capsys.readouterr().out
+    made = {p: p.stat().st_mtime_ns for p in paths.outputs("tiny").glob("runs/*/*/*/record.json")}
+    assert len(made) == 6  # the five printed rows and AdaMixup
+    assert main(command) == 0
+    assert {p: p.stat().st_mtime_ns for p in paths.outputs("tiny").glob("runs/*/*/*/record.json")} == made
+    capsys.readouterr()
+    assert main(["claims", "--preset", "tiny", "--json"]) == 0
+    judged = {c["id"]: c for c in json.loads(capsys.readouterr().out)}
+    claim = judged["7.1-aip-over-manifold-best-cifar-10"]
+    assert claim["n"] == 1 and claim["verdict"] == "inconclusive" and claim["ours"] is not None
+
+
+def test_run_makes_one_cell_and_the_table_shares_it(capsys):
+    only = ["--preset", "tiny", "--parts", "CIFAR-10", "--row", "mixup", "--seed", "1"]
+    assert main(["run", "7.1", *only, "--column", "Best / CIFAR-10"]) == 0
+    records = list(paths.outputs("tiny").glob("runs/*/*/*/record.json"))
+    assert [r.parent.name.rpartition("-")[0] for r in records] == ["mixup-seed-1"]
+    assert "seed 1" in capsys.readouterr().out
+
+
+def test_a_run_from_its_specification(elsewhere, capsys):
+    from thesis_repro.mixup import Mixup
+    from thesis_repro.runs import Run
+    from thesis_repro.training import Schedule
+
+    run = Run("digits10", "preactresnet18", Mixup(), Schedule(epochs=1, batch_size=50), 3, 0.03, 100, 50, 50)
+    file = elsewhere / "mine.json"
+    file.write_text(json.dumps(specification(run)))
+    assert main(["run", str(file), "--preset", "tiny"]) == 0
+    assert run.key in capsys.readouterr().out
+
+
+# Looking things up
+
+
+@pytest.mark.parametrize("item, function", [("eq 7.12", "aip"), ("table 7.1", "aip.table_7_1"), ("algorithm 3", "aip.ternary"), ("eq 7.3", "mixup.mix")])
+def test_where(item, function, capsys):
+    assert main(["where", item, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["state"] == "made" and f"thesis_repro.{function}" in found["function"]
+    file, _, line = found["place"].partition(":")
+    name = found["function"].rpartition(".")[2]
+    assert name in (paths.root() / file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+    assert (paths.root() / found["notebook"]).exists()
+
+
+def test_atlas_has_every_item_of_the_contract(capsys):
+    assert main(["atlas", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    rows = [line.split(",")[0] for line in paths.contract().read_text(encoding="utf-8").splitlines()[1:] if line and line[0] != "#"]
+    assert [i["id"] for i in listed] == rows
+    assert {"id", "kind", "title", "state", "notebook", "function", "files"} <= set(listed[0])
+    chapter = [i for i in listed if i["home"] == "aip"]
+    assert chapter and all(i["state"] == "made" for i in chapter), [i["id"] for i in chapter if i["state"] != "made"]
+
+
+def test_claims_without_results_are_not_measured(capsys):
+    assert main(["claims", "--preset", "tiny", "--json"]) == 0
+    judged = json.loads(capsys.readouterr().out)
+    assert len(judged) > 40 and {c["verdict"] for c in judged} == {"not measured"}
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("epochs = -3", "epochs = -3: must be a whole number from 0"),
+        ("epochs = abc", "epochs = abc: must be a whole number"),
+        ("colour = red", "unknown key: colour"),
+    ],
+)
+@pytest.mark.parametrize("command", [["reproduce"], ["table", "7.1"], ["run", "7.1"]])
+def test_a_bad_preset(elsewhere, capsys, line, said, command):
+    with (elsewhere / "settings.ini").open("a") as f:
+        f.write(f"\n[mine]\n{line}\n")
+    assert said in refused(capsys, *command, "--preset", "mine")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["reproduce", "--preset", "huge"], "unknown preset: huge"),
+        (["reproduce", "--preset", "tiny", "--chapter", "99"], "unknown chapter: 99"),
+        (["reproduce", "--preset", "tiny", "--epochs", "abc"], "epochs = abc: must be a whole number"),
+        (["table", "9.9", "--preset", "tiny"], "9.9"),
+        (["table", "6.1", "--preset", "tiny"], "not made yet"),
+        (["table", "7.1", "--preset", "tiny", "--parts", "ImageNet"], "ImageNet"),
+        (["run", "7.1", "--preset", "tiny", "--row", "nothing"], "rows are Baseline, mixup"),
+        (["run", "none.json", "--preset", "tiny"], "none.json"),
+        (["where", "eq 99.9"], "unknown item"),
+        (["bench", "nothing"], "unknown bench: nothing"),
+        (["data", "fetch", "nothing"], "unknown data set: nothing"),
+        (["data", "verify"], "which data set"),
+        (["table", "7.1", "--preset", "thesis", "--device", "cpu"], "thesis-repro data fetch cifar10"),
+        (["table", "7.1", "--preset", "tiny", "--device", "cuda:96"], "device = cuda:96"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, words, said):
+    assert said in refused(capsys, *words)
+
+
+def test_an_output_folder_that_cannot_be_written(elsewhere, capsys, monkeypatch):
+    (elsewhere / "file").write_text("")
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(elsewhere / "file" / "outputs"))
+    assert "cannot be written" in refused(capsys, "table", "7.1", "--preset", "tiny")
+
+
+def test_a_usage_error_is_exit_code_2():
+    with pytest.raises(SystemExit) as e:
+        main(["dance"])
+    assert e.value.code == 2
+
+
+# The core stays light
+
+
+def test_the_library_and_a_run_need_no_notebook_packages(elsewhere):
+    code = """
+import sys
+from thesis_repro import settings, runs, training, mixup
+run = runs.Run("digits10", "preactresnet18", mixup.Mixup(), training.Schedule(epochs=1, batch_size=50), 0, 0.03, 100, 50, 50)
+runs.Store(settings.load("tiny")).make(run, progress=False)
+heavy = {"matplotlib", "seaborn", "papermill", "nbdev", "nbformat", "jupyter_client", "IPython"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_importing_the_package_costs_little_beyond_torch():
+    code = "import torch, time; t = time.perf_counter(); import thesis_repro; print(time.perf_counter() - t)"
+    seconds = [float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(3)]
+    assert min(seconds) < 0.5
+
+
+def test_python_dash_m():
+    done = subprocess.run([sys.executable, "-m", "thesis_repro", "where", "table 7.1"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    assert "table_7_1" in done.stdout

@@ -1,0 +1,94 @@
+"""Writing files: whole or not at all, and one line when the disk says no."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from thesis_repro.files import atomic_json, atomic_write, sha256
+from thesis_repro.settings import BadInput
+
+WRITER = """
+import sys
+from thesis_repro.files import atomic_write
+print("ready", flush=True)
+while True:
+    for letter in "ab":
+        atomic_write(sys.argv[1], letter * 3_000_000)
+"""
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path):
+    target = tmp_path / "checkpoint"
+    atomic_write(target, "a" * 3_000_000)
+    rng = random.Random(0)
+    for _ in range(10):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, target], stdout=subprocess.PIPE)
+        writer.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.05))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        content = target.read_bytes()
+        assert len(content) == 3_000_000 and len(set(content)) == 1
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(("number", "says"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permission denied")])
+def test_a_refused_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, call, number, says):
+    target = atomic_write(tmp_path / "table.csv", "old")
+
+    def refuse(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(BadInput) as error:
+        atomic_write(target, "new")
+    monkeypatch.undo()
+    assert str(target) in str(error.value) and says in str(error.value) and "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"] and target.read_text() == "old"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(BadInput, match="permission denied"):
+        atomic_write(tmp_path / "sub" / "file", "x")
+    tmp_path.chmod(0o700)
+
+
+def test_a_name_of_the_longest_length_is_allowed_and_a_longer_one_refused(tmp_path):
+    assert atomic_write(tmp_path / ("x" * 255), b"1").read_bytes() == b"1"
+    with pytest.raises(BadInput, match="too long"):
+        atomic_write(tmp_path / ("x" * 256), b"1")
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        mode = atomic_write(tmp_path / "shared", "x").stat().st_mode & 0o777
+    finally:
+        os.umask(before)
+    assert mode == 0o640
+
+
+def test_json_is_strict_and_keeps_every_digit(tmp_path):
+    value = {"loss": [1 / 3, float("inf"), float("nan")], "λ": np.float32(0.5), "n": np.int64(3), "where": tmp_path}
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    read = json.loads(atomic_json(tmp_path / "x.json", value).read_text(encoding="utf-8"), parse_constant=refuse)
+    assert read == {"loss": [1 / 3, None, None], "λ": 0.5, "n": 3, "where": str(tmp_path)}
+
+
+def test_checksum_of_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(BadInput, match="no such file"):
+        sha256(tmp_path / "absent")
