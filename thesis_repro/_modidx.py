@@ -460,6 +460,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'thesis_repro.runs._commit': ('core/runs.html#_commit', 'thesis_repro/runs.py'),
                                    'thesis_repro.runs._fulfil': ('core/runs.html#_fulfil', 'thesis_repro/runs.py'),
                                    'thesis_repro.runs._images': ('core/runs.html#_images', 'thesis_repro/runs.py'),
+                                   'thesis_repro.runs._kept': ('core/runs.html#_kept', 'thesis_repro/runs.py'),
                                    'thesis_repro.runs._locked': ('core/runs.html#_locked', 'thesis_repro/runs.py'),
                                    'thesis_repro.runs._make_all': ('core/runs.html#_make_all', 'thesis_repro/runs.py'),
                                    'thesis_repro.runs._measured': ('core/runs.html#_measured', 'thesis_repro/runs.py'),

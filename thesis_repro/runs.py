@@ -358,20 +358,27 @@ def specification_of(spec: dict) -> dict:
     plain = lambda v: v.key if isinstance(v, Run) else [plain(u) for u in v] if isinstance(v, (list, tuple)) else specification(v)
     return {k: plain(v) for k, v in spec.items()}
 
-# %% ../nbs/core/10_runs.ipynb #d01a85b4
-def measure(store: Store, name: str, spec: dict, compute):
-    "The JSON value of `compute()`, kept under `name` and the hash of `spec`; made when absent or damaged."
+# %% ../nbs/core/10_runs.ipynb #a0bb820d
+def _kept(file: Path) -> dict | None:
+    "A kept measurement; None where there is none, or a damaged one, which is said."
+    try:
+        kept = json.loads(file.read_text())
+        if sha256(json.dumps(kept["value"], sort_keys=True).encode()) == kept["sha256"]:
+            return kept
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    warnings.warn(f"{file}: damaged: measured again", stacklevel=3)
+    return None
+
+# %% ../nbs/core/10_runs.ipynb #791a5416
+def measure(store: Store, name: str, spec: dict, compute, fresh: bool = False):
+    "The JSON value of `compute()`, kept under `name` and the hash of `spec`; made when absent, damaged, or asked for `fresh`."
     file = _measured(store, name, spec)
     with _locked(store.folder / "measurements" / ".locks" / file.stem):
-        try:
-            kept = json.loads(file.read_text())
-            if sha256(json.dumps(kept["value"], sort_keys=True).encode()) == kept["sha256"]:
-                return kept["value"]
-            warnings.warn(f"{file}: damaged: measured again", stacklevel=2)
-        except FileNotFoundError:
-            pass
-        except (ValueError, KeyError):
-            warnings.warn(f"{file}: damaged: measured again", stacklevel=2)
+        if (kept := None if fresh else _kept(file)) is not None:
+            return kept["value"]
         value = json.loads(json.dumps(compute()))
         digest = sha256(json.dumps(value, sort_keys=True).encode())
         atomic_json(file, {"name": name, "spec": specification_of(spec), "environment": environment(), "value": value, "sha256": digest})
