@@ -165,19 +165,17 @@ def test_a_stand_in_is_named_and_the_real_one_is_not(cifar10):
 # --- batches ----------------------------------------------------------------------------------------------------
 
 
-def naive(x, padding, flip, rng):
-    "Crop and flip, image by image in float64, with the same random numbers."
+def naive(x, padding, top, left, mirror):
+    "Crop and flip, pixel by pixel in float64."
     n, c, h, w = x.shape
-    top, left = rng.integers(0, 2 * padding + 1, n), rng.integers(0, 2 * padding + 1, n)
-    mirror = rng.integers(0, 1 + flip, n)
     out = np.zeros((n, c, h, w))
     for i in range(n):
-        image = x[i].numpy().astype(np.float64)[:, :, ::-1] if mirror[i] else x[i].numpy().astype(np.float64)
         for row in range(h):
             for column in range(w):
-                y, z = row + top[i] - padding, column + left[i] - padding
+                y = row + top[i] - padding
+                z = (w - 1 - column if mirror[i] else column) + left[i] - padding
                 if 0 <= y < h and 0 <= z < w:
-                    out[i, :, row, column] = image[:, y, z]
+                    out[i, :, row, column] = x[i, :, y, z].astype(np.float64)
     return out
 
 
@@ -188,7 +186,23 @@ def test_augmentation_against_a_naive_reference(shape, padding, flip):
     x, draws = torch.from_numpy(noise(*shape)), Draws(3, 1, 4)
     out = data.crop_and_flip(x, padding, flip, draws)
     assert out.dtype == torch.uint8 and out.shape == x.shape
-    assert np.array_equal(out.numpy().astype(np.float64), naive(x, padding, flip, draws.numpy("augment")))
+    rng = draws.numpy("augment")
+    places = [rng.integers(0, high, len(x)) for high in (2 * padding + 1, 2 * padding + 1, 1 + flip)]
+    expected = naive(x.numpy(), padding, *places)
+    assert np.array_equal(out.numpy().astype(np.float64), expected)
+    # The form for GPUs, which needs none to be right.
+    on_gpu = data._windows_torch(x, padding, *map(torch.from_numpy, places))
+    assert np.array_equal(on_gpu.numpy().astype(np.float64), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("stream", [False, True])
+def test_batches_on_a_gpu_are_those_of_the_cpu(stream, folder):
+    d = load("digits10", train_size=203, held_out=10)
+    g = load("digits10", train_size=203, held_out=10, device="cuda", stream=stream)
+    for (_, x, y), (_, x2, y2) in zip(batches(d, 50, Draws(0)), batches(g, 50, Draws(0)), strict=True):
+        assert x2.is_cuda and y2.is_cuda and torch.equal(y, y2.cpu())
+        assert torch.equal((x * 255).round(), (x2 * 255).round().cpu())
 
 
 def test_augmentation_reaches_every_place_and_both_sides():
@@ -218,7 +232,7 @@ def test_an_epoch_has_every_image_once_and_epochs_differ():
 def test_pixels_are_those_of_torchvision():
     from torchvision.transforms.functional import to_tensor
 
-    x = noise(5, 7, 3)
+    x = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     assert torch.equal(data.pixels(torch.from_numpy(x).permute(2, 0, 1)), to_tensor(x))
 
 
@@ -253,7 +267,7 @@ def test_streaming_gives_the_same_batches(name, folder, request, tmp_path):
         request.getfixturevalue("cifar10")
     if name == "npz":
         name = write_npz(tmp_path / "a.npz", x_train=noise(90, 8, 12, 1), x_test=noise(30, 8, 12, 1))
-    sizes = dict(train_size=60, test_size=20, held_out=10)
+    sizes = {"train_size": 60, "test_size": 20, "held_out": 10}
     for _ in range(2):  # made, then found
         streamed, d = load(name, **sizes, stream=True), load(name, **sizes)
         assert isinstance(streamed.x_train, data.OnDisk) and isinstance(streamed.x_train.array, np.memmap)
@@ -334,24 +348,24 @@ def test_npz_padding(tmp_path, side, crop):
 
 
 WRONG = {
-    "no y_test": (dict(y_test=None), "has no array y_test"),
-    "float images": (dict(x_train=np.zeros((60, 8, 8, 3), np.float32)), "x_train is float32"),
-    "channels first": (dict(x_train=noise(60, 3, 8, 8)), "x_train has the shape (60, 3, 8, 8)"),
-    "flat": (dict(x_test=noise(30, 192)), "x_test has the shape (30, 192)"),
-    "four channels": (dict(x_train=noise(60, 8, 8, 4)), "x_train has the shape (60, 8, 8, 4)"),
-    "no training images": (dict(x_train=noise(0, 8, 8, 3)), "empty"),
-    "no test images": (dict(x_test=noise(0, 8, 8, 3)), "empty"),
-    "two sizes": (dict(x_test=noise(30, 9, 8, 3)), "x_test of (9, 8, 3)"),
-    "labels missing": (dict(y_train=np.zeros(59, int)), "59 labels for 60 images"),
-    "float labels": (dict(y_train=np.zeros(60)), "y_train is float64"),
-    "one-hot labels": (dict(y_train=np.zeros((60, 3), int)), "y_train is int64 of shape (60, 3)"),
-    "negative label": (dict(y_train=np.arange(60) % 3 - 1), "label -1"),
-    "single class": (dict(y_train=np.zeros(60, int), y_test=np.zeros(30, int)), "makes 1 classes"),
-    "absurd label": (dict(y_train=np.arange(60) + 10**12), "labels up to"),
-    "unknown test label": (dict(y_test=np.arange(30) % 4), "y_test has the label 3"),
-    "negative test label": (dict(y_test=np.arange(30) % 4 - 1), "y_test has the label -1"),
-    "a pickle": (dict(y_train=np.array([{}] * 60, object)), "pickle"),
-    "a pickle for images": (dict(x_train=np.array([{}] * 60, object)), "pickle"),
+    "no y_test": ({"y_test": None}, "has no array y_test"),
+    "float images": ({"x_train": np.zeros((60, 8, 8, 3), np.float32)}, "x_train is float32"),
+    "channels first": ({"x_train": noise(60, 3, 8, 8)}, "x_train has the shape (60, 3, 8, 8)"),
+    "flat": ({"x_test": noise(30, 192)}, "x_test has the shape (30, 192)"),
+    "four channels": ({"x_train": noise(60, 8, 8, 4)}, "x_train has the shape (60, 8, 8, 4)"),
+    "no training images": ({"x_train": noise(0, 8, 8, 3)}, "empty"),
+    "no test images": ({"x_test": noise(0, 8, 8, 3)}, "empty"),
+    "two sizes": ({"x_test": noise(30, 9, 8, 3)}, "x_test of (9, 8, 3)"),
+    "labels missing": ({"y_train": np.zeros(59, int)}, "59 labels for 60 images"),
+    "float labels": ({"y_train": np.zeros(60)}, "y_train is float64"),
+    "one-hot labels": ({"y_train": np.zeros((60, 3), int)}, "y_train is int64 of shape (60, 3)"),
+    "negative label": ({"y_train": np.arange(60) % 3 - 1}, "label -1"),
+    "single class": ({"y_train": np.zeros(60, int), "y_test": np.zeros(30, int)}, "makes 1 classes"),
+    "absurd label": ({"y_train": np.arange(60) + 10**12}, "labels up to"),
+    "unknown test label": ({"y_test": np.arange(30) % 4}, "y_test has the label 3"),
+    "negative test label": ({"y_test": np.arange(30) % 4 - 1}, "y_test has the label -1"),
+    "a pickle": ({"y_train": np.array([{}] * 60, object)}, "pickle"),
+    "a pickle for images": ({"x_train": np.array([{}] * 60, object)}, "pickle"),
 }
 
 

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['BENCHES', 'figure', 'data_path', 'measured']
 
-# %% ../nbs/core/15_bench.ipynb #bea3e03f
+# %% ../nbs/core/15_bench.ipynb #756461b0
 import importlib
 import statistics
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import data
 from .settings import BadInput, Preset

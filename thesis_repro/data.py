@@ -6,7 +6,7 @@
 __all__ = ['Draws', 'Images', 'pixels', 'OnDisk', 'names', 'load', 'crop_and_flip', 'batches', 'verify', 'fetch',
            'synthetic_images', 'data_path_speed', 'dataloader_speed']
 
-# %% ../nbs/core/02_data.ipynb #014690c5
+# %% ../nbs/core/02_data.ipynb #7b639bd3
 import contextlib
 import dataclasses
 import functools
@@ -30,6 +30,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
 
 from . import paths
 from .files import sha256
@@ -97,10 +98,13 @@ class Images:
         shape = " × ".join(map(str, self.x_train.shape[1:]))
         return f"{self.name}{part}: {sizes} images of {shape}, {self.classes} classes, on {self.x_train.device}"
 
-# %% ../nbs/core/02_data.ipynb #9a709821
+# %% ../nbs/core/02_data.ipynb #506b4b53
 def pixels(x: torch.Tensor, device=None) -> torch.Tensor:
     "uint8 images as float32 in [0, 1], on `device` if one is given."
-    return (x if device is None else x.to(device, non_blocking=True)) / 255
+    x = x if device is None else x.to(device, non_blocking=True)
+    if x.device.type == "cpu":  # by NumPy: on one core, see "Batches"
+        return torch.from_numpy(np.divide(x.numpy(), np.float32(255), dtype=np.float32))
+    return x / 255
 
 # %% ../nbs/core/02_data.ipynb #05a81dd8
 @dataclass
@@ -253,14 +257,14 @@ def _divided(y_train: np.ndarray, train_size: int, held_out: int, name: str) -> 
     rest = np.setdiff1d(np.arange(len(y_train)), val)
     return rest[_balanced(y_train[rest], train_size or len(rest), "train")], val
 
-# %% ../nbs/core/02_data.ipynb #d40a02b6
+# %% ../nbs/core/02_data.ipynb #db66bc82
 def _channels_first(x: np.ndarray, index: np.ndarray) -> torch.Tensor:
     "The images x[index], NHWC, as a uint8 tensor NCHW."
     _, h, w, c = x.shape
-    out = torch.empty(len(index), c, h, w, dtype=torch.uint8)
+    out = np.empty((len(index), c, h, w), np.uint8)
     for i in range(0, len(index), 5000):
-        out[i : i + 5000] = torch.from_numpy(np.ascontiguousarray(x[index[i : i + 5000]])).permute(0, 3, 1, 2)
-    return out
+        out[i : i + 5000] = x[index[i : i + 5000]].transpose(0, 3, 1, 2)
+    return torch.from_numpy(out)
 
 # %% ../nbs/core/02_data.ipynb #afe1508f
 def _counts(x: np.ndarray) -> np.ndarray:
@@ -349,37 +353,53 @@ def load(
     played = "" if _PLAYED.get(name) == stand_in else stand_in
     return Images(name, *itertools.chain(*pairs), s.classes, mean, std, s.flip, s.crop, played).to(device)
 
-# %% ../nbs/core/02_data.ipynb #61eb4830
-def crop_and_flip(x: torch.Tensor, padding: int, flip: bool, draws: Draws) -> torch.Tensor:
-    "Each image (n, c, h, w) padded with black and cropped at a random place; with `flip`, mirrored with probability ½."
-    n, _, h, w = x.shape
-    # Drawn by NumPy and moved in one piece: a GPU then augments as the CPU does, and nothing waits for it.
-    rng = draws.numpy("augment")
-    top, left, mirror = (
-        rng.integers(0, 2 * padding + 1, n),
-        rng.integers(0, 2 * padding + 1, n),
-        rng.integers(0, 1 + flip, n),
-    )
-    top, left, image = torch.from_numpy(np.stack([top, left, np.arange(n) + n * mirror])).to(
-        x.device, non_blocking=True
-    )
-    padded = F.pad(torch.cat([x, x.flip(3)]) if flip else x, (padding,) * 4)
-    return padded.unfold(2, h, 1).unfold(3, w, 1)[image, :, top, left]
+# %% ../nbs/core/02_data.ipynb #6744f6c7
+def _windows_numpy(x: np.ndarray, padding: int, top, left, mirror) -> np.ndarray:
+    "Image i of x (n, c, h, w), padded, from row top[i] and column left[i] on; mirrored where mirror[i]."
+    n, c, h, w = x.shape
+    padded = np.zeros((n, c, h + 2 * padding, w + 2 * padding), np.uint8)
+    padded[:, :, padding : padding + h, padding : padding + w] = x
+    out = sliding_window_view(padded, (h, w), (2, 3))[np.arange(n), :, top, left]
+    mirrored = np.flatnonzero(mirror)
+    out[mirrored] = out[mirrored, :, :, ::-1]
+    return out
 
-# %% ../nbs/core/02_data.ipynb #410cc528
-def batches(
-    images: Images, size: int, draws: Draws, start: int = 0, augment: bool = True
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+
+def _windows_torch(x: torch.Tensor, padding: int, top, left, mirror) -> torch.Tensor:
+    "The same on a GPU, without waiting for it."
+    n, _, h, w = x.shape
+    windows = F.pad(x, (padding,) * 4).unfold(2, h, 1).unfold(3, w, 1)
+    out = windows[torch.arange(n, device=x.device), :, top, left]
+    return torch.where(mirror.bool()[:, None, None, None], out.flip(3), out)
+
+# %% ../nbs/core/02_data.ipynb #403d89a3
+def crop_and_flip(x: torch.Tensor, padding: int, flip: bool, draws: Draws) -> torch.Tensor:
+    "Each uint8 image (n, c, h, w) padded with black and cropped at a random place; with `flip`, mirrored with probability ½."
+    rng, n = draws.numpy("augment"), len(x)
+    places = np.stack([rng.integers(0, high, n) for high in (2 * padding + 1, 2 * padding + 1, 1 + flip)])
+    if x.device.type == "cpu":
+        return torch.from_numpy(_windows_numpy(x.numpy(), padding, *places))
+    return _windows_torch(x, padding, *torch.from_numpy(places).to(x.device, non_blocking=True))
+
+# %% ../nbs/core/02_data.ipynb #2f7fab5f
+def _chosen(x, index: torch.Tensor) -> torch.Tensor:
+    "The images x[index] of a tensor on any device, or of `OnDisk`."
+    if isinstance(x, OnDisk):
+        return x[index]
+    return torch.from_numpy(x.numpy().take(index.numpy(), 0)) if x.device.type == "cpu" else x.index_select(0, index)
+
+
+def batches(images: Images, size: int, draws: Draws, start: int = 0, augment: bool = True) -> Iterator[tuple]:
     "One epoch of (step, x float32 in [0, 1], y) on the images' device; order and augmentation depend on (seed, epoch) alone."
     n, x, y = len(images.y_train), images.x_train, images.y_train
     order = torch.from_numpy(draws.at(draws.epoch).numpy("order").permutation(n))
     order = order if isinstance(x, OnDisk) else order.to(x.device)
     for step in range(start, -(-n // size)):
-        chosen = order[step * size : (step + 1) * size]
-        batch = x[chosen] if isinstance(x, OnDisk) else x.index_select(0, chosen)
+        index = order[step * size : (step + 1) * size]
+        batch = _chosen(x, index)
         if augment:
             batch = crop_and_flip(batch, images.crop, images.flip, draws.at(draws.epoch, step))
-        yield step, pixels(batch), y[chosen.to(y.device)]
+        yield step, pixels(batch), y[index.to(y.device)]
 
 # %% ../nbs/core/02_data.ipynb #63ba9830
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)

@@ -6,7 +6,7 @@
 __all__ = ['Run', 'specification', 'from_specification', 'scaled', 'seeded', 'shortfall', 'Planned', 'environment', 'Record',
            'images', 'network', 'RunsFailed', 'Store', 'jobs', 'threads', 'specification_of', 'measure']
 
-# %% ../nbs/core/10_runs.ipynb #68661b70
+# %% ../nbs/core/10_runs.ipynb #36909cca
 import contextlib
 import dataclasses
 import fcntl
@@ -17,14 +17,13 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import data, models, paths, settings, training
 from .files import atomic_json, atomic_write, sha256

@@ -20,7 +20,7 @@ def _key(text: str, low=None, high=None, choices=None):
     "A field of a preset: its help text and its bounds or choices."
     return dataclasses.field(metadata={"text": text, "low": low, "high": high, "choices": choices})
 
-# %% ../nbs/core/01_settings.ipynb #03d7db03
+# %% ../nbs/core/01_settings.ipynb #862b9fc8
 @dataclass(frozen=True)
 class Preset:
     "The typed, validated keys of one section of `settings.ini`. Presets scale cost, never the method."
@@ -47,6 +47,7 @@ class Preset:
     tensorboard: bool = _key("write TensorBoard logs beside each run")
     stream: bool = _key("leave images on disk and read them batch by batch")
     surface_points: int = _key("points along each side of a loss surface", 3, 1001)
+    search_points: int = _key("ratios of the dense grid that searches are judged by", 3, 10_001)
     timing_batch: int = _key("images a batch when a step is timed (tab. 7.5)", 2, 100_000)
     timing_repeats: int = _key("paired repeats when a step is timed", 1, 10_000)
 

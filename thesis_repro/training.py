@@ -6,7 +6,7 @@
 __all__ = ['Schedule', 'Compute', 'evaluate', 'save_checkpoint', 'Damaged', 'read_checkpoint', 'load_checkpoint', 'Progress',
            'Diverged', 'copy_weights', 'Training', 'start', 'train']
 
-# %% ../nbs/core/05_training.ipynb #848e8e1b
+# %% ../nbs/core/05_training.ipynb #40c54eed
 import contextlib
 import hashlib
 import io
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import settings
 from .data import Draws, Images, batches, pixels

@@ -1,0 +1,111 @@
+# Reproduction of Adachi (2022). `make` alone lists what there is.
+
+PYTHON = python3
+PRESET = smoke
+CHAPTER =
+LAB =
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+
+# A notebook's kernel is the one of .venv, also where the user has another python3 kernel.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lab lock readme clean FORCE
+
+help:
+	@echo 'make reproduce   every table and figure into outputs/$(PRESET)/  (PRESET=fast, CHAPTER=7)'
+	@echo 'make test        all checks: export, clean, parameters, README, lint, notebooks, chapters, pytest'
+	@echo 'make lab         JupyterLab on the notebooks  (LAB="--no-browser --port 8899")'
+	@echo 'make setup       .venv with the locked packages; the other commands do it by themselves  (PYTHON=python3.12)'
+	@echo 'make readme      README.md from nbs/index.ipynb'
+	@echo 'make lock        requirements.lock from pyproject.toml  (UPGRADE=yes: newest versions)'
+	@echo 'make clean       remove .venv and caches; data/ and outputs/ stay'
+
+reproduce: $(STAMP)
+	$(BIN)/thesis-repro reproduce --preset $(PRESET) $(if $(CHAPTER),--chapter '$(CHAPTER)')
+
+lab: $(STAMP)
+	$(BIN)/python -m jupyter lab $(LAB) nbs/index.ipynb
+
+
+## Environment
+
+# What keeps us from making one, in one line; empty where all is well.
+FAULT = $(shell \
+  if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+    echo "Python 3.11 or newer is needed, but $(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null || echo missing): name another, as in PYTHON=python3.12"; \
+  elif ! $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null; then \
+    echo "$(PYTHON) has no venv: install it (on Debian and Ubuntu: apt install python3-venv)"; \
+  fi)
+
+# The stamp is written last and names the folder it was made in:
+# an interrupted, moved or broken environment is made anew, a sound one is only brought up to date.
+SOUND := $(shell $(BIN)/python -c 'print(open("$(STAMP)").read().strip())' 2>/dev/null)
+ifneq ($(SOUND),$(CURDIR))
+$(STAMP): FORCE
+RENEW := yes
+endif
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(if $(RENEW),$(if $(FAULT),$(error $(FAULT))))
+	@rm -f $@
+	$(if $(RENEW),$(PYTHON) -m venv --clear .venv)
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet --editable .
+	@printf '%s\n' '$(CURDIR)' > $@
+
+# For Linux and Python 3.11 to 3.13, with the CUDA build of torch. uv's own settings, and with them
+# any private index, stay out of the file.
+lock:
+	$(if $(FAULT),$(error $(FAULT)))
+	$(PYTHON) -m venv --clear .make/uv
+	.make/uv/bin/python -m pip install --disable-pip-version-check --quiet uv
+	.make/uv/bin/uv pip compile pyproject.toml --extra notebooks --extra dev --extra tensorboard \
+	  --universal --python-version 3.11 --generate-hashes --no-config --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make lock' --quiet $(if $(UPGRADE),--upgrade) --output-file requirements.lock
+
+
+## Checks
+
+CHECKS := check-export check-clean check-parameters check-readme lint notebooks chapters
+.PHONY: $(CHECKS) pytest
+
+# One after the other, with the seconds each took; pytest comes last and says so itself.
+test: $(STAMP)
+	@for check in $(CHECKS); do \
+	  echo "== $$check"; begin=$$(date +%s); \
+	  $(MAKE) --no-print-directory --silent $$check || exit 1; \
+	  echo "== $$check: ok, $$(( $$(date +%s) - begin )) s"; \
+	done
+	@echo "== pytest"
+	@$(MAKE) --no-print-directory --silent pytest
+
+check-export check-clean check-parameters check-readme: check-%: $(STAMP)
+	$(BIN)/python tests/checks.py $*
+
+lint: $(STAMP)
+	$(BIN)/ruff check nbs tests
+	$(BIN)/ruff format --check tests
+
+notebooks: $(STAMP)
+	$(BIN)/nbdev-test nbs/core
+
+chapters: $(STAMP)
+	$(BIN)/thesis-repro reproduce --preset smoke
+
+pytest: $(STAMP)
+	$(BIN)/python -m pytest
+
+
+## The rest
+
+readme: $(STAMP)
+	$(BIN)/python tests/checks.py --write readme
+
+clean:
+	rm -rf .venv .make .pytest_cache .ruff_cache _docs _proc thesis_repro.egg-info
+	find nbs tests thesis_repro -name __pycache__ -prune -o -name .ipynb_checkpoints -prune | xargs rm -rf
