@@ -11,6 +11,9 @@ STAMP := .venv/.stamp
 # A notebook's kernel is the one of .venv, also where the user has another python3 kernel.
 export JUPYTER_PREFER_ENV_PATH := 1
 
+# Threads that wait sleep (see thesis_repro/__init__.py); said here too because a notebook may import torch first.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce test lab lock readme clean FORCE
 

@@ -25,7 +25,9 @@ TINY = "\n[tiny]\n" + "\n".join(
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     "A settings.ini with a tiny preset, and outputs and data in a temporary folder."
-    (tmp_path / "settings.ini").write_text((paths.root() / "settings.ini").read_text(encoding="utf-8") + TINY, encoding="utf-8")
+    (tmp_path / "settings.ini").write_text(
+        (paths.root() / "settings.ini").read_text(encoding="utf-8") + TINY, encoding="utf-8"
+    )
     monkeypatch.setenv("THESIS_REPRO_SETTINGS", str(tmp_path / "settings.ini"))
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path / "data"))
@@ -84,7 +86,10 @@ def test_a_run_from_its_specification(elsewhere, capsys):
 # Looking things up
 
 
-@pytest.mark.parametrize("item, function", [("eq 7.12", "aip"), ("table 7.1", "aip.table_7_1"), ("algorithm 3", "aip.ternary"), ("eq 7.3", "mixup.mix")])
+@pytest.mark.parametrize(
+    "item, function",
+    [("eq 7.12", "aip"), ("table 7.1", "aip.table_7_1"), ("algorithm 3", "aip.ternary"), ("eq 7.3", "mixup.mix")],
+)
 def test_where(item, function, capsys):
     assert main(["where", item, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -98,7 +103,11 @@ def test_where(item, function, capsys):
 def test_atlas_has_every_item_of_the_contract(capsys):
     assert main(["atlas", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    rows = [line.split(",")[0] for line in paths.contract().read_text(encoding="utf-8").splitlines()[1:] if line and line[0] != "#"]
+    rows = [
+        line.split(",")[0]
+        for line in paths.contract().read_text(encoding="utf-8").splitlines()[1:]
+        if line and line[0] != "#"
+    ]
     assert [i["id"] for i in listed] == rows
     assert {"id", "kind", "title", "state", "notebook", "function", "files"} <= set(listed[0])
     chapter = [i for i in listed if i["home"] == "aip"]
@@ -181,10 +190,19 @@ assert not heavy, heavy
 
 def test_importing_the_package_costs_little_beyond_torch():
     code = "import torch, time; t = time.perf_counter(); import thesis_repro; print(time.perf_counter() - t)"
-    seconds = [float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) for _ in range(3)]
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        for _ in range(3)
+    ]
     assert min(seconds) < 0.5
 
 
 def test_python_dash_m():
-    done = subprocess.run([sys.executable, "-m", "thesis_repro", "where", "table 7.1"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-m", "thesis_repro", "where", "table 7.1"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+    )
     assert "table_7_1" in done.stdout

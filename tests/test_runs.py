@@ -27,7 +27,9 @@ MANIFOLD = Mixup((0, 1, 2, 3), Beta(2.0), loss="bce")
 
 def small(method=Plain(), seed=0, epochs=3, label="small"):
     schedule = Schedule(epochs=epochs, batch_size=40)
-    return Run("digits10", "preactresnet18", method, schedule, seed, 0.125, 250, 100, 50, home="tests/runs", label=label)
+    return Run(
+        "digits10", "preactresnet18", method, schedule, seed, 0.125, 250, 100, 50, home="tests/runs", label=label
+    )
 
 
 def store_at(folder, **changes):
@@ -45,7 +47,10 @@ def test_the_key_is_pinned():
 PINNED = "1192eeb60cf8"
 
 
-@pytest.mark.parametrize("field, value", [("seed", 1), ("width", 0.5), ("dataset", "svhn"), ("bf16", True), ("select", "test"), ("method", Mixup())])
+@pytest.mark.parametrize(
+    "field, value",
+    [("seed", 1), ("width", 0.5), ("dataset", "svhn"), ("bf16", True), ("select", "test"), ("method", Mixup())],
+)
 def test_what_counts_changes_the_key(field, value):
     assert dataclasses.replace(small(), **{field: value}).key != small().key
 

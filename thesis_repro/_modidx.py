@@ -14,6 +14,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'thesis_repro.aip.Golden.__call__': ('chapters/aip.html#golden.__call__', 'thesis_repro/aip.py'),
                                   'thesis_repro.aip.LogitCurve': ('chapters/aip.html#logitcurve', 'thesis_repro/aip.py'),
                                   'thesis_repro.aip.LogitCurve.__call__': ('chapters/aip.html#logitcurve.__call__', 'thesis_repro/aip.py'),
+                                  'thesis_repro.aip.LogitCurve.curve': ('chapters/aip.html#logitcurve.curve', 'thesis_repro/aip.py'),
                                   'thesis_repro.aip.MetaMixup': ('chapters/aip.html#metamixup', 'thesis_repro/aip.py'),
                                   'thesis_repro.aip.MetaMixup.__call__': ('chapters/aip.html#metamixup.__call__', 'thesis_repro/aip.py'),
                                   'thesis_repro.aip.MetaMixup.companion': ('chapters/aip.html#metamixup.companion', 'thesis_repro/aip.py'),

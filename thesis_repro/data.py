@@ -610,7 +610,7 @@ def _complete(url: str, part: Path, attempts: int = 5) -> None:
                 raise
             time.sleep(failed)
 
-# %% ../nbs/core/02_data.ipynb #9daf2a46
+# %% ../nbs/core/02_data.ipynb #1236529d
 def _download(url: str, path: Path, md5: str) -> None:
     "`url` at `path`, whole and with the right MD5; BadInput where it cannot be had."
     part = path.with_name(path.name + ".part")
@@ -620,7 +620,7 @@ def _download(url: str, path: Path, md5: str) -> None:
             if _md5(path) == md5:
                 return
             os.replace(path, part)  # most likely a download that broke off: its beginning is worth keeping
-        for _ in range(2):  # when the beginning was not worth keeping: once more, from the start
+        for _ in range(1 + part.exists()):  # when a beginning was not worth keeping: once more, from the start
             _complete(url, part)
             if _md5(part) == md5:
                 return os.replace(part, path)
@@ -821,12 +821,14 @@ def _install(name: str) -> None:
         with contextlib.redirect_stdout(sys.stderr):
             _genuine(name, lambda: {"cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}[name](_folder(name), download=True))
 
-# %% ../nbs/core/02_data.ipynb #bdbae20d
+# %% ../nbs/core/02_data.ipynb #3ed70208
 def verify(name: str) -> str:
     "Read a data set completely and say in one line what was checked; BadInput where something is missing or damaged."
     s = _source(name)
     if name in _COMPOSED:
-        how = "composed of scikit-learn's 1,797 digits, none of them in both train and test"
+        train, test = ({scan.tobytes() for scan in _digits()[k][0]} for k in ("train", "test"))
+        _check(not train & test, name, "a scan is in both train and test: reinstall scikit-learn")
+        how = f"composed of scikit-learn's {len(train | test):,} digits, none of them in both train and test"
     elif name.startswith("npz:"):
         how = f"{_npz_path(name)}: keys, shapes, types and labels are right"
     elif name == "tiny_imagenet":

@@ -1,0 +1,590 @@
+"""Chapter 7: its equations against float64 NumPy references, what its searches promise, and who learns from what."""
+
+import contextlib
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn as nn
+
+from thesis_repro import aip, data, mixup, models, training
+from thesis_repro.aip import AdaMixup, AsDescribed, Golden, LogitCurve, MetaMixup, Parabolic, Ternary
+from thesis_repro.data import Draws, pixels
+from thesis_repro.mixup import Beta, Fixed, Mixup, Pairs, mix, mixed_loss
+from thesis_repro.settings import BadInput
+from thesis_repro.training import Compute, Schedule
+
+QUIET = Compute(progress=False)
+SEARCHES = [Ternary(8), Ternary(4, zeta=0.0), Golden(5), Parabolic(5), LogitCurve(2), LogitCurve(4)]
+rng = lambda seed=0: np.random.default_rng(seed)
+tensor = lambda a: torch.as_tensor(np.asarray(a))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits10", train_size=1000, test_size=200, held_out=100)
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    "A small network that has learned most of the digits."
+    net = models.build("preactresnet18", 10, 0.125, 3, digits.mean, digits.std)
+    schedule = Schedule(epochs=8, batch_size=64, kind="cosine")
+    method = Mixup((0, 1, 2, 3), Beta(2.0))
+    return training.train(training.start(net, method, digits, schedule, compute=QUIET)).model
+
+
+@pytest.fixture
+def net(trained):
+    return copy.deepcopy(trained).train()
+
+
+@pytest.fixture(scope="module")
+def batch(digits):
+    return pixels(digits.x_train[:128]), digits.y_train[:128]
+
+
+@contextlib.contextmanager
+def counted(net):
+    "Collects the layer that every forward pass of `net` starts from."
+    starts, own = [], net.forward
+
+    def forward(x, start=0, stop=None):
+        starts.append((start, stop))
+        return own(x, start, stop)
+
+    net.forward = forward
+    yield starts
+    del net.forward
+
+
+# The equations, written a second time with NumPy in float64, one number at a time
+
+
+def softmax(z):
+    e = np.exp(z - z.max())
+    return e / e.sum()
+
+
+def ce(z, y):
+    return -np.log(softmax(z)[y])
+
+
+def bce(z, y):
+    p, t = softmax(z), np.eye(len(z))[y]
+    return -np.mean(t * np.log(p) + (1 - t) * np.log(1 - p))
+
+
+class Linear(nn.Module):
+    "A network of one linear layer, which NumPy can follow."
+
+    def __init__(self, inputs, classes, scale=1.0):
+        super().__init__()
+        self.w = nn.Parameter(tensor(rng(5).normal(size=(inputs, classes)) * scale).float())
+
+    def forward(self, x, start=0, stop=None):
+        return x.flatten(1) @ self.w.to(x.dtype)
+
+
+def linear_pairs(n=40, classes=5, loss="ce", scale=1.0):
+    g = rng(1)
+    x, y, partner = g.normal(size=(n, 2, 3)), g.integers(0, classes, n), g.permutation(n)
+    model = Linear(6, classes, scale)
+    pairs = Pairs(model, 0, tensor(x), tensor(partner), tensor(y), loss)
+    w = model.w.detach().double().numpy()
+
+    def loss_of(i, lam):
+        "L′ of pair i, eq. 7.2 and 7.4."
+        j, one = partner[i], ce if loss == "ce" else bce
+        z = (lam * x[i] + (1 - lam) * x[j]).ravel() @ w
+        return lam * one(z, y[i]) + (1 - lam) * one(z, y[j])
+
+    return pairs, loss_of
+
+
+def reference_ternary(loss_of, rounds, zeta):
+    "Algorithm 3 for one pair, line by line, with the text's clipping."
+    lower, upper = 0 - zeta, 1 + zeta
+    for _ in range(rounds):
+        c1, c2 = (2 * lower + upper) / 3, (lower + 2 * upper) / 3
+        if loss_of(c1) >= loss_of(c2):
+            upper = c2
+        else:
+            lower = c1
+        lower, upper = min(max(lower, 0.0), 1.0), min(max(upper, 0.0), 1.0)
+    return (upper + lower) / 2
+
+
+def test_cross_entropy_is_eq_7_1():
+    z, y = rng().normal(size=(9, 7)) * 3, rng(1).integers(0, 7, 9)
+    ours = mixup.Plain("ce")(lambda x: x, tensor(z).float(), tensor(y), Draws(0))
+    np.testing.assert_allclose(ours, np.mean([ce(a, b) for a, b in zip(z, y, strict=True)]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 5), (4, 10)])
+def test_mixing_is_eq_7_2_and_7_3(shape):
+    a, b, lam = rng().normal(size=shape), rng(1).normal(size=shape), rng(2).random(4)
+    expected = np.stack([lam[i] * a[i] + (1 - lam[i]) * b[i] for i in range(4)])
+    np.testing.assert_allclose(mix(tensor(a), tensor(b), tensor(lam)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind,one", [("ce", ce), ("bce", bce)])
+def test_mixed_loss_is_eq_7_4(kind, one):
+    g = rng(3)
+    z, y, y2, lam = g.normal(size=(20, 6)) * 2, g.integers(0, 6, 20), g.integers(0, 6, 20), g.random(20)
+    expected = [m * one(a, b) + (1 - m) * one(a, c) for a, b, c, m in zip(z, y, y2, lam, strict=True)]
+    ours = mixed_loss(tensor(z).float(), tensor(y), tensor(y2), tensor(lam).float(), kind)
+    np.testing.assert_allclose(ours, expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_worst_case_is_the_inner_maximum_of_eq_7_5(kind):
+    pairs, loss_of = linear_pairs(loss=kind)
+    lam, loss = aip.worst_case(pairs, points=101)
+    grid = np.linspace(0, 1, 101)
+    table = np.array([[loss_of(i, v) for v in grid] for i in range(40)])
+    np.testing.assert_allclose(loss, table.max(1), rtol=1e-5)
+    np.testing.assert_allclose(loss, [loss_of(i, v) for i, v in enumerate(lam.double().numpy())], rtol=1e-5)
+
+
+def test_training_minimises_the_inner_maximum_eq_7_5():
+    "A step of AIP lowers the largest loss over λ."
+    pairs, _ = linear_pairs(scale=3.0)
+    before = aip.worst_case(pairs)[1].mean()
+    sgd = torch.optim.SGD(pairs.model.parameters(), 0.1)
+    mixed_loss(
+        pairs.model(mix(pairs.h, pairs.h[pairs.partner], Ternary()(pairs, Draws(0)))),
+        pairs.y,
+        pairs.y2,
+        Ternary()(pairs, Draws(0)),
+    ).mean().backward()
+    sgd.step()
+    assert aip.worst_case(pairs)[1].mean() < before
+
+
+def test_candidates_are_eq_7_6_and_7_7():
+    lower = rng().random(50) - 0.5
+    upper = lower + rng(1).random(50)
+    c1, c2 = aip.candidates(tensor(lower), tensor(upper))
+    np.testing.assert_allclose(c1, (2 * lower + upper) / 3, rtol=1e-12)
+    np.testing.assert_allclose(c2, (lower + 2 * upper) / 3, rtol=1e-12)
+    assert (c1 < c2).all()
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_candidate_losses_are_eq_7_8_to_7_11(kind):
+    pairs, loss_of = linear_pairs(loss=kind)
+    c1, c2 = rng(8).random(40), rng(9).random(40)
+    loss1, loss2 = aip.candidate_losses(pairs.loss_at, tensor(c1), tensor(c2))
+    np.testing.assert_allclose(loss1, [loss_of(i, v) for i, v in enumerate(c1)], rtol=1e-5)
+    np.testing.assert_allclose(loss2, [loss_of(i, v) for i, v in enumerate(c2)], rtol=1e-5)
+
+
+def test_bounds_are_eq_7_12_with_clipping():
+    g = rng(4)
+    lower, upper = -g.random(60), 1 + g.random(60)
+    c1, c2 = (2 * lower + upper) / 3, (lower + 2 * upper) / 3
+    loss1, loss2 = g.integers(0, 3, 60).astype(float), g.integers(0, 3, 60).astype(float)  # with ties
+    ours = aip.update_bounds(*map(tensor, (lower, upper, c1, c2, loss1, loss2)))
+    for i in range(60):
+        u = c2[i] if loss1[i] >= loss2[i] else upper[i]
+        low = c1[i] if loss1[i] < loss2[i] else lower[i]
+        assert (ours[0][i], ours[1][i]) == (np.clip(low, 0, 1), np.clip(u, 0, 1))
+
+
+def test_the_answer_is_the_midpoint_of_eq_7_13():
+    lower, upper = rng().random(9), 1 + rng(1).random(9)
+    np.testing.assert_allclose(aip.midpoint(tensor(lower), tensor(upper)), (upper + lower) / 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("zeta", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("rounds", [1, 2, 5, 8])
+@pytest.mark.parametrize("every_round", [False, True])
+def test_ternary_search_is_algorithm_3(rounds, zeta, every_round):
+    top = rng(6).random(200) * 1.6 - 0.3  # some beyond the ends
+    top = top[np.abs(np.modf(top * 3**8)[0] - 0.5) > 0.01]  # float32 and float64 must not differ on a near tie
+    ours = aip.ternary_search(
+        lambda lam: -((lam - tensor(top).float()) ** 2), len(top), rounds, zeta, every_round=every_round
+    )
+    expected = [reference_ternary(lambda v, t=t: -((v - t) ** 2), rounds, zeta) for t in top]
+    assert (np.abs(ours.numpy() - expected) < 1e-5).mean() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_algorithm_3_on_a_network(kind):
+    pairs, loss_of = linear_pairs(loss=kind, scale=2.0)
+    expected = [reference_ternary(lambda v, i=i: loss_of(i, v), 8, 1.0) for i in range(40)]
+    close = np.abs(Ternary(8)(pairs, Draws(0)).numpy() - expected) < 1e-4
+    reached = [
+        [loss_of(i, v) for i, v in enumerate(lam)] for lam in (Ternary(8)(pairs, Draws(0)).double().numpy(), expected)
+    ]
+    assert close.mean() > 0.9  # elsewhere two candidates tie in float32
+    np.testing.assert_allclose(reached[0], reached[1], rtol=1e-4)
+
+
+# What the searches promise
+
+
+@pytest.mark.parametrize("rounds", [2, 4, 8, 12])
+def test_ternary_search_ends_within_the_bracket(rounds):
+    top = torch.rand(500, generator=torch.Generator().manual_seed(0))
+    concave = lambda lam: -(lam - top).abs() * torch.where(lam > top, 3.0, 1.0)
+    error = (aip.ternary_search(concave, 500, rounds) - top).abs().max()
+    bound = (2 / 3) ** (rounds - 1) / 2  # the first round decides nothing
+    assert 0.5 * bound < error <= bound + 1e-6
+
+
+def test_a_tie_moves_the_upper_bound():
+    lam = aip.ternary_search(lambda lam: torch.zeros_like(lam), 3, rounds=6)
+    torch.testing.assert_close(lam, torch.full((3,), (2 / 3) ** 5 / 2))
+
+
+def test_golden_and_parabolic_find_known_tops():
+    top = torch.linspace(0.05, 0.95, 50)
+    quadratic = lambda lam: -((lam - top) ** 2)
+    assert (aip.golden_search(quadratic, 50, 12) - top).abs().max() < 0.618**11
+    assert (aip.parabolic_search(quadratic, 50, 6) - top).abs().max() < 0.01
+    entropy = lambda lam: -(lam.clamp_min(1e-9).log() * lam * top)
+    assert (aip.parabolic_search(entropy, 50, 8) - np.exp(-1)).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 5])
+def test_lagrange_weights_reproduce_polynomials(passes):
+    nodes, at = torch.linspace(1, 0, passes + 1).double(), torch.linspace(0, 1, 33).double()
+    coefficients = rng(passes).normal(size=passes + 1)
+    values = np.polyval(coefficients, nodes.numpy())
+    np.testing.assert_allclose(
+        aip.lagrange_weights(nodes, at) @ tensor(values), np.polyval(coefficients, at.numpy()), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_logit_curve_is_exact_where_logits_are_polynomials(passes, kind):
+    pairs, _ = linear_pairs(loss=kind, scale=2.0)
+    lam, best = aip.worst_case(pairs, points=65)
+    found = LogitCurve(passes, points=65)(pairs, Draws(0))
+    assert (found == lam).float().mean() > 0.95  # the others tie in float32
+    torch.testing.assert_close(pairs.loss_at(found), best, rtol=1e-5, atol=1e-6)
+
+
+def test_interleaved_logits_are_the_logits_at_their_ratios(net, batch):
+    pairs = aip.pairs_at(net, *batch, layer=2, statistics="frozen")
+    ratios, logits = aip.interleaved_logits(pairs, 3)
+    for ratio, ours in zip(ratios, logits, strict=True):
+        torch.testing.assert_close(ours, aip.logits_at(pairs, ratio.expand(128)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=str)
+def test_a_search_is_a_guest(net, batch, search):
+    "No graph; modes, flags and running statistics bitwise as before; nothing for the parameters."
+    net.stages[2].eval()
+    pairs = aip.pairs_at(net, *batch, layer=1)
+    flags = lambda: [(m.training, getattr(m, "track_running_stats", None)) for m in net.modules()]
+    before = {k: v.clone() for k, v in net.state_dict().items()}, flags()
+    lam = search(pairs, Draws(0))
+    assert lam.shape == (128,) and lam.dtype == torch.float32 and not lam.requires_grad
+    assert 0 <= lam.min() and lam.max() <= 1
+    assert flags() == before[1] and all(torch.equal(v, before[0][k]) for k, v in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=str)
+def test_a_search_needs_as_many_passes_as_it_says(net, batch, search):
+    pairs = aip.pairs_at(net, *batch, layer=3)
+    with counted(net) as starts:
+        search(pairs, Draws(0))
+    assert starts == [(3, None)] * search.passes
+
+
+def test_as_described_passes_the_whole_network_sixteen_times(net, batch):
+    x, y = batch
+    pairs = aip.pairs_at(net, x, y, layer=2)
+    with counted(net) as starts:
+        AsDescribed(8).search(pairs, x)
+    assert starts == [(0, 2), (2, None)] * 16
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_ternary_gives_what_the_description_gives(net, batch, layer):
+    x, y = batch
+    described, ours = replace(AsDescribed(8), layers=(layer,)), replace(aip.aip(rounds=8), layers=(layer,))
+    pairs = aip.pairs_at(net, x, y, layer, loss="bce")
+    close = (described.search(pairs, x) - Ternary(8)(pairs, Draws(0))).abs() < 1e-5
+    assert close.float().mean() > 0.98  # a float tie may go either way
+    torch.testing.assert_close(described(net, x, y, Draws(3)), ours(net, x, y, Draws(3)), rtol=1e-4, atol=0)
+
+
+def test_pairs_do_not_see_each_other_under_frozen_statistics(net, batch):
+    x, y = batch
+    other = x.clone()
+    partner = aip.pairs_at(net, x, y, 1).partner
+    kept = torch.zeros(128, dtype=torch.bool)
+    kept[:8] = kept[partner[:8]] = True
+    other[~kept] = 1 - other[~kept]
+
+    def answers(x, statistics):
+        return Ternary(8)(aip.pairs_at(net, x, y, 1, statistics=statistics), Draws(0))[:8]
+
+    torch.testing.assert_close(answers(x, "frozen"), answers(other, "frozen"), atol=1e-5, rtol=0)
+    assert not torch.allclose(answers(x, "batch"), answers(other, "batch"), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ce", "bce"])
+def test_the_fast_search_reaches_98_percent(net, digits, kind):
+    shares = aip.search_loss_shares(net, digits, batches=3, loss=kind)
+    assert shares["fast"] >= 0.98 > shares["λ = 0.5"]
+
+
+def test_unimodal_against_a_plain_loop():
+    losses = tensor(rng(7).random((12, 300))).cumsum(0).float()
+    losses[6:] = losses[6:].flip(0)
+
+    def one_top(curve, dip):
+        return not any(
+            curve[j] < min(curve[:j].max(), curve[j + 1 :].max()) - dip * curve.max() for j in range(1, len(curve) - 1)
+        )
+
+    for dip in (0.0, 0.01, 0.2):
+        expected = [one_top(c, dip) for c in losses.T.numpy()]
+        assert aip.unimodal(losses, dip).tolist() == expected and 0 < sum(expected) <= 300
+
+
+def test_search_quality_against_plain_sums(net, batch):
+    pairs = aip.pairs_at(net, *batch, layer=2)
+    quality = aip.search_quality(aip.search_losses(pairs, {"middle": Fixed(0.5)}, points=21))
+    _, best = aip.worst_case(pairs, 21)
+    reached, real = pairs.loss_at(torch.full((128,), 0.5)), pairs.partner != torch.arange(128)
+    row = quality.loc["middle"]
+    assert row.n == real.sum() and row.mean_loss_share == pytest.approx(
+        (reached[real].sum() / best[real].sum()).item(), rel=1e-5
+    )
+    assert row.within_1_percent == pytest.approx((reached >= 0.99 * best)[real].float().mean().item())
+
+
+# AIP as a training method
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("search", ["ternary", "fast"])
+def test_the_gradient_is_that_of_the_mix_at_the_ratios_found(net, batch, search, bf16):
+    "The search leaves no trace in the step: not in the graph, not in the cache of autocast."
+    x, y = batch
+    method, gradients = replace(aip.aip(search), layers=(2,)), []
+    pairs = aip.pairs_at(net, x, y, 2, loss="bce")
+    pairs.partner = tensor(Draws(0).numpy("partner").permutation(128))
+    found = []
+
+    def remember(pairs, draws):
+        found.append(method.ratio(pairs, draws))
+        return found[0]
+
+    for ratio in (remember, lambda pairs, draws: found[0]):
+        model = copy.deepcopy(net)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            replace(method, ratio=ratio)(model, x, y, Draws(0)).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(g is not None and torch.equal(g, h) for g, h in zip(*gradients, strict=True))
+
+
+def test_aip_draws_at_the_image_and_searches_above(net, batch):
+    x, y = batch
+    for at_input, searches_at in ((False, {1, 2, 3}), (True, {0, 1, 2, 3})):
+        seen = set()
+        for seed in range(16):
+            method = aip.aip(rounds=2, at_input=at_input)
+            layer = int(Draws(seed).numpy("layer").choice(method.layers))
+            with counted(net) as starts:
+                method(net, x[:16], y[:16], Draws(seed))
+            seen |= {layer} if starts.count((layer, None)) > 1 else set()
+        assert seen == searches_at
+
+
+def test_an_unknown_choice_is_one_line(net, batch):
+    with pytest.raises(BadInput, match="search = brent: must be ternary or fast"):
+        aip.aip("brent")
+    with pytest.raises(BadInput, match="statistics = running: must be batch or frozen"):
+        aip.pairs_at(net, *batch, layer=1, statistics="running")
+
+
+def test_expected_cost_against_the_published_time():
+    full = models.build("preactresnet18", 10)
+    assert aip.expected_cost(16, full, from_image=True) == pytest.approx(5.0)
+    work = np.array(models.flops(full, 32), float)
+    above = [work[layer:].sum() / work.sum() for layer in (1, 2, 3)]
+    assert aip.expected_cost(4, full) == pytest.approx((3 + 4 * sum(above) / 4) / 3)
+
+
+def test_a_timed_call_is_four_whole_steps_of_all_layers():
+    calls = aip.step_callables(width=0.125, batch=8, size=16)
+    assert list(calls) == ["mixup", "Manifold mixup", "AIP as described", "AIP ternary", "AIP fast"]
+    layers = {name: [layer for m in methods for layer in m.layers] for name, methods in aip.timed_methods().items()}
+    assert layers.pop("mixup") == [0] * 4 and all(v == [0, 1, 2, 3] for v in layers.values())
+    seconds = aip.speed(width=0.125, batch=8, repeats=2, only=("mixup", "AIP fast"), size=16)
+    assert list(seconds.columns) == ["mixup", "AIP fast"] and len(seconds) == 2 and (seconds > 0).all(axis=None)
+
+
+def test_stages_are_one_training(digits):
+    weights = {
+        e: training.copy_weights(n) for e, n in aip.stages(digits, Mixup(), (0, 1, 2), 0.125, 256, compute=QUIET)
+    }
+    net = models.build("preactresnet18", 10, 0.125, 3, digits.mean, digits.std)
+    whole = training.start(net, Mixup(), digits, Schedule(epochs=2, batch_size=256, decay=()), compute=QUIET)
+    assert all(torch.equal(v, weights[0][k]) for k, v in net.state_dict().items())
+    assert all(torch.equal(v, weights[2][k]) for k, v in training.train(whole).model.state_dict().items())
+    assert not torch.equal(weights[1]["stages.3.1.conv1.weight"], weights[2]["stages.3.1.conv1.weight"])
+
+
+# MetaMixup and AdaMixup: who learns from what
+
+
+def woken(companion, seed=0):
+    "The companion with all its weights drawn at random, so that its ratios differ."
+    g = torch.Generator().manual_seed(seed)
+    for p in companion.parameters():
+        p.data.normal_(0, 0.3, generator=g)
+    return companion
+
+
+def split(x, y, draws, held):
+    partner = tensor(draws.numpy("partner").permutation(len(y) - held))
+    return x[held:], y[held:], partner, x[:held], y[:held]
+
+
+def test_metamixup_trains_the_classifier_on_the_mix_only(net, batch, digits):
+    x, y = (v[:32] for v in batch)
+    method = MetaMixup(held_back=0.25)
+    companion = woken(method.companion(net, digits))
+    plain = copy.deepcopy(net)
+    total = method(net, x, y, Draws(0), companion)
+    total.backward()
+    xs, ys, partner, *_ = split(x, y, Draws(0), 8)
+    lam = companion(torch.cat([xs, xs[partner]], 1)).sigmoid().squeeze(1).detach()
+    assert lam.std() > 0.005
+    loss = mixed_loss(plain(mix(xs, xs[partner], lam)), ys, ys[partner], lam, "bce").mean()
+    loss.backward()
+    assert torch.equal(total, loss)
+    for (k, p), q in zip(net.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, msg=k)
+    # One real forward pass has moved the running statistics, the virtual step has not.
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
+
+
+class Smooth(nn.Module):
+    "A network with batch normalisation whose loss has derivatives that finite differences can see."
+
+    def __init__(self, inputs):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, 12), nn.BatchNorm1d(12), nn.Tanh(), nn.Linear(12, 10)
+        )
+
+    def forward(self, x, start=0, stop=None):
+        return self.layers(x)
+
+
+def test_metamixup_trains_the_policy_on_the_held_back_images_only(batch, digits):
+    "Its gradient against finite differences through a virtual step that is really made."
+    x, y = batch[0][:24].double(), batch[1][:24]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Smooth(x[0].numel()).double()
+    method = MetaMixup(held_back=0.25, virtual_lr=0.5, loss="ce")
+    companion = woken(method.companion(model, digits)).double()
+    xs, ys, partner, x_held, y_held = split(x, y, Draws(0), 6)
+
+    def held_back_loss():
+        stepped = copy.deepcopy(model)
+        lam = companion(torch.cat([xs, xs[partner]], 1)).sigmoid().squeeze(1).detach()
+        mixed_loss(stepped(mix(xs, xs[partner], lam)), ys, ys[partner], lam, "ce").mean().backward()
+        torch.optim.SGD(stepped.parameters(), 0.5).step()
+        with torch.no_grad():
+            return -stepped(x_held).log_softmax(1).gather(1, y_held[:, None]).mean().item()
+
+    method(model, x, y, Draws(0), companion).backward()
+    for p in (companion[-1].bias, companion[-1].weight):
+        at = np.unravel_index(p.grad.abs().argmax(), p.shape)
+        before, values = p.data[at].item(), []
+        for moved in (before + 1e-2, before - 1e-2):
+            p.data[at] = moved
+            values.append(held_back_loss())
+        p.data[at] = before
+        slope = (values[0] - values[1]) / 2e-2
+        assert abs(slope) > 1e-3 and p.grad[at].item() == pytest.approx(slope, rel=0.02)
+
+
+def test_adamixup_is_the_sum_of_three_losses(net, batch, digits):
+    x, y = (v[:32] for v in batch)
+    companion = woken(AdaMixup().companion(net, digits))
+    total = AdaMixup(loss="ce")(net, x, y, Draws(0), companion)
+    total.backward()
+    partner = tensor(Draws(0).numpy("partner").permutation(32))
+    with torch.no_grad():
+        lower, width, _ = companion["policy"](torch.cat([x, x[partner]], 1)).softmax(1).double().unbind(1)
+        lam = (lower + width * tensor(Draws(0).numpy("ratio").random(32))).float()
+        mixed = mix(x, x[partner], lam)
+        real = -net(x).log_softmax(1).gather(1, y[:, None]).mean()
+        fake = mixed_loss(net(mixed), y, y[partner], lam).mean()
+        says = companion["intrusion"]
+        judged = -(says(x).sigmoid().log().mean() + (1 - says(mixed).sigmoid()).log().mean()) / 2
+    assert total.item() == pytest.approx((real + fake + judged).item(), rel=1e-4)
+    for part in (net, companion["policy"], companion["intrusion"]):
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+def test_the_mixing_region_stays_inside():
+    lam = aip.mixing_region(torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 5, torch.rand(1000))
+    assert 0 <= lam.min() and lam.max() <= 1
+    torch.testing.assert_close(
+        aip.mixing_region(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([0.25])), torch.tensor([1 / 3 + 1 / 12])
+    )
+
+
+@pytest.mark.parametrize("method", [MetaMixup(), AdaMixup()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_second_networks_are_trained_with_the_first(method, bf16, digits):
+    few = data.load("digits10", train_size=96, test_size=20, held_out=20)
+    net = models.build("preactresnet18", 10, 0.125, 3, few.mean, few.std)
+    run = training.start(net, method, few, Schedule(epochs=2, batch_size=32), compute=replace(QUIET, bf16=bf16))
+    before = {k: p.detach().clone() for k, p in run.companion.named_parameters()}
+    training.train(run)
+    assert all(np.isfinite(row["loss"]) for row in run.at.history)
+    moved = {k for k, p in run.companion.named_parameters() if not torch.equal(p, before[k])}
+    assert moved >= {k for k in before if k.endswith("weight")}
+
+
+# The figures' numbers
+
+
+def test_the_trace_is_the_search(net, batch):
+    pairs = aip.pairs_at(net, *batch, layer=2)
+    trace = aip.search_trace(pairs, which=(3, 5), rounds=6, points=11)
+    answers = trace[trace.kind == "answer"].set_index("pair").lam
+    assert answers.to_numpy() == pytest.approx(Ternary(6)(pairs, Draws(0))[[3, 5]].numpy(), abs=1e-6)
+    widths = trace[(trace.kind == "bracket") & (trace.pair == 3)].groupby("round").lam.agg(np.ptp)
+    assert widths.to_numpy() == pytest.approx([3] + [(2 / 3) ** i for i in range(5)], abs=1e-5)
+
+
+def test_the_figures_show_their_numbers(net, digits):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    samples = aip.ratio_samples(net, digits, batches=1, batch=32, rounds=3)
+    assert (
+        samples.lam.between(0, 1).all()
+        and samples.groupby("method").size().to_dict().pop("mixup: λ ~ Beta(1, 1)") == 32
+    )
+    pairs = aip.pairs_at(net, pixels(digits.x_train[:32]), digits.y_train[:32], layer=1)
+    grid = [(m, a, b, 1 + a * a + b * b) for m in ("mixup", "AIP") for a in (-1, 0, 1) for b in (-1, 0, 1)]
+    surfaces = pd.DataFrame(grid, columns=["method", "alpha", "beta", "loss"])
+    drawn = (
+        aip.draw_figure_7_1(samples),
+        aip.draw_figure_7_2(aip.search_trace(pairs, rounds=3, points=11)),
+        aip.draw_figure_7_3(surfaces),
+    )
+    assert [len(f.axes) for f in drawn] == [5, 6, 4]
+    bars = [p.get_height() for p in drawn[0].axes[0].patches]
+    assert sum(bars) / len(bars) == pytest.approx(1, rel=1e-6)
+    plt.close("all")
