@@ -53,7 +53,7 @@ def test_a_table_is_made_saved_and_found_again(capsys):
     assert {p.name for p in folder.iterdir()} == {f"table_7_1.{s}" for s in ("csv", "md", "tex", "json")}
     assert "96.97 ± 0.16" in capsys.readouterr().out
     made = {p: p.stat().st_mtime_ns for p in paths.outputs("tiny").glob("runs/*/*/*/record.json")}
-    assert len(made) == 6  # the five printed rows and AdaMixup
+    assert len(made) == 7  # the five printed rows, the fast search and AdaMixup
     assert main(command) == 0
     assert {p: p.stat().st_mtime_ns for p in paths.outputs("tiny").glob("runs/*/*/*/record.json")} == made
     capsys.readouterr()

@@ -656,15 +656,15 @@ def schedule(network: str) -> Schedule:
     "The schedule of section 7.3.1: 500 epochs (WRN: 400), a tenth of the rate at one half and three quarters."
     return Schedule(epochs=400 if network.startswith("wrn") else 500, batch_size=128)
 
-# %% ../nbs/chapters/07_aip.ipynb #9dd4bde3
+# %% ../nbs/chapters/07_aip.ipynb #1602e6aa
 def searching(preset, dataset: str, rounds: int = 0, search: str = "ternary", at_input: bool = False) -> Mixup:
-    "The AIP of section 7.3.1 on a data set; `rounds` 0 is the number that the section names."
+    "The AIP of section 7.3.1 on a data set (sys-aip); `rounds` 0 is the number that the section names."
     alpha = 0.2 if dataset == "Tiny ImageNet" else 1.0
     return aip(search, rounds or ROUNDS[dataset], alpha, at_input, loss_name(preset, dataset))
 
 
 def methods(preset, dataset: str) -> dict:
-    "The rows of tab. 7.1 and 7.2 on a data set by their printed names, and then those that are ours only."
+    "The mixup methods (met-mixup) as rows of tab. 7.1 and 7.2 on a data set, by their printed names; then those that are ours only."
     loss, tiny = loss_name(preset, dataset), dataset == "Tiny ImageNet"
     return {
         "Baseline": Plain(loss),

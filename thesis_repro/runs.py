@@ -6,7 +6,7 @@
 __all__ = ['Run', 'specification', 'from_specification', 'scaled', 'seeded', 'shortfall', 'Planned', 'environment', 'Record',
            'images', 'network', 'RunsFailed', 'Store', 'jobs', 'threads', 'specification_of', 'measure']
 
-# %% ../nbs/core/10_runs.ipynb #36909cca
+# %% ../nbs/core/10_runs.ipynb #e0423a8a
 import contextlib
 import dataclasses
 import fcntl
@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from . import data, models, paths, settings, training
-from .files import atomic_json, atomic_write, sha256
+from .files import atomic_json, refused, sha256
 from .settings import BadInput, Preset
 from .training import Compute, Schedule
 
@@ -248,12 +248,16 @@ def _read(folder: Path) -> Record | None:
     r = {k: v for k, v in r.items() if k not in ("home", "label")}
     return Record(folder.name.rpartition("-")[2], folder, **r)
 
-# %% ../nbs/core/10_runs.ipynb #e148e787
+# %% ../nbs/core/10_runs.ipynb #8254020b
 @contextlib.contextmanager
 def _locked(path: Path):
     "Hold the lock file at `path`; wait while somebody else does."
-    atomic_write(path, "") if not path.exists() else None  # says clearly when the folder cannot be written
-    with path.open("r+") as f:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        f = path.open("a")
+    except OSError as e:
+        raise refused(path, e) from None
+    with f:
         fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
@@ -320,7 +324,7 @@ def threads(preset: Preset):
     finally:
         torch.set_num_threads(before)
 
-# %% ../nbs/core/10_runs.ipynb #977331ae
+# %% ../nbs/core/10_runs.ipynb #4cd3dd1c
 def _attempt(store: Store, run: Run, progress: bool) -> tuple[str, str]:
     "The run's name, and why it failed, or an empty text."
     try:
@@ -337,9 +341,13 @@ def _make_all(store: Store, runs: list[Run]):
     "Make `runs` with a bar over them, in this process or in several. RunsFailed lists what could not be made."
     from joblib import Parallel, delayed
 
+    for run in {(r.dataset, r.part): r for r in runs}.values():
+        images(run, store.preset.stream)  # what is missing is said before anything is trained
     n = min(jobs(store.preset), len(runs))
     workers = Parallel(n_jobs=n, backend="loky", return_as="generator_unordered") if n > 1 else map
     work = workers(delayed(_attempt)(store, r, False) for r in runs) if n > 1 else (_attempt(store, r, True) for r in runs)
+    with _locked(store.folder / "runs" / ".locks" / "store"):
+        pass  # a folder that cannot be written is said now, too
     bar = tqdm(work, total=len(runs), unit="run", desc="training", dynamic_ncols=True)
     failures = {name: why for name, why in bar if why}
     if failures:
