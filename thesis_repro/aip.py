@@ -686,7 +686,7 @@ def accuracies(preset, home: str, network: str, row: str, method, dataset: str, 
     runs = seeded(preset, dataset, network, method, planned, home=f"aip/{home}", label=label or row)
     return {(row, c): Planned(runs, metric, shortfall(preset, dataset, planned.epochs)) for c, metric in columns.items()}
 
-# %% ../nbs/chapters/07_aip.ipynb #3effac27
+# %% ../nbs/chapters/07_aip.ipynb #783d88e3
 def runs_7_1(preset, parts=DATASETS) -> dict:
     "The runs behind tab. 7.1, by row and column."
     plan = {}
@@ -696,11 +696,11 @@ def runs_7_1(preset, parts=DATASETS) -> dict:
     return plan
 
 
-def table_7_1(preset, parts=DATASETS) -> Table:
+def table_7_1(preset, parts=DATASETS, train=True) -> Table:
     "Accuracy of PreActResNet18 on four data sets, last and best model (tab. 7.1)."
-    return table_of_runs("7.1", "Classification accuracy of PreActResNet18 (%)", runs_7_1(preset, parts), preset, "Section 7.3.2")
+    return table_of_runs("7.1", "Classification accuracy of PreActResNet18 (%)", runs_7_1(preset, parts), preset, "Section 7.3.2", train)
 
-# %% ../nbs/chapters/07_aip.ipynb #49ad776a
+# %% ../nbs/chapters/07_aip.ipynb #f4eef226
 def runs_7_2(preset, parts=DATASETS) -> dict:
     "The runs behind tab. 7.2, by row and column."
     plan = {}
@@ -712,12 +712,12 @@ def runs_7_2(preset, parts=DATASETS) -> dict:
     return plan
 
 
-def table_7_2(preset, parts=DATASETS) -> Table:
+def table_7_2(preset, parts=DATASETS, train=True) -> Table:
     "Accuracy of PreActResNet34 and WideResNet28-10 on three data sets (tab. 7.2)."
     title = "Classification accuracy of PreActResNet34 and WideResNet28-10 (%)"
-    return table_of_runs("7.2", title, runs_7_2(preset, parts), preset, "Section 7.3.2")
+    return table_of_runs("7.2", title, runs_7_2(preset, parts), preset, "Section 7.3.2", train)
 
-# %% ../nbs/chapters/07_aip.ipynb #763d8319
+# %% ../nbs/chapters/07_aip.ipynb #13eb8e26
 def runs_7_3(preset, parts=DATASETS) -> dict:
     "The runs behind tab. 7.3, by data set and number of rounds; where tab. 7.1 has the same run it is shared."
     plan = {}
@@ -729,11 +729,11 @@ def runs_7_3(preset, parts=DATASETS) -> dict:
     return plan
 
 
-def table_7_3(preset, parts=DATASETS) -> Table:
+def table_7_3(preset, parts=DATASETS, train=True) -> Table:
     "Accuracy of the best model by number of search rounds (tab. 7.3)."
-    return table_of_runs("7.3", "Accuracy of the best model by number of search rounds (%)", runs_7_3(preset, parts), preset, "Section 7.3.3")
+    return table_of_runs("7.3", "Accuracy of the best model by number of search rounds (%)", runs_7_3(preset, parts), preset, "Section 7.3.3", train)
 
-# %% ../nbs/chapters/07_aip.ipynb #3de34bca
+# %% ../nbs/chapters/07_aip.ipynb #94fb6914
 def runs_7_4(preset, parts=DATASETS) -> dict:
     "The runs behind tab. 7.4: the search at the input layer too, and not (tab. 7.1's runs)."
     plan = {}
@@ -745,10 +745,10 @@ def runs_7_4(preset, parts=DATASETS) -> dict:
     return plan
 
 
-def table_7_4(preset, parts=DATASETS) -> Table:
+def table_7_4(preset, parts=DATASETS, train=True) -> Table:
     "Accuracy of the best model with and without the search at the input layer (tab. 7.4)."
     title = "Accuracy of the best model with and without the search at the input layer (%)"
-    return table_of_runs("7.4", title, runs_7_4(preset, parts), preset, "Section 7.3.4")
+    return table_of_runs("7.4", title, runs_7_4(preset, parts), preset, "Section 7.3.4", train)
 
 # %% ../nbs/chapters/07_aip.ipynb #484e362f
 COLUMNS_7_5 = {"AIP as described": "AIP", "AIP ternary": "AIP (ternary, here)", "AIP fast": "AIP (fast search)"}
@@ -761,9 +761,9 @@ def timings(preset, fresh: bool = False) -> pd.DataFrame:
     value = measure(Store(preset), "table_7_5", how, lambda: speed(**how).to_dict("list"), fresh)
     return pd.DataFrame(value)
 
-# %% ../nbs/chapters/07_aip.ipynb #53a20f92
-def table_7_5(preset, parts=DATASETS) -> Table:
-    "Seconds a training batch, and in mixup batches (tab. 7.5)."
+# %% ../nbs/chapters/07_aip.ipynb #7a20dd10
+def table_7_5(preset, parts=DATASETS, train=True) -> Table:
+    "Seconds a training batch, and in mixup batches (tab. 7.5); it has no runs, so `parts` and `train` do not matter."
     seconds = timings(preset).rename(columns=COLUMNS_7_5)
     reason = f"{provenance()['hardware']}, batches of {preset.timing_batch}; the thesis: Tesla V100, batches of 128"
     times = seconds.div(seconds["mixup"], axis=0).drop(columns="mixup")

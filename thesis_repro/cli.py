@@ -74,12 +74,13 @@ def _parts(args) -> dict:
     "The data sets asked for, as an argument of a table's function."
     return {"parts": settings.parts(args.parts)} if args.parts else {}
 
-# %% ../nbs/core/16_cli.ipynb #163f59bd
+# %% ../nbs/core/16_cli.ipynb #c1a940b2
 def artefact(args) -> int:
     "Make a table or a figure, train what it needs, write its files and print it."
     from thesis_repro import paths
 
-    thing = _function(args.command, args.number, args.command)(_preset(args), **_parts(args))
+    how = _parts(args) | ({"train": False} if args.command == "table" and args.no_train else {})
+    thing = _function(args.command, args.number, args.command)(_preset(args), **how)
     if args.command == "table":
         print(thing.wide().to_string())
     files = thing.save(paths.outputs(args.preset) / f"{args.command}s")
@@ -233,7 +234,7 @@ def _shared() -> dict:
     groups["json"].add_argument("--json", action="store_true", help="print JSON")
     return groups
 
-# %% ../nbs/core/16_cli.ipynb #ff096621
+# %% ../nbs/core/16_cli.ipynb #9275e661
 def _commands(sub, s: dict):
     "The commands that make something."
     add = lambda name, function, text, *parents: _add(sub, name, function, text, [s[p] for p in parents])
@@ -243,6 +244,8 @@ def _commands(sub, s: dict):
     for kind in ("table", "figure"):
         p = add(kind, artefact, f"make one {kind}, training what it needs", "preset", "cost", "parts")
         p.add_argument("number", help=f"the {kind}'s number, such as 7.1")
+        if kind == "table":
+            p.add_argument("--no-train", action="store_true", help="draw it from the runs that are there")
     p = add("run", run, "make the runs of a table, or one from a JSON specification", "preset", "cost", "parts")
     p.add_argument("what", help="a table's number, such as 7.1, or a JSON file")
     p.add_argument("--row", help="only this row, such as AIP")

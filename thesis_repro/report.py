@@ -520,22 +520,22 @@ def _table_csv(t: Table) -> str:
     frame = t.frame.assign(cited=t.frame.cited.astype(int), values=values, **own)
     return frame.to_csv(index=False, lineterminator="\n")
 
-# %% ../nbs/core/12_report.ipynb #e3eb0fa3
+# %% ../nbs/core/12_report.ipynb #b31712ce
 def _cell(store, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a `planned` cell (see `runs.Planned`)."
     records = [store.record(r) for r in planned.runs]
     values = tuple(r.value(planned.metric) if r else math.nan for r in records)
-    failed = [failures.get(run.name, "") for run, r in zip(planned.runs, records, strict=True) if r is None]
+    failed = [failures.get(run.name, "not run") for run, r in zip(planned.runs, records, strict=True) if r is None]
     return Cell(*place, values, "; ".join(dict.fromkeys(w for w in (planned.reason, *failed) if w)))
 
 
-def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "") -> Table:
-    "The Table of a `plan`, (row, column) → Planned, with its absent runs made first; written to the preset's folder."
+def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", train: bool = True) -> Table:
+    "The Table of a `plan`, (row, column) → Planned, its absent runs made first unless `train` is off; written to the preset's folder."
     from thesis_repro.runs import RunsFailed, Store
 
     store, failures, runs = Store(preset), {}, [r for p in plan.values() for r in p.runs]
     try:
-        store.ensure(runs)
+        store.ensure(runs if train else [])
     except RunsFailed as e:
         failures = e.failures
         warnings.warn(str(e), stacklevel=2)
