@@ -149,13 +149,14 @@ def _makers(item: Item, ids: set[str], found: list[Place]) -> list[Place]:
 
     return sorted((p for p in found if p.names & ids), key=rank)
 
-# %% ../nbs/core/13_atlas.ipynb #1ee874ce
+# %% ../nbs/core/13_atlas.ipynb #731876b4
 def _files(item: Item, preset: str) -> tuple[str, ...]:
     "The files of a table or figure, relative to the project where they lie in it."
     if not (name := _function_name(item)):
         return ()
     top, out = paths.root(), paths.outputs()
-    found = sorted(f for f in out.glob(f"{preset or '*'}/{item.kind}s/{name}.*") if f.is_file())
+    folders = {preset or "*", f"{preset or '*'}/*"}  # a preset's name may have two parts, as reference/cifar10-cpu
+    found = sorted(f for folder in folders for f in out.glob(f"{folder}/{item.kind}s/{name}.*") if f.is_file())
     return tuple((f.relative_to(top) if f.is_relative_to(top) else f).as_posix() for f in found)
 
 # %% ../nbs/core/13_atlas.ipynb #f66392c1
