@@ -520,10 +520,10 @@ def _table_csv(t: Table) -> str:
     frame = t.frame.assign(cited=t.frame.cited.astype(int), values=values, **own)
     return frame.to_csv(index=False, lineterminator="\n")
 
-# %% ../nbs/core/12_report.ipynb #b31712ce
-def _cell(store, place: tuple, planned, failures: dict) -> Cell:
+# %% ../nbs/core/12_report.ipynb #e741c179
+def _cell(found: dict, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a `planned` cell (see `runs.Planned`)."
-    records = [store.record(r) for r in planned.runs]
+    records = [found[r] for r in planned.runs]
     values = tuple(r.value(planned.metric) if r else math.nan for r in records)
     failed = [failures.get(run.name, "not run") for run, r in zip(planned.runs, records, strict=True) if r is None]
     return Cell(*place, values, "; ".join(dict.fromkeys(w for w in (planned.reason, *failed) if w)))
@@ -533,14 +533,15 @@ def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", 
     "The Table of a `plan`, (row, column) → Planned, its absent runs made first unless `train` is off; written to the preset's folder."
     from thesis_repro.runs import RunsFailed, Store
 
-    store, failures, runs = Store(preset), {}, [r for p in plan.values() for r in p.runs]
+    store, failures, runs = Store(preset), {}, list(dict.fromkeys(r for p in plan.values() for r in p.runs))
     try:
         store.ensure(runs if train else [])
     except RunsFailed as e:
         failures = e.failures
         warnings.warn(str(e), stacklevel=2)
-    cells = [_cell(store, place, planned, failures) for place, planned in plan.items()]
-    made = [r.environment for run in runs if (r := store.record(run))]
+    found = {run: store.record(run) for run in runs}  # cells share runs: each record is read once
+    cells = [_cell(found, place, planned, failures) for place, planned in plan.items()]
+    made = [r.environment for r in found.values() if r]
     sets = data_sets(preset, dict.fromkeys(r.part for r in runs))
     table = Table(number=number, title=title, where=where, frame=compare(number, cells), preset=preset.name, sets=sets, origin=provenance(*made))
     table.save()
