@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from thesis_repro import runs, settings, training
+from thesis_repro.attacks import PGD, robust_accuracy
 from thesis_repro.mixup import Beta, Mixup, Plain
-from thesis_repro.runs import Run, Store, from_specification, specification
+from thesis_repro.runs import Robustness, Run, Store, from_specification, specification
 from thesis_repro.settings import BadInput
 from thesis_repro.training import Schedule
 
@@ -255,3 +256,66 @@ def test_scaling_leaves_the_method_alone():
     a, b = runs.scaled(smoke, *args), runs.scaled(thesis, *args)
     assert a.method == b.method and b.schedule == Schedule() and a.schedule.decay == b.schedule.decay
     assert (a.dataset, b.dataset, a.schedule.epochs) == ("digits10", "cifar10", smoke.epochs)
+
+
+# Under attack
+
+FEW = Robustness(PGD(steps=3), size=40)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    "Two runs of two seeds, trained."
+    store, pair = store_at(tmp_path_factory.mktemp("attacked"), jobs=1), [small(seed=s, epochs=1) for s in (0, 1)]
+    store.ensure(pair)
+    return store, pair
+
+
+def test_an_outcome_is_the_attack_on_the_weights(attacked):
+    store, (run, _) = attacked
+    found, d = runs.outcome(store, run, FEW), runs.images(run)
+    model = store.weights(run)
+    assert found == robust_accuracy(model, d.x_test[:40], d.y_test[:40], FEW.attack)
+    clean = runs.outcome(store, run, Robustness())["accuracy"]
+    assert clean == pytest.approx(store.record(run).value("last.accuracy"))
+    assert found["accuracy"] == 100 * sum(found["correct"]) / 40
+
+
+def test_outcomes_are_made_once_and_only_where_absent(attacked, monkeypatch):
+    store, pair = attacked
+    runs.attack_all(store, [(r, FEW) for r in pair])
+    monkeypatch.setattr(runs, "robust_accuracy", lambda *a, **k: pytest.fail("attacked again"))
+    runs.attack_all(store, [(r, FEW) for r in pair] * 2)
+    assert runs.kept_outcome(store, pair[0], Robustness(PGD(steps=4), size=40)) is None
+
+
+def test_a_transfer_comes_from_the_run_of_the_same_seed(attacked):
+    store, pair = attacked
+    across = Robustness(PGD(steps=3), size=40, sources=tuple(pair))
+    assert [across.source(r) for r in pair] == pair
+    assert FEW.source(pair[0]) is None
+    assert runs._attacked(pair[0], across) != runs._attacked(pair[0], FEW)
+
+
+def test_attacking_a_run_that_does_not_exist_is_bad_input(attacked):
+    store, _ = attacked
+    with pytest.raises(BadInput, match=r"there is no such run at preset smoke; `ensure` makes it"):
+        runs.outcome(store, small(seed=7), FEW)
+
+
+def test_one_failing_attack_does_not_stop_the_others(attacked):
+    store, pair = attacked
+    with pytest.raises(runs.RunsFailed) as e:
+        runs.attack_all(store, [(small(seed=8), FEW), (pair[1], dataclasses.replace(FEW, size=30))])
+    assert len(e.value.failures) == 1 and runs.kept_outcome(store, pair[1], dataclasses.replace(FEW, size=30))
+
+
+def test_a_planned_row_says_what_is_short(monkeypatch):
+    preset = settings.load("smoke", chapter=6)
+    columns = {"Clean": "last.accuracy", "PGD-3": Robustness(PGD(steps=3), size=50)}
+    row = ("Standard", "CIFAR-10", "resnet18", Plain(), Schedule(epochs=120), "tests/table")
+    plan = runs.planned_row(preset, *row, columns)
+    assert "4 of 120 epochs" in plan["Standard", "Clean"].reason and "50 test images" in plan["Standard", "PGD-3"].reason
+    assert plan["Standard", "Clean"].runs == plan["Standard", "PGD-3"].runs
+    absent = runs.planned_row(preset, *row, columns, parts=("SVHN",))["Standard", "PGD-3"]
+    assert absent.runs == () and absent.reason == "CIFAR-10 was not asked for"

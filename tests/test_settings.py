@@ -102,3 +102,26 @@ def test_a_device_that_is_not_there(device):
 def test_every_key_is_described():
     text = settings.describe()
     assert all(f.name in text for f in dataclasses.fields(settings.Preset) if f.name != "name")
+
+
+def test_a_chapter_may_have_its_own_section(own):
+    own("[small]\nepochs = 9\nseeds = 4\n[small: chapters 2 5]\nepochs = 3\nbce = mean\n[small: chapter 5]\nwidth = 0.5\n")
+    assert (settings.load("small").epochs, settings.load("small", chapter=7).epochs) == (9, 9)
+    assert (settings.load("small", chapter=2).epochs, settings.load("small", chapter=5).width) == (3, 0.5)
+    assert settings.load("small", chapter=5).seeds == 4 and settings.load("small", chapter=5, epochs=1).epochs == 1
+    assert settings.load("small", chapter=5).name == "small" and all(":" not in p for p in settings.presets())
+
+
+@pytest.mark.parametrize("header", ["small: 5", "small: chapters", "small: chapter five"])
+def test_a_chapters_section_has_one_form(own, header):
+    own(f"[small]\nepochs = 9\n[{header}]\nepochs = 3\n")
+    with pytest.raises(BadInput, match=r"must be a preset's name, or such as \[smoke: chapters 2 5 6\]"):
+        settings.load("small")
+    with pytest.raises(BadInput, match="unknown preset"):
+        settings.load("small: chapters 2 5")
+
+
+def test_a_chapters_section_cannot_have_an_unknown_key(own):
+    own("[small]\nepochs = 9\n[small: chapter 5]\nepohcs = 3\n")
+    with pytest.raises(BadInput, match="unknown key: epohcs"):
+        settings.load("small", chapter=5)

@@ -240,3 +240,32 @@ def test_bf16_and_memory_formats_give_close_losses(digits):
     exact = loss(channels_last=False)
     assert loss(channels_last=True) == pytest.approx(exact, rel=1e-3)
     assert loss(bf16=True) == pytest.approx(exact, rel=5e-2)
+
+
+@dataclass(frozen=True)
+class Watching:
+    "Plain training that writes down where it is told the run stands, and judges an epoch by a rule of its own."
+
+    def __call__(self, model, x, y, draws):
+        PLACES.append((draws.progress, draws.samples, y))
+        return Plain()(model, x, y, draws)
+
+    def judge(self, model, x, y):
+        return {"accuracy": 50.0, "loss": 1.0, "robust accuracy": JUDGED.pop()}
+
+
+PLACES, JUDGED = [], []
+
+
+def test_a_method_is_told_its_progress_and_its_samples(digits):
+    PLACES.clear()
+    JUDGED[:] = [1.0, 7.0, 3.0]  # from the last epoch to the first
+    schedule = Schedule(epochs=3, batch_size=60)
+    model = models.build("resnet18", 10, 0.125)
+    run = training.train(training.start(model, Watching(), digits, schedule, compute=Compute(progress=False)))
+    steps = -(-len(digits.y_train) // 60)
+    assert [p for p, _, _ in PLACES] == pytest.approx([i / (3 * steps) for i in range(3 * steps)])
+    assert all(torch.equal(digits.y_train[samples], y) for _, samples, y in PLACES)
+    assert sorted(torch.cat([s for _, s, _ in PLACES[:steps]]).tolist()) == list(range(len(digits.y_train)))
+    assert run.at.best["epoch"] == 2 and run.at.best["accuracy"] == 7.0
+    assert run.at.history[1]["held-out robust accuracy"] == 7.0

@@ -11,10 +11,10 @@ __all__ = ['SEARCHES', 'COMPARED', 'DATASETS', 'ROUNDS', 'NETWORKS', 'COLUMNS_7_
            'search_loss_shares', 'small_network', 'meta_loss', 'MetaMixup', 'mixing_region', 'AdaMixup',
            'ratio_samples', 'draw_figure_7_1', 'search_trace', 'draw_figure_7_2', 'draw_figure_7_3', 'loss_name',
            'schedule', 'searching', 'methods', 'accuracies', 'runs_7_1', 'table_7_1', 'runs_7_2', 'table_7_2',
-           'runs_7_3', 'table_7_3', 'runs_7_4', 'table_7_4', 'timings', 'table_7_5', 'search_table', 'figure_of',
-           'runs_of', 'figure_7_1', 'figure_7_2', 'figure_7_3', 'claims', 'bench']
+           'runs_7_3', 'table_7_3', 'runs_7_4', 'table_7_4', 'timings', 'table_7_5', 'search_table', 'runs_of',
+           'figure_7_1', 'figure_7_2', 'figure_7_3', 'claims', 'bench']
 
-# %% ../nbs/chapters/07_aip.ipynb #5a4916f3
+# %% ../nbs/chapters/07_aip.ipynb #1db31513
 from dataclasses import dataclass, replace
 from io import StringIO
 
@@ -30,8 +30,8 @@ from .data import Draws, pixels
 from .mixup import LOSSES, Beta, Fixed, Mixup, Pairs, Plain, mix, mixed_loss
 from .models import batch_statistics, frozen_statistics
 from .published import claim_table
-from .report import Cell, Figure, Table, compare, data_sets, provenance, saved_values, style, table_of_runs
-from .runs import Planned, Store, images, measure, seeded, shortfall
+from .report import Cell, Figure, Table, compare, figure_of, provenance, saved_values, style, table_of_runs
+from .runs import Store, images, measure, planned_row, shortfall
 from .settings import BadInput
 from .training import Compute, Schedule
 
@@ -676,15 +676,11 @@ def methods(preset, dataset: str) -> dict:
         "AdaMixup": AdaMixup(loss=loss),
     }
 
-# %% ../nbs/chapters/07_aip.ipynb #0dd2ca9d
+# %% ../nbs/chapters/07_aip.ipynb #77ec86b3
 def accuracies(preset, home: str, network: str, row: str, method, dataset: str, parts=DATASETS, label: str = "") -> dict:
     "The planned cells of a row on a data set, (row, \"Last / data set\") and Best, over the preset's seeds."
     columns = {f"{when} / {dataset}": f"{when.lower()}.accuracy" for when in ("Last", "Best")}
-    if dataset not in parts:
-        return {(row, c): Planned(reason=f"{dataset} was not asked for") for c in columns}
-    planned = schedule(network)
-    runs = seeded(preset, dataset, network, method, planned, home=f"aip/{home}", label=label or row)
-    return {(row, c): Planned(runs, metric, shortfall(preset, dataset, planned.epochs)) for c, metric in columns.items()}
+    return planned_row(preset, row, dataset, network, method, schedule(network), f"aip/{home}", columns, parts, label)
 
 # %% ../nbs/chapters/07_aip.ipynb #783d88e3
 def runs_7_1(preset, parts=DATASETS) -> dict:
@@ -791,16 +787,7 @@ def search_table(preset, part: str = "CIFAR-10") -> pd.DataFrame:
 
     return pd.DataFrame(measure(Store(preset), "search_quality", spec, compute))
 
-# %% ../nbs/chapters/07_aip.ipynb #fea05d32
-def figure_of(number: str, title: str, preset, runs, figure, frame: pd.DataFrame, cells=()) -> Figure:
-    "A Figure made from `runs`, written to the preset's folder."
-    store, sets = Store(preset), data_sets(preset, dict.fromkeys(r.part for r in runs))
-    origin = provenance(*(store.record(r).environment for r in runs))
-    made = Figure(number=number, title=title, where=f"Figure {number}", figure=figure, data=frame, preset=preset.name, sets=sets, origin=origin, n=len(runs), cells=tuple(cells))
-    made.save()
-    return made
-
-
+# %% ../nbs/chapters/07_aip.ipynb #5069fd67
 def runs_of(preset, row: str, parts=DATASETS) -> tuple:
     "The runs of a row of tab. 7.1 on the first of `parts`, made if absent."
     runs = runs_7_1(preset, parts)[row, f"Last / {parts[0]}"].runs

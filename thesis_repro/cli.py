@@ -17,10 +17,12 @@ import sys
 from . import settings
 from .settings import BadInput
 
-# %% ../nbs/core/16_cli.ipynb #508f4c75
-def _preset(args) -> settings.Preset:
-    "The preset with what the command line overrides."
-    return settings.load(args.preset, **{k: getattr(args, k, None) for k in ("seeds", "epochs", "device", "jobs")})
+# %% ../nbs/core/16_cli.ipynb #a252f4c1
+def _preset(args, number: str = "") -> settings.Preset:
+    "The preset, for the chapter of a table or figure, with what the command line overrides."
+    chapter = number.partition(".")[0]
+    own = {k: getattr(args, k, None) for k in ("seeds", "epochs", "device", "jobs")}
+    return settings.load(args.preset, int(chapter) if chapter.isdigit() else None, **own)
 
 
 def reproduce(args) -> int:
@@ -74,25 +76,25 @@ def _parts(args) -> dict:
     "The data sets asked for, as an argument of a table's function."
     return {"parts": settings.parts(args.parts)} if args.parts else {}
 
-# %% ../nbs/core/16_cli.ipynb #c1a940b2
+# %% ../nbs/core/16_cli.ipynb #4c6213bd
 def artefact(args) -> int:
     "Make a table or a figure, train what it needs, write its files and print it."
     from thesis_repro import paths
 
     how = _parts(args) | ({"train": False} if args.command == "table" and args.no_train else {})
-    thing = _function(args.command, args.number, args.command)(_preset(args), **how)
+    thing = _function(args.command, args.number, args.command)(_preset(args, args.number), **how)
     if args.command == "table":
         print(thing.wide().to_string())
     files = thing.save(paths.outputs(args.preset) / f"{args.command}s")
     print("\n".join(str(f) for f in files))
     return 0
 
-# %% ../nbs/core/16_cli.ipynb #92e24447
+# %% ../nbs/core/16_cli.ipynb #bc8c5c29
 def run(args) -> int:
     "Make the runs of a table, or the run that a JSON specification describes, and print their records."
     from thesis_repro.runs import Store
 
-    preset = _preset(args)
+    preset = _preset(args, args.what)
     chosen = _specified(args.what) if args.what.endswith(".json") else _planned(preset, args)
     for run, record in zip(chosen, Store(preset).ensure(chosen), strict=True):
         print(f"{run.label:20} seed {run.seed}  last {record.value('last.accuracy'):.2f} %  best {record.value('best.accuracy'):.2f} %  {record.folder}")

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'DETAILS', 'LEGEND', 'Cell', 'compare', 'provenance', 'data_sets', 'stand_ins', 'Artefact', 'Table',
-           'folder', 'table_of_runs', 'style', 'Figure', 'read_table', 'saved', 'saved_values', 'index_page']
+           'folder', 'table_of_runs', 'style', 'Figure', 'figure_of', 'read_table', 'saved', 'saved_values',
+           'index_page']
 
 # %% ../nbs/core/12_report.ipynb #348b724f
 import base64
@@ -520,27 +521,52 @@ def _table_csv(t: Table) -> str:
     frame = t.frame.assign(cited=t.frame.cited.astype(int), values=values, **own)
     return frame.to_csv(index=False, lineterminator="\n")
 
-# %% ../nbs/core/12_report.ipynb #e741c179
-def _cell(found: dict, place: tuple, planned, failures: dict) -> Cell:
+# %% ../nbs/core/12_report.ipynb #3fbee265
+def _value(store, found: dict, run, metric) -> float:
+    "The number of a run that a cell asks for; not a number where it is absent."
+    from thesis_repro.runs import kept_outcome
+
+    if found[run] is None:
+        return math.nan
+    if isinstance(metric, str):
+        return found[run].value(metric)
+    kept = kept_outcome(store, run, metric)
+    return kept["accuracy"] if kept else math.nan
+
+
+def _cell(store, found: dict, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a `planned` cell (see `runs.Planned`)."
-    records = [found[r] for r in planned.runs]
-    values = tuple(r.value(planned.metric) if r else math.nan for r in records)
-    failed = [failures.get(run.name, "not run") for run, r in zip(planned.runs, records, strict=True) if r is None]
+    values = tuple(_value(store, found, r, planned.metric) for r in planned.runs)
+    absent = "not run" if isinstance(planned.metric, str) else "not attacked"
+    why = lambda run: next((w for name, w in failures.items() if name.startswith(run.name)), absent)
+    failed = [why(run) for run, v in zip(planned.runs, values, strict=True) if math.isnan(v)]
     return Cell(*place, values, "; ".join(dict.fromkeys(w for w in (planned.reason, *failed) if w)))
 
 
-def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", train: bool = True) -> Table:
-    "The Table of a `plan`, (row, column) → Planned, its absent runs made first unless `train` is off; written to the preset's folder."
-    from thesis_repro.runs import RunsFailed, Store
+def _made(store, plan: dict, runs: list) -> dict:
+    "Train and attack what a plan lacks; what failed, by its name."
+    from thesis_repro.runs import RunsFailed, attack_all
 
-    store, failures, runs = Store(preset), {}, list(dict.fromkeys(r for p in plan.values() for r in p.runs))
-    try:
-        store.ensure(runs if train else [])
-    except RunsFailed as e:
-        failures = e.failures
-        warnings.warn(str(e), stacklevel=2)
+    failures = {}
+    sources = [s for p in plan.values() if not isinstance(p.metric, str) for s in p.metric.sources]
+    attacks = lambda: [(r, p.metric) for p in plan.values() if not isinstance(p.metric, str) for r in p.runs if store.record(r)]
+    for step in (lambda: store.ensure([*runs, *sources]), lambda: attack_all(store, attacks())):
+        try:
+            step()
+        except RunsFailed as e:
+            failures |= e.failures
+            warnings.warn(str(e), stacklevel=3)
+    return failures
+
+
+def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", train: bool = True) -> Table:
+    "The Table of a `plan`, (row, column) → Planned, what it lacks trained and attacked first unless `train` is off; written to the preset's folder."
+    from thesis_repro.runs import Store
+
+    store, runs = Store(preset), list(dict.fromkeys(r for p in plan.values() for r in p.runs))
+    failures = _made(store, plan, runs) if train else {}
     found = {run: store.record(run) for run in runs}  # cells share runs: each record is read once
-    cells = [_cell(found, place, planned, failures) for place, planned in plan.items()]
+    cells = [_cell(store, found, place, planned, failures) for place, planned in plan.items()]
     made = [r.environment for r in found.values() if r]
     sets = data_sets(preset, dict.fromkeys(r.part for r in runs))
     table = Table(number=number, title=title, where=where, frame=compare(number, cells), preset=preset.name, sets=sets, origin=provenance(*made))
@@ -639,6 +665,17 @@ class Figure(Artefact):
         made = [atomic_write(to / (self.name + suffix), content) for suffix, content in write.items()]
         facts = self.facts() | {"cells": [dataclasses.asdict(c) for c in self.cells]}
         return [*made, atomic_json(to / f"{self.name}.json", facts | {"files": [p.name for p in made]})]
+
+# %% ../nbs/core/12_report.ipynb #73743e3e
+def figure_of(number: str, title: str, preset, runs, figure, frame: pd.DataFrame, cells=()) -> Figure:
+    "A Figure made from `runs`, written to the preset's folder."
+    from thesis_repro.runs import Store
+
+    store, sets = Store(preset), data_sets(preset, dict.fromkeys(r.part for r in runs))
+    origin = provenance(*(store.record(r).environment for r in runs))
+    made = Figure(number=number, title=title, where=f"Figure {number}", figure=figure, data=frame, preset=preset.name, sets=sets, origin=origin, n=len(runs), cells=tuple(cells))
+    made.save()
+    return made
 
 # %% ../nbs/core/12_report.ipynb #4fa898e9
 _FACTS = "kind number title where preset data commit hardware versions files"

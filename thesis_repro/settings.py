@@ -20,7 +20,7 @@ def _key(text: str, low=None, high=None, choices=None):
     "A field of a preset: its help text and its bounds or choices."
     return dataclasses.field(metadata={"text": text, "low": low, "high": high, "choices": choices})
 
-# %% ../nbs/core/01_settings.ipynb #862b9fc8
+# %% ../nbs/core/01_settings.ipynb #ec0b24d7
 @dataclass(frozen=True)
 class Preset:
     "The typed, validated keys of one section of `settings.ini`. Presets scale cost, never the method."
@@ -46,6 +46,8 @@ class Preset:
     checkpoint_seconds: float = _key("seconds between two checkpoints of a run", 0.0, 86_400.0)
     tensorboard: bool = _key("write TensorBoard logs beside each run")
     stream: bool = _key("leave images on disk and read them batch by batch")
+    attack_size: int = _key("test images that a table attacks; 0: all", 0, 10_000_000)
+    autoattack_size: int = _key("test images for AutoAttack; 0: the column is left out, and says so", 0, 10_000_000)
     surface_points: int = _key("points along each side of a loss surface", 3, 1001)
     search_points: int = _key("ratios of the dense grid that searches are judged by", 3, 10_001)
     timing_batch: int = _key("images a batch when a step is timed (tab. 7.5)", 2, 100_000)
@@ -93,15 +95,15 @@ def _typed(field: dataclasses.Field, value, where: str):
         raise BadInput(f"{where}: {field.name} = {text}: must be {_allowed(field)}")
     return v
 
-# %% ../nbs/core/01_settings.ipynb #09e91147
+# %% ../nbs/core/01_settings.ipynb #d517f94c
 def settings_file() -> Path:
     "`$THESIS_REPRO_SETTINGS`, or `settings.ini` in the project."
     return Path(os.environ.get("THESIS_REPRO_SETTINGS") or paths.root() / "settings.ini")
 
 
 def _sections() -> configparser.ConfigParser:
-    "The parsed file."
-    ini = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
+    "The parsed file; each section holds what it says itself, [DEFAULT] too."
+    ini = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="")
     try:
         with settings_file().open(encoding="utf-8") as f:
             ini.read_file(f)
@@ -112,22 +114,36 @@ def _sections() -> configparser.ConfigParser:
 
 def presets() -> list[str]:
     "The names of all presets."
-    return _sections().sections()
+    return [name for name in _sections().sections() if ":" not in name and name != "DEFAULT"]
 
-# %% ../nbs/core/01_settings.ipynb #7dd00aa3
-def load(preset: str = "smoke", **overrides) -> Preset:
-    "The preset of that name with the given keys overridden. BadInput names an unknown preset or key, or a value out of range."
+# %% ../nbs/core/01_settings.ipynb #44aacd67
+def _own(ini: configparser.ConfigParser, preset: str, chapter: int | None) -> dict[str, str]:
+    "What the sections of a preset's chapters say for `chapter`. BadInput for a section that is not of that form."
+    own = {}
+    for name in ini.sections():
+        base, _, rest = (p.strip() for p in name.partition(":"))
+        word, *numbers = rest.split() or [""]
+        if ":" in name and (word not in ("chapter", "chapters") or not numbers or not all(n.isdigit() for n in numbers)):
+            raise BadInput(f"{settings_file().name} [{name}]: must be a preset's name, or such as [smoke: chapters 2 5 6]")
+        if base == preset and str(chapter) in numbers:
+            own |= ini[name]
+    return own
+
+# %% ../nbs/core/01_settings.ipynb #1de45afd
+def load(preset: str = "smoke", chapter: int | None = None, **overrides) -> Preset:
+    "The preset, for a chapter, with the given keys overridden. BadInput names an unknown preset or key, or a value out of range."
     ini, where = _sections(), f"{settings_file().name} [{preset}]"
     fields = {f.name: f for f in dataclasses.fields(Preset) if f.name != "name"}
-    if preset not in ini:
-        raise BadInput(f"unknown preset: {preset}: {settings_file().name} has {', '.join(ini.sections())}")
+    if preset not in presets():
+        raise BadInput(f"unknown preset: {preset}: {settings_file().name} has {', '.join(presets())}")
     given = {k: v for k, v in overrides.items() if v is not None}
-    for key in [*ini[preset], *given]:
+    said = {**(ini["DEFAULT"] if "DEFAULT" in ini else {}), **ini[preset], **_own(ini, preset, chapter)}
+    for key in [*said, *given]:
         if key not in fields:
             raise BadInput(f"{where}: unknown key: {key}: known are {', '.join(fields)}")
-    if missing := fields.keys() - ini[preset].keys() - given.keys():
+    if missing := fields.keys() - said.keys() - given.keys():
         raise BadInput(f"{where}: no value for {', '.join(sorted(missing))}")
-    values = {k: _typed(f, given.get(k, ini[preset].get(k)), "parameter" if k in given else where) for k, f in fields.items()}
+    values = {k: _typed(f, given.get(k, said.get(k)), "parameter" if k in given else where) for k, f in fields.items()}
     return Preset(name=preset, **values)
 
 # %% ../nbs/core/01_settings.ipynb #1d73a21d

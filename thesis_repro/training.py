@@ -6,7 +6,7 @@
 __all__ = ['Schedule', 'Compute', 'evaluate', 'save_checkpoint', 'Damaged', 'read_checkpoint', 'load_checkpoint', 'Progress',
            'Diverged', 'copy_weights', 'Training', 'start', 'train']
 
-# %% ../nbs/core/05_training.ipynb #40c54eed
+# %% ../nbs/core/05_training.ipynb #9dc650d6
 import contextlib
 import hashlib
 import io
@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from . import settings
-from .data import Draws, Images, batches, pixels
+from .data import Draws, Images, batches, epoch_order, pixels
 from .files import atomic_write
 
 # %% ../nbs/core/05_training.ipynb #7783b921
@@ -150,7 +150,7 @@ def copy_weights(model) -> dict:
     "A copy of the weights on the CPU."
     return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
-# %% ../nbs/core/05_training.ipynb #3fb184fe
+# %% ../nbs/core/05_training.ipynb #4cabcd10
 @dataclass
 class Training:
     "A run in memory. `companion` holds parameters of the method's own, or is None."
@@ -168,6 +168,7 @@ class Training:
     at: Progress = field(default_factory=Progress)
     pending: list = field(default_factory=list)
     step_function: object = None
+    order: torch.Tensor | None = None
 
 # %% ../nbs/core/05_training.ipynb #e1f2a863
 def start(model, method, images: Images, schedule: Schedule, seed: int = 0, compute: Compute = Compute(), folder=None, select="held-out") -> Training:
@@ -218,12 +219,22 @@ def _settle(t: Training):
         t.at.images += n
     t.pending.clear()
 
-# %% ../nbs/core/05_training.ipynb #2ce6d673
+# %% ../nbs/core/05_training.ipynb #58f42772
+def _place(t: Training) -> Draws:
+    "The draws of the coming step, with the run's progress and the batch's places in the training set."
+    n, size = len(t.images.y_train), t.schedule.batch_size
+    progress = (t.at.epoch + t.at.step / -(-n // size)) / t.schedule.epochs
+    if t.order is None or t.at.step == 0:
+        t.order = epoch_order(n, Draws(t.seed, t.at.epoch))
+    samples = t.order[t.at.step * size : (t.at.step + 1) * size]
+    return Draws(t.seed, t.at.epoch, t.at.step, progress, samples)
+
+# %% ../nbs/core/05_training.ipynb #20d91fda
 def _update(t: Training, x: torch.Tensor, y: torch.Tensor):
     "One step on a batch."
-    draws, steps = Draws(t.seed, t.at.epoch, t.at.step), -(-len(t.images.y_train) // t.schedule.batch_size)
+    draws = _place(t)
     for group in t.optimizer.param_groups:
-        group["lr"] = t.schedule.rate(t.at.epoch + t.at.step / steps)
+        group["lr"] = t.schedule.rate(draws.progress * t.schedule.epochs)
     extra = () if t.companion is None else (t.companion,)
     with t.compute.autocast():
         loss = t.method(t.step_function, x.contiguous(memory_format=t.compute.memory_format), y, draws, *extra)
@@ -235,17 +246,18 @@ def _update(t: Training, x: torch.Tensor, y: torch.Tensor):
     t.pending.append((loss.detach(), len(y)))
     t.at.step += 1
 
-# %% ../nbs/core/05_training.ipynb #69d247f0
+# %% ../nbs/core/05_training.ipynb #248b04b2
 def _close_epoch(t: Training) -> dict:
     "Settle the epoch, look at the held-out images, remember the best."
     _settle(t)
     a, images = t.at, t.images
     chosen_on = (images.x_val, images.y_val) if t.select == "held-out" else (images.x_test, images.y_test)
-    seen = evaluate(t.model, *chosen_on)
+    seen = getattr(t.method, "judge", evaluate)(t.model, *chosen_on)
+    score = seen.get("robust accuracy", seen["accuracy"])
     row = {"epoch": a.epoch + 1, "loss": a.loss_sum / a.images, "lr": t.optimizer.param_groups[0]["lr"], **{f"{t.select} {k}": v for k, v in seen.items()}}
     a.history.append(row)
-    if not a.best or seen["accuracy"] > a.best["accuracy"]:
-        a.best = {"accuracy": seen["accuracy"], "epoch": a.epoch + 1, "weights": copy_weights(t.model)}
+    if not a.best or score > a.best["accuracy"]:
+        a.best = {"accuracy": score, "epoch": a.epoch + 1, "weights": copy_weights(t.model)}
     a.images_seen += a.images
     a.epoch, a.step, a.loss_sum, a.images = a.epoch + 1, 0, 0.0, 0
     return row
