@@ -36,10 +36,12 @@ def elsewhere(tmp_path, monkeypatch):
 
 def refused(capsys, *words):
     "The one line that a command prints when it refuses; nothing may have been written."
+    written = lambda: sorted(f for k in ("runs/*/*/*", "tables/*", "measurements/*.json") for f in paths.outputs().glob(f"*/{k}"))
+    before = written()
     assert main([str(w) for w in words]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("thesis-repro: ")
-    assert not list(paths.outputs().glob("*/runs/*/*/*")) and not list(paths.outputs().glob("*/tables/*"))
+    assert written() == before
     return err
 
 
@@ -120,6 +122,41 @@ def test_claims_without_results_are_not_measured(capsys):
     assert len(judged) > 40 and {c["verdict"] for c in judged} == {"not measured"}
 
 
+# Attacking
+
+
+@pytest.fixture
+def trained(elsewhere, capsys):
+    "The key of a run of the preset tiny."
+    assert main(["run", "7.1", "--preset", "tiny", "--row", "Baseline", "--column", "Last / CIFAR-10", "--seed", "0"]) == 0
+    capsys.readouterr()
+    folder = next((elsewhere / "outputs" / "tiny" / "runs").glob("aip/table_7_1/baseline-seed-0-*"))
+    return folder.name.rpartition("-")[2]
+
+
+def test_a_run_is_attacked_by_its_key_or_its_name(trained, capsys):
+    words = ["--preset", "tiny", "--steps", "2", "--epsilon", "1/10", "--size", "20", "--json"]
+    for name in (trained, "baseline-seed-0"):
+        assert main(["attack", name, *words]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["n"] == 20 and found["accuracy"] <= found["clean"] and found["attack"]["epsilon"] == 0.1
+
+
+def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
+    for words, said in [
+        (["nothing"], "there is no such run at preset tiny"),
+        ([trained, "--epsilon", "8"], "8/255"),
+        ([trained, "--epsilon=-1/255"], "epsilon"),
+        ([trained, "--step", "2"], "2/255"),
+        ([trained, "--epsilon", "much"], "must be a number, or a fraction such as 8/255"),
+        ([trained, "--steps", "0"], "steps"),
+        ([trained, "--norm", "l7"], "l7"),
+        ([trained, "--attack", "fgsm", "--steps", "3"], "--steps: the attack fgsm has none"),
+        ([trained, "--source", "nobody"], "there is no such run"),
+    ]:
+        assert said in refused(capsys, "attack", *words, "--preset", "tiny")
+
+
 # Bad input
 
 
@@ -145,7 +182,7 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
         (["reproduce", "--preset", "tiny", "--chapter", "99"], "unknown chapter: 99"),
         (["reproduce", "--preset", "tiny", "--epochs", "abc"], "epochs = abc: must be a whole number"),
         (["table", "9.9", "--preset", "tiny"], "9.9"),
-        (["table", "6.1", "--preset", "tiny"], "not made yet"),
+        (["table", "3.1", "--preset", "tiny"], "not made yet"),
         (["table", "7.1", "--preset", "tiny", "--parts", "ImageNet"], "ImageNet"),
         (["run", "7.1", "--preset", "tiny", "--row", "nothing"], "rows are Baseline, mixup"),
         (["run", "none.json", "--preset", "tiny"], "none.json"),

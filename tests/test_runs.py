@@ -319,3 +319,10 @@ def test_a_planned_row_says_what_is_short(monkeypatch):
     assert plan["Standard", "Clean"].runs == plan["Standard", "PGD-3"].runs
     absent = runs.planned_row(preset, *row, columns, parts=("SVHN",))["Standard", "PGD-3"]
     assert absent.runs == () and absent.reason == "CIFAR-10 was not asked for"
+
+
+def test_a_network_that_plays_another_is_named():
+    preset = dataclasses.replace(settings.load("smoke", chapter=5), wide_network="resnet18")
+    plan = runs.planned_row(preset, "PGD", "CIFAR-10", "wrn34_10", Plain(), Schedule(), "tests/table", {"Clean": "last.accuracy"})
+    cell = plan["PGD", "Clean"]
+    assert cell.reason.startswith("resnet18 in place of wrn34_10, ") and {r.model for r in cell.runs} == {"resnet18"}

@@ -88,13 +88,14 @@ def from_specification(spec):
     except (ImportError, AttributeError, TypeError) as e:
         raise BadInput(f"{spec['class']}: cannot be made again: {e}") from None
 
-# %% ../nbs/core/10_runs.ipynb #afda2e64
+# %% ../nbs/core/10_runs.ipynb #cf82b11c
 def scaled(preset: Preset, part: str, model: str, method, schedule: Schedule, seed: int, home: str, label: str, select: str = "held-out") -> Run:
     "The run of the thesis's `part` (\"CIFAR-10\", …) as `preset` can afford it."
     cost = {k: getattr(preset, k) for k in ("width", "train_size", "test_size", "held_out")}
     own = {k: getattr(preset, k) for k in ("epochs", "batch_size") if getattr(preset, k)}
     schedule = dataclasses.replace(schedule, **own)
     name = settings.dataset(preset, part)
+    model = model if preset.wide_network == "themselves" or not model.startswith("wrn") else preset.wide_network
     return Run(name, model, method, schedule, seed, **cost, select=select, bf16=settings.bf16(preset), part=part, home=home, label=label)
 
 
@@ -137,7 +138,7 @@ class Planned:
     metric: str | Robustness = "best.accuracy"
     reason: str = ""
 
-# %% ../nbs/core/10_runs.ipynb #592efa3a
+# %% ../nbs/core/10_runs.ipynb #6ef455e6
 def planned_row(preset: Preset, row: str, part: str, model: str, method, schedule: Schedule, home: str, columns: dict, parts=None, label: str = "") -> dict:
     "The cells of a row on one data set, (row, column) → Planned over the preset's seeds; `columns` maps a name to its metric."
     if parts is not None and part not in parts:
@@ -145,7 +146,8 @@ def planned_row(preset: Preset, row: str, part: str, model: str, method, schedul
     runs = seeded(preset, part, model, method, schedule, home=home, label=label or row)
     short = shortfall(preset, part, schedule.epochs)
     few = lambda m: f"{m.size:,} test images" if isinstance(m, Robustness) and m.size else ""
-    return {(row, c): Planned(runs, m, ", ".join(w for w in (short, few(m)) if w)) for c, m in columns.items()}
+    other = f"{runs[0].model} in place of {model}" if runs[0].model != model else ""
+    return {(row, c): Planned(runs, m, ", ".join(w for w in (other, short, few(m)) if w)) for c, m in columns.items()}
 
 # %% ../nbs/core/10_runs.ipynb #ad5af370
 def _commit() -> str:
@@ -296,7 +298,7 @@ class RunsFailed(RuntimeError):
         lines = "; ".join(f"{name}: {error}" for name, error in failures.items())
         super().__init__(f"{len(failures)} run(s) failed: {lines}")
 
-# %% ../nbs/core/10_runs.ipynb #be31848d
+# %% ../nbs/core/10_runs.ipynb #d938b817
 class Store:
     "The runs and measurements of a preset, under `outputs/<preset>` or `folder`."
 
@@ -307,6 +309,14 @@ class Store:
         "The record of a run, or None. A run keeps its record whichever table made it."
         found = (r for f in sorted(self.folder.glob(f"runs/*/*/*-{run.key}")) if (r := _read(f)))
         return next(found, None)
+
+    def find(self, text: str) -> Run:
+        "The run whose key or folder's name begins with `text`. BadInput where there is none, or more than one."
+        found = {r.key: r for f in sorted(self.folder.glob("runs/*/*/*")) if f.name.startswith(text) or f.name.rpartition("-")[2].startswith(text) if (r := _read(f))}
+        if len(found) != 1:
+            near = ", ".join(r.folder.name for r in list(found.values())[:5])
+            raise BadInput(f"{text}: {f'{len(found)} runs begin so ({near})' if found else 'there is no such run'} at preset {self.preset.name}; outputs/{self.preset.name}/runs has them all")
+        return from_specification(next(iter(found.values())).run)
 
     def make(self, run: Run, **changes) -> Record:
         "The record of a run, trained now if it is absent. `changes` are fields of Compute."

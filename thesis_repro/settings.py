@@ -20,7 +20,7 @@ def _key(text: str, low=None, high=None, choices=None):
     "A field of a preset: its help text and its bounds or choices."
     return dataclasses.field(metadata={"text": text, "low": low, "high": high, "choices": choices})
 
-# %% ../nbs/core/01_settings.ipynb #ec0b24d7
+# %% ../nbs/core/01_settings.ipynb #12453015
 @dataclass(frozen=True)
 class Preset:
     "The typed, validated keys of one section of `settings.ini`. Presets scale cost, never the method."
@@ -36,6 +36,7 @@ class Preset:
     test_size: int = _key("test images; 0: all", 0, 10_000_000)
     held_out: int = _key("training images held out to choose the best epoch", 1, 1_000_000)
     width: float = _key("factor on the channels of every network", 0.01, 16.0)
+    wide_network: str = _key("the network that plays WRN-28-10 and WRN-34-10; themselves: as the thesis", choices=("themselves", "resnet18", "preactresnet18"))
     seeds: int = _key("runs of every row, with seeds 0, 1, …", 1, 1000)
     bce: str = _key("the binary cross entropy's reduction over the classes: mean, as the published manifold mixup, or sum", choices=("mean", "sum"))
     device: str = _key("auto, cpu, cuda or cuda:N")

@@ -1,0 +1,839 @@
+"""The attacks against formulas written anew in NumPy, against other libraries, and against misuse."""
+
+import dataclasses
+import itertools
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from thesis_repro import attacks, data, models
+from thesis_repro.attacks import (
+    APGD,
+    FGSM,
+    LBFGS,
+    LOSSES,
+    PGD,
+    AutoAttack,
+    Ball,
+    Broken,
+    CarliniWagner,
+    MomentumFGSM,
+    distance,
+    robust_accuracy,
+)
+from thesis_repro.data import Draws, pixels
+from thesis_repro.settings import BadInput
+
+EPSILON = {"linf": 8 / 255, "l2": 0.5, "l1": 3.0}
+
+
+class Linear(torch.nn.Module):
+    "Softmax regression on flat images: whatever an attack should find of it is known."
+
+    def __init__(self, classes=4, inputs=12, seed=0, scale=1.0):
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.weight = torch.nn.Parameter(torch.tensor(scale * rng.normal(size=(classes, inputs))))
+        self.bias = torch.nn.Parameter(torch.tensor(rng.normal(size=classes)))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight.to(x.dtype).T + self.bias.to(x.dtype)
+
+    def arrays(self):
+        return self.weight.detach().numpy(), self.bias.detach().numpy()
+
+
+def inner(n=6, shape=(3, 2, 2), seed=0, low=0.3, high=0.7):
+    "Float64 images away from black and white, and labels of four classes."
+    rng = np.random.default_rng(seed)
+    return torch.tensor(rng.uniform(low, high, (n, *shape))), torch.tensor(rng.integers(0, 4, n))
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def gradient_of_ce(model, flat, y):
+    "∇_x of the cross entropy of softmax regression: Wᵀ(p − e_y), row by row."
+    w, b = model.arrays()
+    return np.stack([w.T @ (softmax(w @ v + b) - np.eye(len(b))[t]) for v, t in zip(flat, y, strict=True)])
+
+
+# A real network, trained for a few seconds
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load("faint10", train_size=1000, test_size=1000)
+
+
+def learnt(digits, attack=None, epochs=6, seed=0):
+    model = models.build("resnet18", 10, 0.125, 3, digits.mean, digits.std, seed=seed)
+    sgd = torch.optim.SGD(model.parameters(), 0.05, 0.9, weight_decay=5e-4)
+    for epoch in range(epochs):
+        for step, x, y in data.batches(digits, 50, Draws(seed, epoch)):
+            x = attack(model, x, y, Draws(seed, epoch, step)) if attack else x
+            sgd.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            sgd.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def defended(digits):
+    return learnt(digits, PGD(steps=1, step=8 / 255))
+
+
+@pytest.fixture(scope="session")
+def plain(digits):
+    return learnt(digits, seed=1)
+
+
+# The losses, in plain Python
+
+
+def reference_losses(z, y, p):
+    "Every loss of one sample of float64 logits."
+    k, others = len(z), [z[j] for j in range(len(z)) if j != y]
+    ordered, q = sorted(z, reverse=True), softmax(z)
+    return {
+        "ce": -math.log(q[y]),
+        "cw": max(others) - z[y],
+        "kl": sum(p[j] * (math.log(p[j]) - math.log(q[j])) for j in range(k)),
+        "dlr": -(z[y] - max(others)) / (ordered[0] - ordered[2]),
+    }
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_and_their_gradients(name):
+    rng = np.random.default_rng(0)
+    z, y, p = rng.normal(size=(20, 5)) * 2, rng.integers(0, 5, 20), softmax(rng.normal(size=(20, 5)))
+    logits = torch.tensor(z, requires_grad=True)
+    ours = LOSSES[name](logits, torch.tensor(y), torch.tensor(p))
+    expected = [reference_losses(*row)[name] for row in zip(z, y, p, strict=True)]
+    np.testing.assert_allclose(ours.detach(), expected, rtol=1e-8, atol=1e-9)
+    slopes, h = torch.autograd.grad(ours.sum(), logits)[0].numpy(), 1e-6
+    for i in range(20):
+        for j in range(5):
+            ahead, behind = z[i].copy(), z[i].copy()
+            ahead[j], behind[j] = ahead[j] + h, behind[j] - h
+            slope = (reference_losses(ahead, y[i], p[i])[name] - reference_losses(behind, y[i], p[i])[name]) / (2 * h)
+            assert slopes[i, j] == pytest.approx(slope, abs=1e-5)
+
+
+def test_targeted_dlr():
+    rng = np.random.default_rng(1)
+    z, y = rng.normal(size=(20, 6)), rng.integers(0, 6, 20)
+    target = (y + rng.integers(1, 6, 20)) % 6
+    ours = attacks.targeted_dlr_loss(torch.tensor(z), torch.tensor(y), torch.tensor(target))
+    for loss, row, right, wrong in zip(ours, z, y, target, strict=True):
+        o = sorted(row, reverse=True)
+        assert loss.item() == pytest.approx(-(row[right] - row[wrong]) / (o[0] - (o[2] + o[3]) / 2))
+
+
+def test_ratios_need_enough_classes():
+    z, y = torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
+    with pytest.raises(BadInput, match="at least 3 classes"):
+        attacks.dlr_loss(z, y)
+    with pytest.raises(BadInput, match="at least 4 classes"):
+        attacks.targeted_dlr_loss(torch.zeros(1, 3), y, y)
+
+
+# The ball
+
+
+@pytest.mark.parametrize("norm", EPSILON)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("epsilon", [0.0, 1e-3, 0.1, 8 / 255, 0.7, 1.0])
+def test_projection_stays_inside_exactly(norm, dtype, epsilon):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((200, 3, 6, 6), generator=generator, dtype=dtype)
+    x[:50] = x[:50].round()  # black and white
+    x[50:100] = (255 * x[50:100]).round() / 255  # what images on a disk have
+    for size in (1e-4, 0.1, 10):
+        z = Ball(x, epsilon, norm).project(x + size * torch.randn(x.shape, generator=generator, dtype=dtype))
+        assert z.dtype == dtype and z.min() >= 0 and z.max() <= 1
+        if norm == "linf":
+            assert ((z.double() - x.double()).abs() <= epsilon).all() and ((z - x).abs() <= epsilon).all()
+        assert (distance(z, x, norm) <= epsilon).all()
+        own = torch.linalg.vector_norm((z - x).flatten(1), {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+        assert (own <= epsilon).all()  # also when added up in float32
+
+
+@pytest.mark.parametrize("norm", EPSILON)
+def test_projection_is_the_nearest_point(norm):
+    "(z − p) · (q − p) ≤ 0 for every q of a convex set: only the projection p of z has that."
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.uniform(0, 1, (40, 1, 3, 3)))
+    x[:10] = x[:10].round()
+    z = x + torch.tensor(rng.normal(size=x.shape)) * 0.4
+    epsilon = {"linf": 0.2, "l2": 0.5, "l1": 1.0}[norm]
+    ball = Ball(x, epsilon, norm)
+    p = ball.project(z)
+    assert (distance(p, x, norm) > epsilon * 0.999).any()
+    for i in range(300):
+        direction = torch.tensor(rng.normal(size=x.shape)) * rng.uniform(0, 1, (40, 1, 1, 1)) ** 3
+        if i % 3 == 0:
+            direction *= torch.tensor(rng.integers(0, 2, x.shape))
+        q = (x + direction).clamp(0, 1)
+        q = x + (q - x) * (epsilon / distance(q, x, norm).clamp(min=1e-9)).clamp(max=1).view(-1, 1, 1, 1)
+        assert (((z - p) * (q - p)).flatten(1).sum(1) <= 1e-5).all()
+
+
+def test_projection_leaves_what_is_inside():
+    x, _ = inner()
+    z = x + 1e-3
+    assert all(torch.allclose(Ball(x, 0.5, norm).project(z), z, atol=1e-12, rtol=0) for norm in EPSILON)
+
+
+@pytest.mark.parametrize("norm", EPSILON)
+def test_uniform_starts_fill_the_ball(norm):
+    x = torch.full((4000, 1, 2, 2), 0.5, dtype=torch.float64)
+    z = Ball(x, 0.1, norm).start("uniform", torch.Generator().manual_seed(0))
+    share = distance(z, x, norm) / 0.1
+    # of a d-dimensional ball the part within the share r of the radius is r^d
+    for r in (0.5, 0.8, 0.9):
+        assert (share <= r).double().mean().item() == pytest.approx(r**4, abs=0.03)
+    assert (z - x).mean((0, 1, 2, 3)).abs() < 0.002
+
+
+def test_normal_start_is_that_of_trades():
+    x = torch.full((2000, 1, 2, 2), 0.5)
+    z = Ball(x, 8 / 255).start("normal", torch.Generator().manual_seed(0))
+    assert (z - x).std().item() == pytest.approx(0.001, rel=0.05)
+
+
+ALL = [
+    FGSM(),
+    PGD(steps=3),
+    PGD(steps=2, step=1.0, loss="cw"),
+    PGD(steps=2, loss="kl", start="normal", restarts=2),
+    PGD(steps=2, loss="dlr", targeted=True),
+    PGD(0.5, 0.2, 3, norm="l2"),
+    PGD(3.0, 1.0, 3, norm="l1"),
+    PGD(0.0, 0.1, 2),
+    MomentumFGSM(steps=3),
+    APGD(steps=4),
+    APGD(0.5, 4, norm="l2"),
+    APGD(steps=2, loss="dlr-targeted", targets=2),
+    LBFGS(searches=2, steps=4, epsilon=0.3),
+    CarliniWagner(searches=2, steps=5, epsilon=8 / 255, norm="linf"),
+    CarliniWagner(searches=2, steps=5, c=1.0, lr=0.05, epsilon=0.3),
+]
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+def test_every_result_is_in_the_ball(attack, digits, plain):
+    x, y = pixels(digits.x_test[:4]), digits.y_test[:4]
+    x[:2] = x[:2].round()
+    before = x.clone()
+    found = attack(plain, x, y, Draws(0))
+    again = attack.defeat(plain, x, y, Draws(0)) if hasattr(attack, "defeat") else attack(plain, x, y, Draws(0))
+    for z in (found, again):
+        assert z.min() >= 0 and z.max() <= 1 and not z.requires_grad and z.grad_fn is None
+        assert (distance(z, x, attack.norm) <= attack.epsilon).all()
+    assert torch.equal(x, before)
+    assert torch.equal(found, attack(plain, x, y, Draws(0)))
+    json.dumps(dataclasses.asdict(attack))  # a run's key is made of it
+
+
+# Equations 2.18 to 2.21
+
+
+def test_fgsm_is_equation_2_20():
+    model, (x, y) = Linear(), inner()
+    flat = x.flatten(1).numpy()
+    expected = np.clip(flat + 0.05 * np.sign(gradient_of_ce(model, flat, y)), 0, 1)
+    np.testing.assert_allclose(FGSM(0.05)(model, x, y, Draws(0)).flatten(1), expected, atol=1e-12)
+
+
+def project_in_numpy(z, x, epsilon, norm):
+    "The ball alone; the tests' images are so grey that the box is never met."
+    d = z - x
+    if norm == "linf":
+        return x + np.clip(d, -epsilon, epsilon)
+    if norm == "l2":
+        return x + d * min(1, epsilon / np.linalg.norm(d))
+    if np.abs(d).sum() <= epsilon:
+        return z
+    sizes = np.sort(np.abs(d))[::-1]
+    t = max((sizes[: i + 1].sum() - epsilon) / (i + 1) for i in range(len(d)))
+    return x + np.sign(d) * np.maximum(np.abs(d) - t, 0)
+
+
+@pytest.mark.parametrize("norm, epsilon, step", [("linf", 0.05, 0.02), ("l2", 0.1, 0.04), ("l1", 0.2, 0.08)])
+def test_pgd_is_equation_2_21(norm, epsilon, step):
+    model, (x, y) = Linear(), inner()
+    flat = x.flatten(1).numpy()
+    z = flat.copy()
+    for _ in range(6):
+        g = gradient_of_ce(model, z, y)
+        for i in range(len(z)):
+            if norm == "linf":
+                move = np.sign(g[i])
+            elif norm == "l2":
+                move = g[i] / np.linalg.norm(g[i])
+            else:  # a twentieth of 12 pixels is less than one: the steepest alone
+                move = np.zeros(12)
+                move[np.abs(g[i]).argmax()] = np.sign(g[i][np.abs(g[i]).argmax()])
+            z[i] = project_in_numpy(z[i] + step * move, flat[i], epsilon, norm)
+    ours = PGD(epsilon, step, 6, norm=norm, start="none")(model, x, y, Draws(0))
+    np.testing.assert_allclose(ours.flatten(1), z, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", EPSILON)
+def test_equation_2_18_reaches_the_dual_norm(norm):
+    "Of a linear margin w·x + b, the maximum over the p-ball is ε‖w‖ in the dual norm above its value."
+    model, (x, _) = Linear(classes=2, inputs=300, scale=0.1), inner(5, (3, 10, 10))
+    y, (w, b) = torch.zeros(5, dtype=torch.long), model.arrays()
+    dual = {"linf": np.abs(w[1] - w[0]).sum(), "l2": np.linalg.norm(w[1] - w[0]), "l1": np.abs(w[1] - w[0]).max()}[norm]
+    epsilon = {"linf": 0.05, "l2": 0.3, "l1": 0.3}[norm]
+    expected = x.flatten(1).numpy() @ (w[1] - w[0]) + b[1] - b[0] + epsilon * dual
+    for a in [PGD(epsilon, epsilon, 200, norm=norm, loss="cw")] + (
+        [APGD(epsilon, 50, norm, "cw")] if norm != "l1" else []
+    ):
+        reached = attacks.margin_loss(model(a(model, x, y, Draws(0))), y).detach()
+        # a step of L1 is shared by 15 pixels where a single one would be best: it comes near
+        short = 1e-4 if norm != "l1" else 0.25 * epsilon * dual
+        np.testing.assert_allclose(reached, expected, atol=short, rtol=0)
+        assert (reached.numpy() <= expected + 1e-9).all()
+
+
+def test_szegedys_objective_is_equation_2_19():
+    model, (x, _) = Linear(), inner()
+    z, target = x + 0.01 * torch.arange(12).view(3, 2, 2), torch.tensor([1, 2, 3, 0, 1, 2])
+    values, slopes = attacks.szegedy_objective(model, x, z, target, 0.7)
+    w, b = model.arrays()
+    for i in range(6):
+        r, v = (z - x)[i].flatten().numpy(), z[i].flatten().numpy()
+        p = softmax(w @ v + b)
+        assert values[i].item() == pytest.approx(0.7 * np.linalg.norm(r) - math.log(p[target[i]]))
+        slope = 0.7 * r / np.linalg.norm(r) + w.T @ (p - np.eye(4)[target[i]])
+        np.testing.assert_allclose(slopes[i].flatten(), slope, atol=1e-10)
+    _, at_x = attacks.szegedy_objective(model, x, x, target, 0.7)
+    np.testing.assert_allclose(at_x.flatten(1), gradient_of_ce(model, x.flatten(1).numpy(), target), atol=1e-10)
+
+
+def nearest_change(model, x, y, target=None):
+    "The L2 distance of each image to the plane where `target` (or the nearest other class) overtakes y, without the box."
+    (w, b), far = model.arrays(), []
+    for v, right in zip(x.flatten(1).numpy(), y.tolist(), strict=True):
+        z = w @ v + b
+        wrong = [j for j in range(len(z)) if j != right] if target is None else [target]
+        far.append(min((z[right] - z[j]) / np.linalg.norm(w[j] - w[right]) for j in wrong))
+    return np.array(far)
+
+
+def test_lbfgs_and_carlini_wagner_find_the_smallest_change():
+    model, (x, _) = Linear(classes=2, scale=0.5), inner(3)
+    y = model(x).argmax(1)
+    found = LBFGS(searches=10)(model, x, y, Draws(0))
+    assert (model(found).argmax(1) != y).all()
+    np.testing.assert_allclose(distance(found, x, "l2"), nearest_change(model, x, y), rtol=0.05)
+    model, (x, _) = Linear(scale=0.5), inner(5)
+    y = model(x).argmax(1)
+    found = CarliniWagner(searches=6, steps=300, c=0.1)(model, x, y, Draws(0))
+    assert (model(found).argmax(1) != y).all()
+    np.testing.assert_allclose(distance(found, x, "l2"), nearest_change(model, x, y), rtol=0.05)
+
+
+def test_lbfgs_goes_to_the_class_asked_for():
+    model, (x, _) = Linear(scale=0.5), inner(3)
+    target = (model(x).argmax(1) + 1) % 4
+    assert torch.equal(model(LBFGS(targeted=True)(model, x, target, Draws(0))).argmax(1), target)
+
+
+def test_carlini_wagners_objective():
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(4, 5)), np.array([0, 1, 2, 3])
+    x = rng.uniform(size=(2, 4, 1, 2, 2))
+    ours = attacks.cw_objective(*map(torch.tensor, (z, y, x[0], x[1])), c=3.0, confidence=0.5)
+    for i in range(4):
+        lead = z[i][y[i]] - max(z[i][j] for j in range(5) if j != y[i])
+        assert ours[i].item() == pytest.approx(((x[1][i] - x[0][i]) ** 2).sum() + 3 * max(lead, -0.5))
+
+
+def test_momentum_adds_up_normalised_gradients():
+    model, (x, y) = Linear(), inner()
+    flat = x.flatten(1).numpy()
+    z, velocity = flat.copy(), np.zeros_like(flat)
+    for _ in range(5):
+        g = gradient_of_ce(model, z, y)
+        velocity = 0.8 * velocity + g / np.abs(g).sum(1, keepdims=True)
+        z = np.clip(z + 0.01 * np.sign(velocity), flat - 0.05, flat + 0.05)
+    ours = MomentumFGSM(0.05, 5, decay=0.8)(model, x, y, Draws(0))
+    np.testing.assert_allclose(ours.flatten(1), z, atol=1e-9)
+
+
+# APGD's own parts
+
+
+def test_checkpoints_of_the_paper():
+    assert attacks.checkpoints(100) == [0, 22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def ascent(**changes):
+    z = torch.zeros(4, 1, 1, 1)
+    state = {"z": z + 2, "before": z, "gradient": z + 3, "best": z + 7, "best_gradient": z + 9, "step": z + 1}
+    state |= {"loss": torch.full((4,), 1.0), "best_loss": torch.tensor([5.0, 5, 5, 6])}
+    state |= {"rises": torch.tensor([8.0, 7, 8, 8]), "checked_loss": torch.full((4,), 5.0)}
+    state |= {"halved": torch.tensor([False, False, True, False])}
+    return attacks._Ascent(**{**state, **changes})
+
+
+def test_look_back_halves_on_either_condition():
+    a = ascent()
+    attacks._look_back(a, 10)
+    # 8 of 10 rises but no better best: halved unless it was before; 7 of 10: halved; a better best and 8: not
+    assert a.halved.tolist() == [True, True, False, False]
+    assert a.step.flatten().tolist() == [0.5, 0.5, 1, 1]
+    assert a.z.flatten().tolist() == [7, 7, 2, 2] and a.gradient.flatten().tolist() == [9, 9, 3, 3]
+    assert a.loss.tolist() == [5, 5, 1, 1] and not a.rises.any() and a.checked_loss.tolist() == [5, 5, 5, 6]
+
+
+def test_advance_has_momentum():
+    x = torch.full((4, 1, 1, 1), 0.5)
+    a = ascent(z=x + 0.1, before=x + 0.02, gradient=-torch.ones_like(x), step=torch.full_like(x, 0.04))
+    attacks._advance(a, Ball(x, 0.2), first=False)
+    # plain: 0.6 − 0.04; then 0.6 + 0.75 (−0.04) + 0.25 (0.08)
+    assert a.z.flatten().tolist() == pytest.approx([0.59] * 4) and a.before.flatten().tolist() == pytest.approx(
+        [0.6] * 4
+    )
+    attacks._advance(a, Ball(x, 0.2), first=True)
+    assert a.z.flatten().tolist() == pytest.approx([0.55] * 4)
+
+
+def test_record_keeps_the_best():
+    a = ascent(loss=torch.tensor([1.0, 1, 1, 1]), rises=torch.zeros(4))
+    new = torch.full((4, 1, 1, 1), 4.0)
+    attacks._record(a, new, torch.tensor([6.0, 4, 1, 0.5]))
+    assert a.best.flatten().tolist() == [2, 7, 7, 7] and a.best_gradient.flatten().tolist() == [4, 9, 9, 9]
+    assert a.rises.tolist() == [1, 1, 0, 0] and a.best_loss.tolist() == [6, 5, 5, 6]
+
+
+# Against other libraries
+
+
+def same_start(shape):
+    "One pattern for every sample: two attacks can also differ by their luck with the start."
+    pattern = np.random.default_rng(0).random((1, *shape[1:]), dtype=np.float32)
+    return torch.from_numpy(pattern).expand(shape).clone()
+
+
+@pytest.mark.parametrize(
+    "norm, epsilon, loss", [("linf", 8 / 255, "ce"), ("l2", 0.4, "ce"), ("linf", 8 / 255, "dlr-targeted")]
+)
+def test_apgd_is_not_weaker_than_pyautoattack(norm, epsilon, loss, digits, defended, monkeypatch):
+    base = pytest.importorskip(
+        "pyautoattack.autopgd_base", reason='needs the reference: pip install "thesis-repro[eval]"'
+    )
+    kind, name = (base.APGDAttack if loss == "ce" else base.APGDAttack_targeted), norm.replace("l", "L", 1)
+    steps, size = (20, 1000) if loss == "ce" else (10, 500)
+    x, y = digits.x_test[:size], digits.y_test[:size]
+    with monkeypatch.context() as m, torch.random.fork_rng(), torch.no_grad():
+        m.setattr(torch, "rand", same_start)
+        m.setattr(torch, "randn", lambda shape: 2 * same_start(shape) - 1)
+        reference = kind(defended, n_iter=steps, norm=name, eps=epsilon, seed=0, device="cpu")
+        theirs = (defended(reference.perturb(pixels(x), y)).argmax(1) == y).sum().item()
+
+    def unit(x, norm, generator):
+        t = 2 * same_start(x.shape) - 1
+        return t / torch.linalg.vector_norm(t.flatten(1), attacks.NORMS[norm], dim=1).view(-1, 1, 1, 1)
+
+    monkeypatch.setattr(attacks, "_uniform", unit)
+    ours = sum(robust_accuracy(defended, x, y, APGD(epsilon, steps, norm, loss), batch_size=1000)["correct"])
+    assert 0.1 * size < ours < 0.8 * size  # else nothing is compared
+    assert ours <= theirs + 0.002 * size
+    # in L2 our projection is the exact one, and finds more
+    assert ours >= theirs - (0.002 if norm == "linf" else 0.01) * size
+
+
+def test_pgd_is_foolboxes(digits, defended):
+    foolbox = pytest.importorskip("foolbox", reason="an independent PGD: pip install foolbox")
+    x, y = pixels(digits.x_test), digits.y_test
+    other = foolbox.PyTorchModel(defended, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=2 / 255, steps=10, random_start=False)
+    _, theirs, _ = attack(other, x, y, epsilons=8 / 255)
+    last = PGD(start="none")(defended, x, y, Draws(0))
+    theirs, share = 100 * (defended(theirs).argmax(1) == y).float().mean().item(), (last - theirs).abs() < 1e-6
+    assert share.float().mean() > 0.99
+    assert 100 * (defended(last).argmax(1) == y).float().mean().item() == pytest.approx(theirs, abs=0.2)
+    assert robust_accuracy(defended, digits.x_test, y, PGD(start="none"))["accuracy"] <= theirs
+
+
+def test_autoattack_is_pyautoattacks(digits, plain):
+    pytest.importorskip("pyautoattack", reason='needs the reference: pip install "thesis-repro[eval]"')
+    state = torch.get_rng_state()
+    outcome = robust_accuracy(plain, digits.x_test[:12], digits.y_test[:12], AutoAttack(0.4))
+    assert outcome["accuracy"] == 0
+    x, y = pixels(digits.x_test[:12]), digits.y_test[:12]
+    found = AutoAttack(0.4)(plain, x, y, Draws(0))
+    assert (distance(found, x) <= 0.4).all() and torch.equal(found, AutoAttack(0.4)(plain, x, y, Draws(0)))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_autoattack_says_what_to_install(monkeypatch, digits, plain):
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    with pytest.raises(BadInput, match=r'pip install "thesis-repro\[eval\]"'):
+        robust_accuracy(plain, digits.x_test[:4], digits.y_test[:4], AutoAttack())
+
+
+# What an attack leaves behind
+
+
+@pytest.mark.parametrize("bn", ["eval", "train"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_no_traces(bn, mode, digits):
+    model = models.build("preactresnet18", 10, 0.125, seed=0).train(mode)
+    x, y = pixels(digits.x_test[:16]), digits.y_test[:16]
+    frozen, *others = model.parameters()
+    frozen.requires_grad_(False)
+    model.stages[1].eval()
+    F.cross_entropy(model(x), y).backward()
+    gradients = [p.grad.clone() for p in others]
+    state, modes = {k: v.clone() for k, v in model.state_dict().items()}, [m.training for m in model.modules()]
+
+    def untouched():
+        assert not frozen.requires_grad and frozen.grad is None and all(p.requires_grad for p in others)
+        assert all(torch.equal(p.grad, g) for p, g in zip(others, gradients, strict=True))
+        assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+        assert modes == [m.training for m in model.modules()]
+        assert all(m.track_running_stats for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+    for attack in (PGD(steps=2, bn=bn), APGD(steps=2, bn=bn), CarliniWagner(steps=2, searches=1, bn=bn)):
+        attack(model, x, y, Draws(0))
+        untouched()
+        robust_accuracy(model, digits.x_test[:16], y, attack)
+        untouched()
+    with pytest.raises(ZeroDivisionError):
+        PGD(bn=bn)(model, x, y, Draws(0), seen=lambda *_: 1 / 0)
+    untouched()
+    with torch.no_grad():  # as inside an evaluation
+        assert not torch.equal(PGD(steps=2, bn=bn, start="none")(model, x, y, Draws(0)), x)
+
+
+def test_bn_decides_the_statistics(digits):
+    model = models.build("resnet18", 10, 0.125, seed=0)
+    x, y = pixels(digits.x_test[:16]), digits.y_test[:16]
+    logits = {}
+    for bn in ("eval", "train"):
+        PGD(steps=1, start="none", bn=bn)(model, x, y, Draws(0), seen=lambda i, z, out, bn=bn: logits.update({bn: out}))
+    with torch.no_grad():
+        torch.testing.assert_close(logits["eval"], model.eval()(x))
+        torch.testing.assert_close(logits["train"], model.train()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_seen_is_called_at_every_iterate(plain, digits):
+    x, y, calls = pixels(digits.x_test[:8]), digits.y_test[:8], []
+    found = PGD(steps=4)(plain, x, y, Draws(3), seen=lambda *c: calls.append(c))
+    assert [c[0] for c in calls] == [0, 1, 2, 3]
+    with torch.no_grad():
+        for _, z, logits in calls:
+            torch.testing.assert_close(plain(z), logits)
+    low, high = Ball(x, 8 / 255).faces
+    step = ((found - calls[-1][1]).abs() - 2 / 255).abs() < 1e-6
+    assert (step | (found == low) | (found == high)).float().mean() > 0.99
+
+
+# Restarts, targets, scale
+
+
+def test_restarts_keep_the_worst(digits, defended):
+    x, y = pixels(digits.x_test[:300]), digits.y_test[:300]
+    stands = lambda z: (defended(z).argmax(1) == y).sum().item()
+    one, three = (PGD(steps=3, restarts=r)(defended, x, y, Draws(0)) for r in (1, 3))
+    assert stands(three) <= stands(one)
+    loss = lambda z: F.cross_entropy(defended(z), y, reduction="none")
+    same = (defended(one).argmax(1) == y) == (defended(three).argmax(1) == y)
+    assert (loss(three) >= loss(one) - 1e-4)[same].all() and (loss(three) > loss(one) + 1e-4).any()
+
+
+def test_targeted_goes_towards_the_class(digits, plain):
+    x, y = pixels(digits.x_test[:100]), digits.y_test[:100]
+    target = (y + 1) % 10
+    found = PGD(0.2, 0.05, targeted=True)(plain, x, target, Draws(0))
+    assert (plain(found).argmax(1) == target).float().mean() > 0.7
+    aimed = attacks._aim(PGD(targeted=True), plain, x, y, Draws(0))
+    assert (aimed != y).all() and aimed.unique().numel() == 10
+    assert robust_accuracy(plain, digits.x_test[:100], y, PGD(0.2, 0.05, targeted=True))["accuracy"] < 10
+
+
+def test_scaled_logits_undo_a_mask(digits, defended):
+    class Loud(torch.nn.Module):
+        def forward(self, z):
+            return 1e4 * defended(z)
+
+    loud = Loud()
+    loud.inner = defended
+    x, y = digits.x_test[:200], digits.y_test[:200]
+    open_, masked, scaled = (
+        robust_accuracy(m, x, y, PGD(logit_scale=s))["correct"] for m, s in ((defended, 1.0), (loud, 1.0), (loud, 1e-4))
+    )
+    assert sum(masked) > sum(open_) and sum(scaled) == pytest.approx(sum(open_), abs=1)
+
+
+def test_zero_gradients_do_no_harm(digits):
+    class Flat(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, z):
+            return z.flatten(1)[:, :10] * 0 + torch.arange(10.0)
+
+    x, y = pixels(digits.x_test[:4]), torch.full((4,), 9)
+    for attack in ALL:
+        if not isinstance(attack, LBFGS):
+            assert attack(Flat(), x, y, Draws(0)).isfinite().all()
+
+
+# Evaluation
+
+
+class Counting(torch.nn.Module):
+    "A network that counts the images it sees."
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.images = inner, 0
+
+    def forward(self, x):
+        self.images += len(x)
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(steps=20), APGD(steps=20), MomentumFGSM(steps=20)], ids=lambda a: type(a).__name__
+)
+def test_the_fallen_leave(attack, digits, plain, defended):
+    x, y = digits.x_test[:200], digits.y_test[:200]
+    weak, strong = Counting(plain), Counting(defended)
+    fallen, standing = robust_accuracy(weak, x, y, attack), robust_accuracy(strong, x, y, attack)
+    assert fallen["accuracy"] < standing["accuracy"]
+    # all the way with all images would be 200 + 20 × those classified rightly
+    assert weak.images < strong.images < 0.8 * 20 * 200
+    whole = attack(defended, pixels(x), y, Draws(0, step=0))  # nobody leaves: not stronger
+    with torch.no_grad():
+        alone = (defended(whole).argmax(1) == y) & (defended(pixels(x)).argmax(1) == y)
+    assert sum(standing["correct"]) <= alone.sum().item() + 2
+
+
+def test_outcomes_do_not_depend_on_who_leaves(digits, plain):
+    x, y = pixels(digits.x_test[:64]), digits.y_test[:64]
+    found = PGD(2 / 255, 0.5 / 255).defeat(plain, x, y, Draws(0))
+    course = []
+    last = PGD(2 / 255, 0.5 / 255)(
+        plain, x, y, Draws(0), seen=lambda i, z, logits: course.append((z, logits.argmax(1) != y))
+    )
+    course.append((last, plain(last).argmax(1) != y))
+    expected = x.clone()
+    for z, wrong in reversed(course):  # the first at which it fell
+        expected[wrong] = z[wrong]
+    ever = torch.stack([w for _, w in course]).any(0)
+    expected[~ever] = last[~ever]
+    assert 0 < ever.sum() < 64
+    assert ((found - expected).abs() < 1e-6).flatten(1).all(1).float().mean() > 0.95
+
+
+def test_an_evaluation_stops_and_goes_on(tmp_path, digits, plain):
+    x, y, file = digits.x_test[:90], digits.y_test[:90], tmp_path / "deep" / "outcomes.json"
+
+    @dataclasses.dataclass(frozen=True)
+    class Mortal:
+        fail_at: int = -1
+
+        def __call__(self, model, x, y, draws, seen=None):
+            if draws.step == self.fail_at:
+                raise KeyboardInterrupt
+            calls.append(draws.step)
+            return PGD()(model, x, y, draws)
+
+        def __repr__(self):
+            return "Mortal"
+
+    calls = []
+    whole = robust_accuracy(plain, x, y, Mortal(), batch_size=30)
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        robust_accuracy(plain, x, y, Mortal(60), batch_size=30, file=file)
+    assert calls == [0, 30]
+    assert robust_accuracy(plain, x, y, Mortal(), batch_size=30, file=file) == whole
+    assert calls == [0, 30, 60]
+    assert robust_accuracy(plain, x, y, Mortal(), batch_size=30, file=file) == whole and calls == [0, 30, 60]
+    assert [f.name for f in file.parent.iterdir()] == ["outcomes.json"]
+    with pytest.raises(BadInput, match="another evaluation"):
+        robust_accuracy(plain, x, y, Mortal(), batch_size=30, seed=1, file=file)
+    other = models.build("resnet18", 10, 0.125, 3, digits.mean, digits.std, seed=9)
+    with pytest.raises(BadInput, match="another evaluation"):
+        robust_accuracy(other, x, y, Mortal(), batch_size=30, file=file)
+    with pytest.raises(BadInput, match="another evaluation"):
+        robust_accuracy(plain, x.flip(0), y, Mortal(), batch_size=30, file=file)
+    file.write_text("{")
+    with pytest.raises(BadInput, match="remove it"):
+        robust_accuracy(plain, x, y, Mortal(), batch_size=30, file=file)
+
+
+def test_transfer_is_judged_by_the_target(digits, plain, defended):
+    x, y = digits.x_test[:200], digits.y_test[:200]
+    own = robust_accuracy(defended, x, y, PGD())
+    transferred = robust_accuracy(defended, x, y, PGD(), source=plain)
+    assert own["accuracy"] < transferred["accuracy"]
+    with torch.no_grad():
+        clean = defended(pixels(x)).argmax(1) == y
+        where = clean.nonzero().squeeze(1)
+        made = PGD()(plain, pixels(x)[where], y[where], Draws(0))
+        clean[where] = defended(made).argmax(1) == y[where]
+    assert abs(clean.sum().item() - sum(transferred["correct"])) <= 1
+
+
+class Wavering(torch.nn.Module):
+    "Under autocast it answers wrongly whatever it sees; in float32 never."
+
+    def __init__(self):
+        super().__init__()
+        self.p = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        sign = -1 if torch.is_autocast_enabled("cpu") else 1
+        return sign * torch.stack([1 + 0 * x.flatten(1).sum(1), 0.1 * x.flatten(1).sum(1), -x.flatten(1).sum(1)], 1)
+
+
+def test_bf16_alone_cannot_make_a_sample_fall():
+    x, y = torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.long)
+    for attack in (PGD(), APGD(steps=3)):
+        assert robust_accuracy(Wavering(), x, y, attack, bf16=True)["accuracy"] == 100
+
+
+def test_bf16_gives_float32s_verdict(digits, defended):
+    for attack in (PGD(), APGD(steps=20)):
+        full, half = (robust_accuracy(defended, digits.x_test, digits.y_test, attack, bf16=b) for b in (False, True))
+        assert half["accuracy"] <= full["accuracy"] + 0.3
+
+
+def test_accuracy_falls_with_the_radius(digits, defended):
+    x, y = digits.x_test[:100], digits.y_test[:100]
+    rows = attacks.accuracy_over_epsilon(defended, x, y, PGD(), [8 / 255, 0.0, 1.0, 2 / 255])
+    assert [r["epsilon"] for r in rows] == [0.0, 2 / 255, 8 / 255, 1.0] and all(r["n"] == 100 for r in rows)
+    assert rows[0]["accuracy"] == robust_accuracy(defended, x, y, None)["accuracy"]
+    assert rows[0]["accuracy"] > rows[2]["accuracy"] > rows[3]["accuracy"] == 0
+    assert all(a["accuracy"] >= b["accuracy"] for a, b in itertools.pairwise(rows))
+
+
+def test_compiled_and_channels_last_networks(digits, defended):
+    x, y = digits.x_test[:100], digits.y_test[:100]
+    plainly = robust_accuracy(defended, x, y, PGD())["correct"]
+    compiled = torch.compile(defended, backend="eager", dynamic=True)
+    assert sum(a != b for a, b in zip(plainly, robust_accuracy(compiled, x, y, PGD())["correct"], strict=True)) <= 1
+    images = pixels(x).contiguous(memory_format=torch.channels_last)
+    for attack in (PGD(steps=2), PGD(0.5, 0.1, 2, norm="l2"), APGD(steps=3), MomentumFGSM(steps=2)):
+        iterates = []
+        attack(defended, images, y, Draws(0), seen=lambda i, z, _, to=iterates: to.append(z))
+        assert all(z.is_contiguous(memory_format=torch.channels_last) for z in iterates), attack
+
+
+def test_speed_is_measured_in_pairs():
+    pytest.importorskip("pyautoattack", reason='needs the reference: pip install "thesis-repro[eval]"')
+    subject = attacks.speed_subject(32, width=0.125)
+    result = attacks.attack_speed(subject, steps=5)
+    assert set(result) == {"ours", "ours accuracy", "pyautoattack", "pyautoattack accuracy"}
+    assert 10 < result["ours accuracy"] < 90 and abs(result["ours accuracy"] - result["pyautoattack accuracy"]) < 15
+
+
+# Misuse
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: PGD(epsilon=8), "8/255"),
+        (lambda: PGD(step=2), "2/255"),
+        (lambda: FGSM(epsilon=-0.1), "epsilon = -0.1"),
+        (lambda: PGD(epsilon=math.nan), "epsilon = nan"),
+        (lambda: PGD(norm="l2", epsilon=-1.0), "epsilon"),
+        (lambda: PGD(steps=0), "steps = 0"),
+        (lambda: PGD(steps=2.5), "steps = 2.5"),
+        (lambda: PGD(restarts=0), "restarts = 0"),
+        (lambda: PGD(norm="l3"), "linf, l2, l1"),
+        (lambda: PGD(loss="mse"), "ce, cw, kl, dlr"),
+        (lambda: PGD(start="zero"), "uniform, normal, none"),
+        (lambda: PGD(bn="test"), "eval, train"),
+        (lambda: PGD(logit_scale=0), "logit_scale"),
+        (lambda: MomentumFGSM(steps=0), "steps = 0"),
+        (lambda: APGD(norm="l1"), "linf, l2"),
+        (lambda: APGD(loss="kl"), "dlr-targeted"),
+        (lambda: APGD(targets=0), "targets = 0"),
+        (lambda: APGD(epsilon=8), "8/255"),
+        (lambda: LBFGS(c=0), "c = 0"),
+        (lambda: LBFGS(epsilon=-1), "epsilon = -1"),
+        (lambda: CarliniWagner(steps=0), "steps = 0"),
+        (lambda: CarliniWagner(confidence=-1), "confidence = -1"),
+        (lambda: AutoAttack(epsilon=8), "8/255"),
+        (lambda: AutoAttack(version="fast"), "standard, plus, rand"),
+    ],
+)
+def test_bad_fields(make, message):
+    with pytest.raises(BadInput, match=message) as e:
+        make()
+    assert "\n" not in str(e.value)
+
+
+def test_an_l2_radius_may_exceed_one():
+    assert PGD(norm="l2", epsilon=2.0, step=1.5) and APGD(norm="l2", epsilon=3)
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(steps=1), APGD(steps=1), CarliniWagner(steps=1), FGSM()], ids=lambda a: type(a).__name__
+)
+def test_bad_batches(attack, digits, plain):
+    x, y = pixels(digits.x_test[:4]), digits.y_test[:4]
+    for images, labels in ((digits.x_test[:4], y), (255 * x, y), (x, y[:2]), (x - 1, y)):
+        with pytest.raises(BadInput, match=r"\[0, 1\]"):
+            attack(plain, images, labels, Draws(0))
+
+
+def test_labels_out_of_range(digits, plain):
+    x = digits.x_test[:4]
+    for y in (torch.tensor([0, 1, 2, 10]), torch.tensor([-1, 1, 2, 3])):
+        with pytest.raises(BadInput, match="from 0 to 9"):
+            robust_accuracy(plain, x, y, PGD())
+        with pytest.raises(BadInput, match="from 0 to 9"):
+            PGD()(plain, pixels(x), y, Draws(0))
+    with pytest.raises(BadInput, match="at least one"):
+        robust_accuracy(plain, x[:0], torch.zeros(0, dtype=torch.long), PGD())
+    with pytest.raises(BadInput, match="uint8"):
+        robust_accuracy(plain, pixels(x), torch.zeros(4, dtype=torch.long), PGD())
+
+
+class Failing(torch.nn.Module):
+    "Logits that are not numbers from a call on."
+
+    def __init__(self, inner, call):
+        super().__init__()
+        self.inner, self.call, self.calls = inner, call, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x) * (torch.nan if self.calls > self.call else 1)
+
+
+def test_not_a_number_names_the_step(digits, defended):
+    x, y = pixels(digits.x_test[:20]), digits.y_test[:20]
+    for attack in (PGD(steps=5), APGD(steps=5), MomentumFGSM(steps=5)):
+        with pytest.raises(Broken, match="at step 3 of the attack"):
+            attack(Failing(defended, 3), x, y, Draws(0))
+        model = Failing(defended, 4)
+        with pytest.raises(Broken, match="at step 3 of the attack"):  # one call was for the clean images
+            robust_accuracy(model, digits.x_test[:20], y, attack)
+        assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(Broken, match="before any step"):
+        robust_accuracy(Failing(defended, 0), digits.x_test[:20], y, PGD())
+    with pytest.raises(Broken):
+        CarliniWagner(steps=2)(Failing(defended, 0), x, y, Draws(0))
+    with pytest.raises(Broken):
+        LBFGS()(Failing(defended, 1), x[:1], y[:1], Draws(0))

@@ -1,0 +1,364 @@
+"""Section 2.2: what its figures measure, against geometry and NumPy; the zoo against the contract; the atlas."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn as nn
+
+from thesis_repro import adversarial, atlas, background, data, models, settings, training
+from thesis_repro.adversarial import Adversarial, AVmixup, Examples
+from thesis_repro.attacks import FGSM, PGD
+from thesis_repro.background import UNDEFENDED, CenterLoss
+from thesis_repro.data import Draws, pixels
+from thesis_repro.mixup import Plain
+from thesis_repro.training import Compute, Schedule
+from thesis_repro.zoo import ZOO, zoo_table
+
+QUIET = Compute(progress=False)
+EQUATIONS = [f"eq-2.{n}" for n in range(18, 40)]
+FIGURES = [f"fig-2.{n}" for n in (8, 11, 13, 14, 15, 16)]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("faint10", train_size=200, test_size=200, held_out=20)
+
+
+@pytest.fixture(scope="module")
+def net(digits):
+    "A small network that has learned something, in eval mode."
+    model = models.build("resnet18", 10, 0.0625, 3, digits.mean, digits.std)
+    plan = Schedule(epochs=8, batch_size=20, lr=0.05, kind="cosine")
+    return training.train(training.start(model, Plain("ce"), replace(digits, crop=0), plan, compute=QUIET)).model.eval()
+
+
+@pytest.fixture(scope="module")
+def e(net, digits):
+    batch = Examples(net, pixels(digits.x_test[:100]), digits.y_test[:100], Draws(0))
+    batch = adversarial.attacked(PGD(steps=4), batch)
+    batch.inputs = batch.adversarial
+    return batch
+
+
+@pytest.fixture
+def preset(tmp_path, monkeypatch):
+    "The smallest preset, with a folder of its own for what it makes."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    small = {"train_size": 60, "test_size": 60, "held_out": 10, "epochs": 1, "batch_size": 20, "attack_size": 30}
+    return settings.load("smoke", chapter=2, jobs=1, surface_points=3, **small)
+
+
+# The contract
+
+
+@pytest.fixture(scope="module")
+def items():
+    return {i.id: i for i in atlas.items()}
+
+
+@pytest.mark.parametrize("item", [*EQUATIONS, *FIGURES, "met-attacks", "met-at-zoo"])
+def test_the_atlas_finds_every_item_of_section_2_2(items, item):
+    found = items[item]
+    assert found.state == "made" and found.notebook.endswith(".ipynb")
+    if item in FIGURES:
+        assert found.function == f"thesis_repro.background.figure_{item[4:].replace('.', '_')}"
+
+
+MAKERS = """2.19 szegedy, 2.20 FGSM, 2.21 PGD, 2.23 fosc, 2.24 alp, 2.25 trades, 2.26 mart, 2.27 triplet, 2.28 tla,
+2.29 dirichlet, 2.30 pc_loss, 2.31 pc_lc, 2.36 gairat, 2.37 margin, 2.38 mail, 2.39 wmmr"""
+
+
+@pytest.mark.parametrize("equation,word", [pair.split() for pair in MAKERS.split(",")])
+def test_an_equation_leads_to_what_computes_it(equation, word):
+    found = atlas.where(f"eq {equation}")
+    assert any(word.lower() in name.rpartition(".")[2].lower() for name in (found.function, *found.also))
+
+
+def test_the_zoo_has_a_row_for_every_method_of_the_contract():
+    title = next(i.title for i in atlas.contract() if i.id == "met-at-zoo")
+    named = title.partition("works as a row of the zoo: ")[2].split("; ")
+    assert len(named) > 30
+    assert set(named) == set(ZOO) == set(zoo_table().index)
+
+
+def test_every_row_can_be_a_run(preset):
+    runs = {name: background.zoo_run(preset, name) for name in (UNDEFENDED, *ZOO)}
+    assert len({r.key for r in runs.values()}) == len(runs)
+    plan = background.runs_zoo(preset)
+    assert {row for row, _ in plan} == set(runs) and {column for _, column in plan} == {"clean", "PGD-20"}
+    assert all(p.runs[0].seed == 0 and len(p.runs) == 1 for p in plan.values())
+
+
+# Attacks and what is read
+
+
+def test_right_images_are_right_and_in_order(net, digits):
+    x, y = background.right_images(net, digits, 30)
+    assert (net(x).argmax(1) == y).all() and len(y) == 30
+    right = (net(pixels(digits.x_test)).argmax(1) == digits.y_test).nonzero().squeeze(1)[:30]
+    assert torch.equal(x, pixels(digits.x_test)[right])
+
+
+def test_most_striking_must_have_been_right_before_and_wrong_after():
+    y = torch.tensor([0, 1, 2, 3])
+    before = torch.tensor([5, 1, 2, 3]), torch.tensor([1.0, 0.8, 0.9, 1.0])
+    after = torch.tensor([5, 7, 7, 3]), torch.tensor([1.0, 0.9, 0.5, 1.0])
+    assert background.most_striking(before, after, y) == 1
+
+
+def test_attack_table_measures_changes(net, digits):
+    x, y = pixels(digits.x_test[:20]), digits.y_test[:20]
+    moved = x.clone()
+    moved[:, 0, 0, 0] += torch.where(x[:, 0, 0, 0] > 0.5, -0.1, 0.1)
+    line = background.attack_table(net, x, y, {"one pixel": moved, "none": x[:5]}).loc
+    np.testing.assert_allclose(line["one pixel", ["L∞ × 255", "L2", "L1"]].astype(float), [25.5, 0.1, 0.1], rtol=1e-5)
+    assert line["none", "images"] == 5 and line["none", "L2"] == 0
+    right = (net(x[:5]).argmax(1) == y[:5]).float().mean().item()
+    assert line["none", "accuracy"] == pytest.approx(100 * right)
+
+
+def test_transfer_table_attacks_rows_and_reads_columns(net, digits):
+    x, y = pixels(digits.x_test[:60]), digits.y_test[:60]
+    other = models.build("resnet18", 10, 0.0625, 3, digits.mean, digits.std, seed=1).eval()
+    table = background.transfer_table({"a": net, "b": other}, x, y, FGSM())
+    for source, column in (("a", "b"), ("b", "a"), ("a", "a")):
+        made = FGSM()({"a": net, "b": other}[source], x, y, Draws(0))
+        expected = ({"a": net, "b": other}[column](made).argmax(1) == y).float().mean().item()
+        assert table.loc[source, column] == pytest.approx(100 * expected)
+
+
+# Figure 2.11
+
+
+def test_labels_are_linear_from_image_to_vertex():
+    mix = AVmixup(gamma=2.0, lambda1=0.9, lambda2=0.3)
+    for t in (0.0, 0.5, 1.0, 2.0):
+        mass = 0.9 + (0.3 - 0.9) * t / 2
+        expected = np.full(5, (1 - mass) / 4)
+        expected[2] = mass
+        np.testing.assert_allclose(background.label_at(t, 2, 5, mix), expected, rtol=1e-6)
+
+
+def test_drawn_labels_lie_where_the_labels_of_the_line_are(e):
+    drawn = background.drawn_labels(e)
+    assert drawn.t.between(0, 2 + 1e-6).all() and drawn.t.std() > 0.3
+    expected = [background.label_at(t, y, 10)[y].item() for t, y in zip(drawn.t, e.y, strict=True)]
+    np.testing.assert_allclose(drawn["mass"], expected, atol=1e-4)
+
+
+def test_along_perturbation_begins_at_the_image_and_passes_the_adversarial_one(e):
+    line = background.along_perturbation(e.model, e, 2.0, points=5)
+    p = lambda x: e.model(x).softmax(1)[range(100), e.y].mean().item()
+    assert line["mass"][0] == pytest.approx(p(e.x), abs=1e-6)
+    assert line["mass"][2] == pytest.approx(p(e.adversarial), abs=1e-6)
+
+
+# Figure 2.13: a linear network, whose margins are known
+
+
+@pytest.fixture
+def linear():
+    net = nn.Linear(2, 2).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, -4.0]]))
+        net.bias.copy_(torch.tensor([0.5, 0.0]))
+    return net
+
+
+def test_the_nearest_boundary_of_a_linear_network(linear):
+    x = torch.tensor([[0.5, 0.2], [1.0, -0.3], [0.0, 1.0]], dtype=torch.float64)
+    margin, edge = background.nearest_boundary(linear, x, torch.zeros(3, dtype=torch.int64), radius=3.0)
+    expected = (3 * x[:, 0] + 4 * x[:, 1] + 0.5) / 5
+    np.testing.assert_allclose(margin, expected, rtol=1e-3)  # the nearest of 144 directions
+    assert (margin >= expected - 1e-9).all()
+    np.testing.assert_allclose(linear(edge).diff(dim=1).detach(), 0, atol=1e-6)
+    np.testing.assert_allclose((edge - x).norm(dim=1), margin)
+
+
+def test_margins_that_there_are_not(linear):
+    x = torch.tensor([[0.5, 0.2], [-5.0, -5.0]], dtype=torch.float64)
+    far, _ = background.nearest_boundary(linear, x[:1], torch.tensor([0]), radius=0.1)
+    misread, _ = background.nearest_boundary(linear, x[1:], torch.tensor([0]))
+    assert torch.isinf(far).all() and misread.item() == 0
+
+
+def test_the_worst_point_of_a_linear_network(linear):
+    x = torch.tensor([[0.5, 0.2], [1.0, -0.3]], dtype=torch.float64)
+    found = background.worst_point(linear, x, torch.tensor([0, 0]), 0.3)
+    towards = torch.tensor([-3.0, -4.0], dtype=torch.float64) / 5
+    np.testing.assert_allclose(found, x + 0.3 * towards, atol=0.01)
+    assert ((found - x).norm(dim=1) <= 0.3 + 1e-9).all()
+
+
+def test_a_step_has_its_length_goes_down_and_leaves_the_network_alone(linear):
+    x, y = background.two_arcs(20)
+    before = copy.deepcopy(linear.state_dict())
+    moved = background.stepped(linear, x, y, 0.01)
+    assert all(torch.equal(v, before[k]) for k, v in linear.state_dict().items())
+    moves = [a - b for a, b in zip(moved.parameters(), linear.parameters(), strict=True)]
+    length = torch.cat([m.flatten() for m in moves]).norm().item()
+    assert length == pytest.approx(0.01)
+    loss = lambda f: nn.functional.cross_entropy(f(x), y).item()
+    assert loss(moved) < loss(linear)
+
+
+# Figure 2.14
+
+
+def test_center_loss_and_its_gradients(net, digits):
+    model = copy.deepcopy(net)
+    x, y = pixels(digits.x_test[:6]), digits.y_test[:6]
+    piece = CenterLoss(weight=0.4)
+    batch = Examples(model, x, y, Draws(0), inputs=x, companion=piece.companion(model, digits))
+    centres = batch.companion.weight
+    losses = piece(batch)
+    last = model.stages[-1][-1]
+    h = model.stages[-1][:-1](model(x, stop=3)).detach().double().numpy()
+    c, w, b = (v.detach().double().numpy() for v in (centres, last.weight, last.bias))
+    z = h @ w.T + b
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    expected = [-np.log(p[i, t]) + 0.2 * np.sum((h[i] - c[t]) ** 2) for i, t in enumerate(y.tolist())]
+    np.testing.assert_allclose(losses.detach(), expected, rtol=1e-4)
+    slope = torch.autograd.grad(losses.sum(), centres)[0].numpy()
+    by_hand = np.zeros_like(c)
+    for i, t in enumerate(y.tolist()):
+        by_hand[t] += 0.4 * (c[t] - h[i])
+    np.testing.assert_allclose(slope, by_hand, rtol=1e-3, atol=1e-4)
+
+
+def test_crowding_by_hand():
+    g = np.random.default_rng(0)
+    h, y = g.normal(size=(30, 2)) + 3 * (np.arange(30)[:, None] % 3), np.arange(30) % 3
+    means = np.stack([h[y == c].mean(0) for c in range(3)])
+    own = np.mean([np.linalg.norm(a - means[c]) for a, c in zip(h, y, strict=True)])
+    near = np.mean([min(np.linalg.norm(means[c] - means[o]) for o in range(3) if o != c) for c in range(3)])
+    found = background.crowding(torch.tensor(h), torch.tensor(y))
+    assert found == pytest.approx(own / near, rel=1e-6)
+
+
+def test_few_classes_keeps_images_with_their_labels(digits):
+    few = background.few_classes(digits, 3)
+    assert few.classes == 3 and few.y_train.max() == 2 and few.y_val.max() == 2
+    assert torch.equal(few.x_test, digits.x_test[digits.y_test < 3])
+    assert torch.equal(few.y_test, digits.y_test[digits.y_test < 3])
+
+
+def test_a_flat_network_reads_from_two_numbers(digits):
+    net = background.flat_network(digits, 0.0625).eval()
+    x = pixels(digits.x_test[:4])
+    features = net(x, stop=4)
+    assert features.shape == (4, 2)
+    assert torch.allclose(net(features, start=4), net(x))
+
+
+# Figure 2.15
+
+
+def test_wrong_labels_are_wrong_and_as_many_as_said():
+    d = data.load("faint10", train_size=1000, test_size=20, held_out=20)
+    told = background.with_wrong_labels(d, 0.2)
+    share = (told.y_train != d.y_train).float().mean().item()
+    assert 0.16 < share < 0.24 and torch.equal(told.x_train, d.x_train) and torch.equal(told.y_test, d.y_test)
+    assert told.y_train.min() >= 0 and told.y_train.max() <= 9
+    assert torch.equal(background.with_wrong_labels(d, 0.0).y_train, d.y_train)
+
+
+def test_real_data_keeps_its_labels(monkeypatch, digits):
+    asked = []
+
+    def load(name, train_size=0, *sizes, **more):
+        asked.append((name, train_size))
+        return digits
+
+    monkeypatch.setattr(background.data, "load", load)
+    thesis = settings.load("thesis", chapter=2)
+    assert background.images_to_overfit(thesis, "CIFAR-10") is digits
+    assert asked == [("cifar10", 0)]
+    smoke = background.images_to_overfit(settings.load("smoke", chapter=2), "CIFAR-10")
+    assert (smoke.y_train != digits.y_train).any() and smoke.crop == 0 and asked[1][1] == 300
+
+
+def test_training_epoch_by_epoch_is_training(digits):
+    d, plan = replace(digits, crop=0), Schedule(epochs=4, batch_size=50, lr=0.05, decay=(0.5,))
+    method = Adversarial(PGD(steps=1), selection=PGD(steps=1))
+    fresh = lambda: models.build("resnet18", 10, 0.0625, 3, d.mean, d.std)
+    whole = training.train(training.start(fresh(), method, d, plan, compute=QUIET)).model
+    t = training.start(fresh(), method, d, replace(plan, epochs=0), compute=QUIET)
+    rows, weights = background.overfitted(t, plan, every=2)
+    assert [r["epoch"] for r in rows] == [2, 4]
+    assert all(torch.equal(v, weights["last"][k]) for k, v in whole.state_dict().items())
+    best = max(range(2), key=lambda i: (rows[i]["test accuracy"], i))
+    model = fresh()
+    model.load_state_dict(weights["best"])
+    seen = background.under_attack(model, d.x_test, d.y_test)
+    assert seen == {k: rows[best][f"test {k}"] for k in ("accuracy", "loss")}
+
+
+# Figure 2.16
+
+
+def test_importance(e):
+    samples = background.importance(e.model, e.x, e.y)
+    assert samples[["GAIRAT", "MAIL", "WMMR"]].mean().to_numpy() == pytest.approx([1, 1, 1], rel=1e-5)
+    x = adversarial.attacked(PGD(), Examples(e.model, e.x, e.y, Draws(0))).adversarial
+    p = e.model(x).softmax(1).detach().double().numpy()
+    y = e.y.numpy()
+    other = np.array([max(v for j, v in enumerate(row) if j != t) for row, t in zip(p, y, strict=True)])
+    np.testing.assert_allclose(samples.true, p[range(100), y], atol=1e-5)
+    np.testing.assert_allclose(samples.margin, other - p[range(100), y], atol=1e-5)
+    ordered = samples.sort_values("margin")
+    assert (ordered.MAIL.diff().dropna() >= -1e-6).all() and (ordered.WMMR.diff().dropna() >= -1e-6).all()
+    by_steps = samples.groupby("kappa").GAIRAT.agg(["min", "max"])
+    assert (by_steps["max"] - by_steps["min"]).max() < 1e-5
+    assert (by_steps["max"].diff().dropna() <= 1e-6).all()
+
+
+# Whole figures and the table, at the smallest size
+
+
+def test_figure_2_8_shows_a_real_adversarial_example(preset):
+    made = background.figure_2_8(preset)
+    shown = made.data[made.data.shown]
+    right = made.data.label == made.data.read
+    misled = right & (made.data["read after"] != made.data.label)
+    assert len(shown) == 1 and len(made.data) == 60
+    assert misled[made.data.shown].all() or not misled.any()
+    assert made.cells[0].values[0] == pytest.approx(100 * misled.sum() / right.sum(), abs=1e-3)
+    assert (background.folder(preset) / "figures" / "figure_2_8.png").stat().st_size > 5000
+
+
+def test_figures_are_measured_once(preset, monkeypatch):
+    own = background.margin_updates
+    monkeypatch.setattr(background, "margin_updates", lambda: own(epsilons=(0.1, 1.0)))
+    first = background.figure_2_13(preset)
+    monkeypatch.setattr(background, "margin_updates", lambda: pytest.fail("measured again"))
+    again = background.figure_2_13(preset)
+    pd.testing.assert_frame_equal(first.data, again.data)
+    grew = {c.row: c.values[0] for c in first.cells}
+    gain = (first.data.after - first.data.before)[first.data.epsilon.isna()]
+    assert grew["boundary"] == pytest.approx(100 * (gain > 0).mean())
+
+
+def test_the_table_of_the_zoo(preset, monkeypatch):
+    few = {name: ZOO[name] for name in ("Fast AT", "COT")}
+    monkeypatch.setattr(background, "ZOO", few)
+    monkeypatch.setattr(background, "zoo_table", lambda: zoo_table().loc[list(few)])
+    scores = {UNDEFENDED: 10.0, "Fast AT": 12.0, "COT": 30.0}
+    monkeypatch.setattr(
+        background, "outcome", lambda store, run, metric: {"accuracy": scores[run.label] if metric.attack else 50.0}
+    )
+    monkeypatch.setattr(background.Store, "ensure", lambda self, runs: None)
+    table = background.table_zoo(preset)
+    assert list(table.index) == [UNDEFENDED, "Fast AT", "COT"]
+    assert table["beats undefended"].tolist() == ["—", "yes", "—"]
+    assert table["PGD-20"].tolist() == [10.0, 12.0, 30.0] and (table.clean == 50).all()
+    assert table.loc["Fast AT", "cost"] == ZOO["Fast AT"].cost
+    kept = pd.read_csv(background.folder(preset) / "tables" / "zoo.csv", index_col="method")
+    assert kept.index.tolist() == table.index.tolist()
+    scores["Fast AT"] = 10.0
+    assert background.table_zoo(preset)["beats undefended"]["Fast AT"] == "no"
