@@ -36,7 +36,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 def refused(capsys, *words):
     "The one line that a command prints when it refuses; nothing may have been written."
-    written = lambda: sorted(f for k in ("runs/*/*/*", "tables/*", "measurements/*.json") for f in paths.outputs().glob(f"*/{k}"))
+    written = lambda: sorted(
+        f for k in ("runs/*/*/*", "tables/*", "measurements/*.json") for f in paths.outputs().glob(f"*/{k}")
+    )
     before = written()
     assert main([str(w) for w in words]) == 2
     out, err = capsys.readouterr()
@@ -128,7 +130,9 @@ def test_claims_without_results_are_not_measured(capsys):
 @pytest.fixture
 def trained(elsewhere, capsys):
     "The key of a run of the preset tiny."
-    assert main(["run", "7.1", "--preset", "tiny", "--row", "Baseline", "--column", "Last / CIFAR-10", "--seed", "0"]) == 0
+    assert (
+        main(["run", "7.1", "--preset", "tiny", "--row", "Baseline", "--column", "Last / CIFAR-10", "--seed", "0"]) == 0
+    )
     capsys.readouterr()
     folder = next((elsewhere / "outputs" / "tiny" / "runs").glob("aip/table_7_1/baseline-seed-0-*"))
     return folder.name.rpartition("-")[2]

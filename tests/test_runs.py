@@ -290,7 +290,7 @@ def test_outcomes_are_made_once_and_only_where_absent(attacked, monkeypatch):
 
 
 def test_a_transfer_comes_from_the_run_of_the_same_seed(attacked):
-    store, pair = attacked
+    _, pair = attacked
     across = Robustness(PGD(steps=3), size=40, sources=tuple(pair))
     assert [across.source(r) for r in pair] == pair
     assert FEW.source(pair[0]) is None
@@ -315,7 +315,9 @@ def test_a_planned_row_says_what_is_short(monkeypatch):
     columns = {"Clean": "last.accuracy", "PGD-3": Robustness(PGD(steps=3), size=50)}
     row = ("Standard", "CIFAR-10", "resnet18", Plain(), Schedule(epochs=120), "tests/table")
     plan = runs.planned_row(preset, *row, columns)
-    assert "4 of 120 epochs" in plan["Standard", "Clean"].reason and "50 test images" in plan["Standard", "PGD-3"].reason
+    assert (
+        "4 of 120 epochs" in plan["Standard", "Clean"].reason and "50 test images" in plan["Standard", "PGD-3"].reason
+    )
     assert plan["Standard", "Clean"].runs == plan["Standard", "PGD-3"].runs
     absent = runs.planned_row(preset, *row, columns, parts=("SVHN",))["Standard", "PGD-3"]
     assert absent.runs == () and absent.reason == "CIFAR-10 was not asked for"
@@ -323,6 +325,8 @@ def test_a_planned_row_says_what_is_short(monkeypatch):
 
 def test_a_network_that_plays_another_is_named():
     preset = dataclasses.replace(settings.load("smoke", chapter=5), wide_network="resnet18")
-    plan = runs.planned_row(preset, "PGD", "CIFAR-10", "wrn34_10", Plain(), Schedule(), "tests/table", {"Clean": "last.accuracy"})
+    plan = runs.planned_row(
+        preset, "PGD", "CIFAR-10", "wrn34_10", Plain(), Schedule(), "tests/table", {"Clean": "last.accuracy"}
+    )
     cell = plan["PGD", "Clean"]
     assert cell.reason.startswith("resnet18 in place of wrn34_10, ") and {r.model for r in cell.runs} == {"resnet18"}

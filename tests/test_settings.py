@@ -105,7 +105,9 @@ def test_every_key_is_described():
 
 
 def test_a_chapter_may_have_its_own_section(own):
-    own("[small]\nepochs = 9\nseeds = 4\n[small: chapters 2 5]\nepochs = 3\nbce = mean\n[small: chapter 5]\nwidth = 0.5\n")
+    own(
+        "[small]\nepochs = 9\nseeds = 4\n[small: chapters 2 5]\nepochs = 3\nbce = mean\n[small: chapter 5]\nwidth = 0.5\n"
+    )
     assert (settings.load("small").epochs, settings.load("small", chapter=7).epochs) == (9, 9)
     assert (settings.load("small", chapter=2).epochs, settings.load("small", chapter=5).width) == (3, 0.5)
     assert settings.load("small", chapter=5).seeds == 4 and settings.load("small", chapter=5, epochs=1).epochs == 1

@@ -377,7 +377,7 @@ def test_the_negative_is_attacked_towards_the_class_of_the_anchor(learned):
     p, n = zoo.triplets(learned(moved), y, h, clean, draws)
     back = zoo.ascend(learned, x[n], y[n], draws, EPSILON, 2 / 255, 10, towards=y)
     expected = zoo.tla_loss(learned(moved), y, h, clean[p], zoo.inside(learned, back, nn.Linear)[1], 0.03, 2.0, 0.001)
-    loss = zoo.BidirectionalMetric(beta=0.0)(Examples(learned, x, y, draws, inputs=moved))
+    loss = zoo.BidirectionalMetric(lambda1=2.0, beta=0.0)(Examples(learned, x, y, draws, inputs=moved))
     assert torch.allclose(loss, expected, rtol=1e-4)
     assert F.cross_entropy(learned(back), y) < F.cross_entropy(learned(x[n]), y)
 
@@ -447,6 +447,13 @@ def test_awp_learns_from_the_loss_at_the_perturbed_weights():
     for (name, b), (_, c) in zip(net.named_buffers(), twin.named_buffers(), strict=True):
         assert torch.allclose(b, c, atol=1e-6), name  # recorded once, and by the pass that is learned from
     assert net.stages[0][2].num_batches_tracked == 1
+
+
+def test_awp_waits_for_its_share_of_the_schedule():
+    net = network().train()
+    piece, e = zoo.WeightPerturbation(after=0.5), examples(net)
+    early, late = (piece(dataclasses.replace(e, draws=Draws(0, progress=p))) for p in (0.49, 0.5))
+    assert early is net and isinstance(late, zoo.Shifted)
 
 
 def test_rwp_steps_on_small_losses_at_the_perturbed_weights():

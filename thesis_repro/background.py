@@ -10,8 +10,9 @@ __all__ = ['DATASETS', 'UNDEFENDED', 'FEATURE_LOSSES', 'LONG', 'IMPORTANCE', 'sc
            'worst_point', 'stepped', 'margin_updates', 'draw_figure_2_13', 'figure_2_13', 'CenterLoss',
            'measured_figure', 'few_classes', 'flat_network', 'crowding', 'feature_space', 'draw_figure_2_14',
            'figure_2_14', 'with_wrong_labels', 'images_to_overfit', 'under_attack', 'overfitted', 'attacked_surface',
-           'overfitting', 'draw_figure_2_15', 'long_training', 'long_trainings', 'figure_2_15', 'importance',
-           'draw_figure_2_16', 'figure_2_16', 'family', 'runs_zoo', 'measured_zoo', 'table_zoo', 'draw_zoo']
+           'overfitting', 'draw_figure_2_15', 'long_training', 'kept_training', 'long_trainings', 'figure_2_15',
+           'importance', 'draw_figure_2_16', 'figure_2_16', 'family', 'runs_zoo', 'measured_zoo', 'table_zoo',
+           'draw_zoo']
 
 # %% ../nbs/chapters/02_background.ipynb #ade3f314
 import copy
@@ -88,14 +89,14 @@ def picture(ax, image: torch.Tensor, title: str = "", wrong: bool = False):
     ax.set_axis_off()
     ax.set_title(title, color="#b3261e" if wrong else "black", fontsize=9)
 
-# %% ../nbs/chapters/02_background.ipynb #96b16b2e
+# %% ../nbs/chapters/02_background.ipynb #3565a8e0
 def draw_attack(model, x: torch.Tensor, y: torch.Tensor, attacked: torch.Tensor, count: int = 8):
-    "The first images, what the attack added (grey is nothing, black and white the largest change), and the sums, with the readings."
+    "The first images, what the attack added (grey is nothing, black and white the largest change of that image), and the sums, with the readings."
     import matplotlib.pyplot as plt
 
     count = min(count, len(x))
     change = attacked - x
-    grey = 0.5 + change / (2 * change.abs().amax().clamp_min(1e-12))
+    grey = 0.5 + change / (2 * change.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12))
     fig, axes = plt.subplots(3, count, figsize=(1.1 * count, 3.6), squeeze=False, layout="constrained")
     for row, shown, named in ((axes[0], x, True), (axes[1], grey, False), (axes[2], attacked, True)):
         said, p = readings(model, shown)
@@ -569,7 +570,7 @@ def draw_figure_2_15(rows: pd.DataFrame, surfaces: pd.DataFrame):
     fig.colorbar(drawn, ax=axes[2:], label="loss under attack", format="%.2g")
     return fig
 
-# %% ../nbs/chapters/02_background.ipynb #cd762542
+# %% ../nbs/chapters/02_background.ipynb #4c9022ce
 LONG = {"Madry AT": ("best", "last"), "AWP": ("last",)}
 
 
@@ -578,19 +579,23 @@ def long_training(preset, part: str) -> int:
     return 60 if stand_ins(data_sets(preset, (part,))) else 4 * preset.epochs or 200
 
 
+def kept_training(preset, part: str, name: str) -> dict:
+    "`overfitting` of a row of the zoo, kept as a measurement."
+    epochs = long_training(preset, part)
+    how = {"data": settings.dataset(preset, part), "epochs": epochs, "points": preset.surface_points, "method": ZOO[name].method}
+    how |= {k: getattr(preset, k) for k in ("train_size", "width")}
+    with runs.threads(preset):
+        return measure(Store(preset), "figure_2_15", how, lambda: overfitting(preset, part, name, epochs))
+
+
 def long_trainings(preset, part: str) -> dict:
-    "`overfitting` of Madry AT and of AWP, kept as measurements, side by side where the preset has the jobs for it."
+    "`kept_training` of Madry AT and of AWP, side by side where the preset has the jobs for it."
     from joblib import Parallel, delayed
 
-    epochs, store = long_training(preset, part), Store(preset)
-    how = {"data": settings.dataset(preset, part), "epochs": epochs, "points": preset.surface_points}
-    how |= {k: getattr(preset, k) for k in ("train_size", "width")}
+    from thesis_repro.background import kept_training  # by this name another process finds it
 
-    def found(name):
-        with runs.threads(preset):
-            return measure(store, "figure_2_15", {**how, "method": ZOO[name].method}, lambda: overfitting(preset, part, name, epochs))
-
-    return dict(zip(LONG, Parallel(n_jobs=min(len(LONG), runs.jobs(preset)))(delayed(found)(name) for name in LONG), strict=True))
+    work = Parallel(n_jobs=min(len(LONG), runs.jobs(preset)))
+    return dict(zip(LONG, work(delayed(kept_training)(preset, part, name) for name in LONG), strict=True))
 
 # %% ../nbs/chapters/02_background.ipynb #d09c6660
 def figure_2_15(preset, parts=DATASETS) -> Figure:

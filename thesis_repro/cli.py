@@ -60,12 +60,13 @@ def _execute(chapter, folder, parameters: dict, timeout) -> bool:
             notebooks.html(out, out.with_suffix(".html"))
     return True
 
-# %% ../nbs/core/16_cli.ipynb #77e736e9
+# %% ../nbs/core/16_cli.ipynb #7303799a
 def _function(kind: str, number: str, prefix: str):
     "The chapter's function of a table or figure. BadInput where there is none."
     from thesis_repro import atlas
 
-    item = atlas.where(f"{kind} {number}")
+    chapter, _, ours = number.partition(".")
+    item = atlas.where(f"{kind} {chapter}.1" if ours == "ours" else f"{kind} {number}")
     try:
         module = importlib.import_module(f"thesis_repro.{item.home}")
         return getattr(module, f"{prefix}_{number.replace('.', '_')}")

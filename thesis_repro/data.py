@@ -226,7 +226,7 @@ def _faint(rng, pool, label: np.ndarray) -> np.ndarray:
     paper = rng.uniform(0.4, 0.6, (len(label), 1, 1, 3))
     return _painted(rng, ink, paper, paper + 0.5 * tint, noise=0.05)
 
-# %% ../nbs/core/02_data.ipynb #e6f340f3
+# %% ../nbs/core/02_data.ipynb #7839ee48
 _COMPOSED = {
     "digits10": (10, _one),
     "digits10_cluttered": (10, _cluttered),
@@ -253,7 +253,7 @@ def _read_digits(name: str) -> _Source:
     for split, n in (("train", 5000), ("test", 2000)):
         y = np.arange(n) % classes
         made += [compose(Draws(0).numpy(f"{name} {split}"), _digits()[split], y), y]
-    return _Source(*made, classes=classes, flip=False, crop=1)
+    return _Source(*made, classes=classes, flip=False, crop=0 if name.startswith("faint") else 1)
 
 # %% ../nbs/core/02_data.ipynb #fda6312c
 def _balanced(y: np.ndarray, size: int, purpose: str) -> np.ndarray:

@@ -7,16 +7,16 @@ __all__ = ['LABEL_MASS', 'STRONGER', 'TRANSFERS', 'DATASETS', 'NETWORK', 'OTHER_
            'UNPERTURBED', 'REAL', 'DISTANCES', 'GROWN', 'rectangle', 'covered_share', 'binary_mask',
            'masked_perturbations', 'smoothing_distribution', 'random_classes', 'lowest_classes', 'masked_labels',
            'mixed_images', 'mixed_labels', 'at_the_end', 'MaskAndMix', 'mask_boxes', 'halves', 'smoothed_classes',
-           'half_labels', 'quick', 'step_callables', 'loss_along', 'random_share', 'masking_signs', 'masking_verdict',
-           'schedule', 'trained_on', 'methods', 'columns', 'planned', 'runs_5_1', 'table_5_1', 'trades', 'runs_5_2',
-           'table_5_2', 'ablation', 'runs_5_3', 'table_5_3', 'runs_of', 'runs_5_4', 'table_5_4', 'printed_transfer',
-           'transfer_gap', 'predictions', 'outcomes', 'runner_up_shares', 'shown_samples', 'draw_figure_5_1',
-           'figure_5_1', 'stages', 'draw_figure_5_2', 'figure_5_2', 'by_epoch', 'overfitting', 'draw_figure_5_3',
-           'figure_5_3', 'budget_attacks', 'draw_figure_5_4', 'accuracies', 'figure_5_4', 'no_autoattack', 'wide_pgd',
-           'real_attacks', 'runs_5_ours', 'directions_of', 'direction_cell', 'ours_only', 'cells_of', 'table_5_ours',
-           'verdicts', 'draw_figure_5_ours', 'figure_5_ours', 'claims', 'bench']
+           'half_labels', 'quick', 'loss_along', 'random_share', 'masking_signs', 'masking_verdict', 'schedule',
+           'trained_on', 'methods', 'columns', 'planned', 'runs_5_1', 'table_5_1', 'trades', 'runs_5_2', 'table_5_2',
+           'ablation', 'runs_5_3', 'table_5_3', 'runs_of', 'runs_5_4', 'table_5_4', 'printed_transfer', 'transfer_gap',
+           'predictions', 'outcomes', 'runner_up_shares', 'shown_samples', 'draw_figure_5_1', 'figure_5_1', 'stages',
+           'draw_figure_5_2', 'figure_5_2', 'by_epoch', 'overfitting', 'draw_figure_5_3', 'figure_5_3',
+           'budget_attacks', 'draw_figure_5_4', 'accuracies', 'figure_5_4', 'no_autoattack', 'wide_pgd', 'real_attacks',
+           'runs_5_ours', 'directions_of', 'direction_cell', 'table_5_ours', 'verdicts', 'draw_figure_5_ours',
+           'figure_5_ours', 'claims']
 
-# %% ../nbs/chapters/05_m2at.ipynb #0c6d4242
+# %% ../nbs/chapters/05_m2at.ipynb #15cb922f
 import importlib.util
 from dataclasses import dataclass
 
@@ -33,15 +33,10 @@ from .mixup import Plain, mix
 from .models import frozen_statistics
 from .published import claim_table, published
 from thesis_repro.report import (
-    COLUMNS,
-    DETAILS,
     Cell,
     Figure,
     Table,
-    _line,
-    data_sets,
     figure_of,
-    provenance,
     saved_values,
     style,
     table_of_runs,
@@ -52,7 +47,6 @@ from thesis_repro.runs import (
     Store,
     attack_all,
     images,
-    kept_outcome,
     measure,
     outcome,
     planned_row,
@@ -218,25 +212,6 @@ def quick(images, method, model: str = "resnet18", width: float = 0.125, epochs:
     net = models.build(model, images.classes, width, images.x_train.shape[1], images.mean, images.std, seed)
     schedule = Schedule(epochs=epochs, batch_size=64, kind="cosine", weight_decay=2e-4)
     return training.train(training.start(net, method, images, schedule, seed, Compute(progress=False)))
-
-# %% ../nbs/chapters/05_m2at.ipynb #912a36a2
-def step_callables(width: float = 1.0, batch: int = 128, classes: int = 10, size: int = 32, channels_last: bool = True, device="cpu", bf16: bool = False) -> dict:
-    "Name → a function without arguments that makes one PGD-10 training step of ResNet-18 on random images, for M²AT and its rivals."
-    compute = Compute(str(device), bf16, channels_last)
-    net = models.build("resnet18", classes, width).to(device, memory_format=compute.memory_format)
-    sgd, draws = torch.optim.SGD(net.parameters(), 1e-3, 0.9), Draws(0)
-    x = torch.rand((batch, 3, size, size), generator=draws.torch("x")).to(device).contiguous(memory_format=compute.memory_format)
-    y = torch.as_tensor(draws.numpy("y").integers(0, classes, batch), device=device)
-
-    def step(method):
-        with compute.autocast():
-            loss = method(net.train(), x, y, draws)
-        sgd.zero_grad(set_to_none=True)
-        loss.backward()
-        sgd.step()
-
-    mixes = {"PGD": None, "AVmixup": AVmixup(), "M2AT": MaskAndMix(), "M2AT (a.s.)": MaskAndMix(smoothed=classes // 2, choice="lowest")}
-    return {name: lambda m=Adversarial(PGD(), mix=mix): step(m) for name, mix in mixes.items()}
 
 # %% ../nbs/chapters/05_m2at.ipynb #1b8ec77f
 def loss_along(model, x: torch.Tensor, y: torch.Tensor, distances, directions: int = 8, seed: int = 0) -> pd.DataFrame:
@@ -718,41 +693,13 @@ def direction_cell(preset, row: str, planned: Planned) -> Cell:
     along = directions_of(preset, planned.runs).query("distance <= 8")
     return Cell(row, "random against gradient", tuple(random_share(a) for _, a in along.groupby("seed")), planned.reason, "times")
 
-# %% ../nbs/chapters/05_m2at.ipynb #448890eb
-def ours_only(cells) -> pd.DataFrame:
-    "The frame of a table that the thesis does not have: every cell is ours only."
-    return pd.DataFrame([_line(c) for c in cells], columns=COLUMNS + DETAILS).assign(verdict="ours only")
-
-
-def cells_of(preset, plan: dict, train: bool = True) -> list[Cell]:
-    "The measured cells of a plan; what is absent is trained and attacked first unless `train` is off."
-    store = Store(preset)
-    tasks = [(r, p.metric) for p in plan.values() for r in p.runs if not isinstance(p.metric, str)]
-    if train:
-        store.ensure([r for p in plan.values() for r in p.runs] + [s for _, m in tasks for s in m.sources])
-        attack_all(store, tasks)
-
-    def value(run, metric):
-        if (record := store.record(run)) is None or isinstance(metric, str):
-            return record.value(metric) if record else None
-        return (kept_outcome(store, run, metric) or {}).get("accuracy")
-
-    return [Cell(*place, tuple(value(r, p.metric) for r in p.runs), p.reason) for place, p in plan.items()]
-
-# %% ../nbs/chapters/05_m2at.ipynb #f2c639e1
+# %% ../nbs/chapters/05_m2at.ipynb #2384328f
 def table_5_ours(preset, parts=DATASETS, train=True) -> Table:
     "Is it real? PGD, AVmixup and M²AT under what the thesis did not try (ours)."
-    plan = runs_5_ours(preset, parts)
-    cells = cells_of(preset, plan, train)
-    trained = [(row, p) for (row, column), p in plan.items() if column == "Clean"]
-    if train:
-        cells += [direction_cell(preset, row, p) for row, p in trained]
-    made = [r.environment for _, p in trained for run in p.runs if (r := Store(preset).record(run))]
-    sets = data_sets(preset, dict.fromkeys(run.part for _, p in trained for run in p.runs))
-    title, frame = "Is it real? (ours; accuracy in %, CIFAR-10)", ours_only(cells)
-    table = Table(number="5.ours", title=title, where="not in the thesis", frame=frame, preset=preset.name, sets=sets, origin=provenance(*made))
-    table.save()
-    return table
+    plan, title = runs_5_ours(preset, parts), "Is it real? (ours; accuracy in %, CIFAR-10)"
+    trained = {row: p for (row, column), p in plan.items() if column == "Clean"}
+    directions = lambda: [direction_cell(preset, row, p) for row, p in trained.items()]
+    return table_of_runs("5.ours", title, plan, preset, "not in the thesis", train, directions if train else None)
 
 # %% ../nbs/chapters/05_m2at.ipynb #16aa5ede
 def verdicts(table: Table) -> dict:
@@ -803,14 +750,3 @@ def claims(preset) -> pd.DataFrame:
     "The chapter's claims with their verdicts on the thesis's numbers and on everything measured at a preset."
     values, why = saved_values(preset.name)
     return claim_table(values, chapter=5, comparable=why)
-
-# %% ../nbs/chapters/05_m2at.ipynb #1c20519a
-def bench(preset) -> list[dict]:
-    "The chapter's speed figures: a PGD-10 training step of M²AT in PGD steps (ResNet-18 of half the width, 32 × 32)."
-    from thesis_repro.bench import figure
-
-    how = {"width": 0.5, "batch": preset.timing_batch, "device": settings.device(preset), "bf16": settings.bf16(preset)}
-    seconds = metrics.paired_seconds(step_callables(**how, channels_last=preset.channels_last), preset.timing_repeats)
-    times = metrics.ratios(seconds, "PGD")
-    found = [figure("seconds a PGD-10 step (half width)", seconds["PGD"].median(), "s")]
-    return found + [figure(f"{name} against PGD", times[name], "times", at_most=1.05) for name in ("M2AT", "M2AT (a.s.)")]

@@ -66,9 +66,11 @@ def _line(cell: Cell, value=math.nan, std=math.nan, cited=False, note="", margin
     line |= {"verdict": verdict, "reason": reason, "note": note, "unit": cell.unit, "values": cell.values}
     return line | {"low": found.low, "high": found.high, "incomparable": cell.reason if ours.n else ""}
 
-# %% ../nbs/core/12_report.ipynb #b7d9effd
+# %% ../nbs/core/12_report.ipynb #688d893d
 def compare(table: str, cells, margin: float = MARGIN) -> pd.DataFrame:
     """The table's printed cells beside ours, one line a cell, in the thesis's order; what is ours only comes last.
+
+    A table that the thesis does not have ("5.ours") has only such cells.
 
     `margin` is the difference that still counts as the same number, in the table's unit. BadInput for a cell given twice.
     """
@@ -78,7 +80,7 @@ def compare(table: str, cells, margin: float = MARGIN) -> pd.DataFrame:
         twice = next(place for place, n in Counter((c.row, c.column) for c in cells).items() if n > 1)
         raise BadInput(f"table {table}: cell {', '.join(twice)} is given twice: give it once, with one value a seed")
     lines, unit = [], cells[0].unit if cells else "%"
-    for p in published(table).itertuples():
+    for p in () if table.endswith(".ours") else published(table).itertuples():
         absent = Cell(p.row, p.column, reason="" if p.cited else "not run", unit=unit)
         cell = ours.pop((p.row, p.column), absent)
         lines.append(_line(cell, p.value, p.std, p.cited, p.note, margin))
@@ -521,7 +523,7 @@ def _table_csv(t: Table) -> str:
     frame = t.frame.assign(cited=t.frame.cited.astype(int), values=values, **own)
     return frame.to_csv(index=False, lineterminator="\n")
 
-# %% ../nbs/core/12_report.ipynb #3fbee265
+# %% ../nbs/core/12_report.ipynb #a53ae322
 def _value(store, found: dict, run, metric) -> float:
     "The number of a run that a cell asks for; not a number where it is absent."
     from thesis_repro.runs import kept_outcome
@@ -559,14 +561,17 @@ def _made(store, plan: dict, runs: list) -> dict:
     return failures
 
 
-def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", train: bool = True) -> Table:
-    "The Table of a `plan`, (row, column) → Planned, what it lacks trained and attacked first unless `train` is off; written to the preset's folder."
+def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", train: bool = True, also=None) -> Table:
+    """The Table of a `plan`, (row, column) → Planned, what it lacks trained and attacked first unless `train` is off.
+
+    `also()` gives Cells that are measured otherwise, once the runs are there. Written to the preset's folder.
+    """
     from thesis_repro.runs import Store
 
     store, runs = Store(preset), list(dict.fromkeys(r for p in plan.values() for r in p.runs))
     failures = _made(store, plan, runs) if train else {}
     found = {run: store.record(run) for run in runs}  # cells share runs: each record is read once
-    cells = [_cell(store, found, place, planned, failures) for place, planned in plan.items()]
+    cells = [_cell(store, found, place, planned, failures) for place, planned in plan.items()] + list(also() if also else ())
     made = [r.environment for r in found.values() if r]
     sets = data_sets(preset, dict.fromkeys(r.part for r in runs))
     table = Table(number=number, title=title, where=where, frame=compare(number, cells), preset=preset.name, sets=sets, origin=provenance(*made))
@@ -707,10 +712,10 @@ def read_table(path) -> Table:
     own = {k: facts[k] for k in ("number", "title", "where", "preset")}
     return Table(frame=frame, sets=facts["data"], origin=origin, margin=facts.get("margin", MARGIN), **own)
 
-# %% ../nbs/core/12_report.ipynb #ca3dadef
+# %% ../nbs/core/12_report.ipynb #89c5db52
 def _order(number: str) -> tuple:
-    "A key that puts 7.2 before 7.10."
-    return tuple(int(p) if p.isdigit() else 0 for p in number.split("."))
+    "A key that puts 7.2 before 7.10, and 5.ours after 5.4."
+    return tuple(int(p) if p.isdigit() else math.inf for p in number.split("."))
 
 
 def saved(preset: str, kind: str) -> list[tuple[Path, dict, str]]:

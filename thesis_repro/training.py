@@ -188,11 +188,13 @@ def start(model, method, images: Images, schedule: Schedule, seed: int = 0, comp
     _resume(t)
     return t
 
-# %% ../nbs/core/05_training.ipynb #d74945a7
+# %% ../nbs/core/05_training.ipynb #262c879a
 def _save(t: Training):
     "Write where the run stands; nothing without a folder."
     _settle(t)
     if t.file:
+        if not all(p.isfinite().all() for p in t.model.parameters()):  # the loss that led here was still a number
+            raise Diverged(f"the weights are not numbers after epoch {t.at.epoch}, step {t.at.step - 1}: a smaller learning rate or `clip` may help")
         modules = {k: m.state_dict() for k, m in (("model", t.model), ("companion", t.companion)) if m is not None}
         save_checkpoint(t.file, {**modules, "optimizer": t.optimizer.state_dict(), "at": asdict(t.at)})
 
@@ -229,15 +231,19 @@ def _place(t: Training) -> Draws:
     samples = t.order[t.at.step * size : (t.at.step + 1) * size]
     return Draws(t.seed, t.at.epoch, t.at.step, progress, samples)
 
-# %% ../nbs/core/05_training.ipynb #20d91fda
+# %% ../nbs/core/05_training.ipynb #e1722d83
 def _update(t: Training, x: torch.Tensor, y: torch.Tensor):
     "One step on a batch."
     draws = _place(t)
     for group in t.optimizer.param_groups:
         group["lr"] = t.schedule.rate(draws.progress * t.schedule.epochs)
     extra = () if t.companion is None else (t.companion,)
-    with t.compute.autocast():
-        loss = t.method(t.step_function, x.contiguous(memory_format=t.compute.memory_format), y, draws, *extra)
+    try:
+        with t.compute.autocast():
+            loss = t.method(t.step_function, x.contiguous(memory_format=t.compute.memory_format), y, draws, *extra)
+    except Diverged:
+        _settle(t)  # of the losses put aside, one may have been the first
+        raise
     t.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if t.schedule.clip:

@@ -357,13 +357,13 @@ def attention(maps: torch.Tensor) -> torch.Tensor:
     "Where a network looks: the mean square over the channels, (n, c, h, w) to (n, h w), of length one."
     return F.normalize(maps.pow(2).mean(1).flatten(1), dim=1)
 
-# %% ../nbs/core/06_zoo.ipynb #3521769b
+# %% ../nbs/core/06_zoo.ipynb #151e945e
 @dataclass(frozen=True)
 class BidirectionalMetric(Steps):
     "AGKD-BML: TLA's loss with negatives attacked towards the anchor's class, + β ‖attention(x̂) − attention(x)‖²."
 
     margin: float = 0.03
-    lambda1: float = 2.0
+    lambda1: float = 0.5
     lambda2: float = 0.001
     beta: float = 1.0
 
@@ -461,7 +461,7 @@ def complement_entropy(logits, y: torch.Tensor) -> torch.Tensor:
     others = logits[~F.one_hot(y, k).bool()].view(n, k - 1)
     return -(others.softmax(1) * others.log_softmax(1)).sum(1)
 
-# %% ../nbs/core/06_zoo.ipynb #1d316a5e
+# %% ../nbs/core/06_zoo.ipynb #4417c828
 @dataclass(frozen=True)
 class ComplementObjective:
     "COT: L(f(x), y) − the complement's entropy / (k − 1), in one sum."
@@ -473,15 +473,14 @@ class ComplementObjective:
 
 @dataclass(frozen=True)
 class GuidedComplement:
-    "GCE: −p_y^α × the complement's entropy / log(k − 1), times `scale`."
+    "GCE: −p_y^α × the complement's entropy / log(k − 1)."
 
     alpha: float = 1 / 3
-    scale: float = 1.0
 
     def __call__(self, e: Examples) -> torch.Tensor:
         log_p = -F.cross_entropy(e.logits, e.y, reduction="none")
         most = max(math.log(e.logits.shape[1] - 1), 1e-12)  # two classes: the complement is one class and has no entropy
-        return -self.scale * (self.alpha * log_p).exp() * complement_entropy(e.logits, e.y) / most
+        return -(self.alpha * log_p).exp() * complement_entropy(e.logits, e.y) / most
 
 # %% ../nbs/core/06_zoo.ipynb #fd2ee6c7
 class Shifted(nn.Module):
@@ -802,18 +801,18 @@ ZOO |= {
     "RAT": Row(Adversarial(mix=Regional()), "", _PERTURBATION, 23, _MEMORY),
 }
 
-# %% ../nbs/core/06_zoo.ipynb #a386a717
+# %% ../nbs/core/06_zoo.ipynb #dd7b1e85
 _REGULAR, _METRIC = "2.2.3, regularisers", "2.2.3, metric learning and distillation"
 ZOO |= {
     "ALP": Row(Adversarial(loss=ALP()), "2.24", _REGULAR, 26, "pairs probabilities, as printed; the paper pairs logits: an option"),
     "TRADES": Row(Adversarial(_KL, loss=Trades()), "2.25", _REGULAR, 27),
     "MART": Row(Adversarial(loss=Mart()), "2.26", _REGULAR, 26, "BCE on the adversarial images, as in the paper; as printed: an option"),
     "TLA": Row(Adversarial(loss=TripletLossAdversarial()), "2.27, 2.28", _METRIC, 26, f"triplets are searched in the batch; α 0.03, λ 2 and 0.001: {_MEMORY}"),
-    "AGKD-BML": Row(Adversarial(loss=BidirectionalMetric()), "fig. 2.12", _METRIC, 49, f"the network's own clean attention is the teacher (ours); {_MEMORY}"),
+    "AGKD-BML": Row(Adversarial(loss=BidirectionalMetric()), "fig. 2.12", _METRIC, 49, f"the network's own clean attention is the teacher, λ1 0.5 (ours); {_MEMORY}"),
     "LBGAT": Row(Accompanied(loss=LearnableBoundary()), "", _METRIC, 26, f"both networks have one architecture (ours); {_MEMORY}"),
 }
 
-# %% ../nbs/core/06_zoo.ipynb #8c4cd5cb
+# %% ../nbs/core/06_zoo.ipynb #eba9c777
 _RADII, _LOSSES, _WEIGHTS = "2.2.3, dynamic ε", "2.2.3, losses and architectures", "2.2.3, weight perturbation"
 ZOO |= {
     "MMA": Row(Adversarial(Smallest(), loss=Both(1 / 3)), "fig. 2.13", _RADII, 36, f"PGD at the largest ε, 12/255, then bisection; {_MEMORY}"),
@@ -823,7 +822,7 @@ ZOO |= {
     "PC-LC": Row(Adversarial(loss=ProbabilisticallyCompact()), "2.31", _LOSSES, 23, f"summed over all j ≠ y; ξ 0.995, λ 0.05: {_MEMORY}; C′ 10 (ours)"),
     "COT": Row(Adversarial(None, loss=ComplementObjective()), "", _LOSSES, 3, f"one sum where the paper takes two steps in turn (ours); {_MEMORY}", False),
     "GCE": Row(Adversarial(loss=GuidedComplement()), "", _LOSSES, 23, f"on adversarial images; α 1/3: {_MEMORY}"),
-    "AWP": Row(Adversarial(perturb=WeightPerturbation()), "2.32", _WEIGHTS, 26, "γ 0.01, as the published code"),
+    "AWP": Row(Adversarial(perturb=WeightPerturbation()), "2.32", _WEIGHTS, 26, "γ 0.01 without warm-up, as the published code"),
     "RWP": Row(Adversarial(perturb=RobustWeightPerturbation()), "2.33, 2.34", _WEIGHTS, 53, f"at most; ten steps in γ 0.01, c_min 1.7: {_MEMORY}; their length 0.002 (ours)"),
     "MLCAT": Row(Adversarial(weight=MinimumLoss()), "", _WEIGHTS, 23, f"its form with loss scaling, ℓ_min 1.5; {_MEMORY}"),
 }
