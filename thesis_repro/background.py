@@ -694,17 +694,15 @@ def table_zoo(preset, parts=DATASETS) -> pd.DataFrame:
     atomic_write(folder(preset) / "tables" / "zoo.csv", frame.to_csv(lineterminator="\n"))
     return frame
 
-# %% ../nbs/chapters/02_background.ipynb #238219de
+# %% ../nbs/chapters/02_background.ipynb #87ad3208
 def draw_zoo(table: pd.DataFrame):
-    "PGD-20 accuracy of every method over its cost, and over its clean accuracy."
+    "PGD-20 accuracy of every method over its clean accuracy, the marks as large as the cost of a step."
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True, layout="constrained")
+    fig, ax = plt.subplots(figsize=(8, 6), layout="constrained")
     cost = pd.to_numeric(table.cost, errors="coerce").fillna(3)
-    for ax, across, label in zip(axes, (cost, table.clean), ("forward units a step", "clean accuracy (%)"), strict=True):
-        ax.scatter(across, table["PGD-20"], s=16)
-        for name, a, b in zip(table.index, across, table["PGD-20"], strict=True):
-            ax.annotate(name, (a, b), xytext=(3, 2), textcoords="offset points", fontsize=6.5)
-        ax.set(xlabel=label)
-    axes[0].set(ylabel="accuracy under PGD-20 (%)", xscale="log")
+    ax.scatter(table.clean, table["PGD-20"], s=3 * cost, alpha=0.5, lw=0)
+    for name, a, b in zip(table.index, table.clean, table["PGD-20"], strict=True):
+        ax.annotate(name, (a, b), xytext=(4, 3), textcoords="offset points", fontsize=7)
+    ax.set(xlabel="clean accuracy (%)", ylabel="accuracy under PGD-20 (%)")
     return fig

@@ -357,13 +357,13 @@ def attention(maps: torch.Tensor) -> torch.Tensor:
     "Where a network looks: the mean square over the channels, (n, c, h, w) to (n, h w), of length one."
     return F.normalize(maps.pow(2).mean(1).flatten(1), dim=1)
 
-# %% ../nbs/core/06_zoo.ipynb #151e945e
+# %% ../nbs/core/06_zoo.ipynb #3521769b
 @dataclass(frozen=True)
 class BidirectionalMetric(Steps):
     "AGKD-BML: TLA's loss with negatives attacked towards the anchor's class, + β ‖attention(x̂) − attention(x)‖²."
 
     margin: float = 0.03
-    lambda1: float = 0.5
+    lambda1: float = 2.0
     lambda2: float = 0.001
     beta: float = 1.0
 
@@ -801,14 +801,14 @@ ZOO |= {
     "RAT": Row(Adversarial(mix=Regional()), "", _PERTURBATION, 23, _MEMORY),
 }
 
-# %% ../nbs/core/06_zoo.ipynb #dd7b1e85
+# %% ../nbs/core/06_zoo.ipynb #dfc6966a
 _REGULAR, _METRIC = "2.2.3, regularisers", "2.2.3, metric learning and distillation"
 ZOO |= {
     "ALP": Row(Adversarial(loss=ALP()), "2.24", _REGULAR, 26, "pairs probabilities, as printed; the paper pairs logits: an option"),
     "TRADES": Row(Adversarial(_KL, loss=Trades()), "2.25", _REGULAR, 27),
     "MART": Row(Adversarial(loss=Mart()), "2.26", _REGULAR, 26, "BCE on the adversarial images, as in the paper; as printed: an option"),
     "TLA": Row(Adversarial(loss=TripletLossAdversarial()), "2.27, 2.28", _METRIC, 26, f"triplets are searched in the batch; α 0.03, λ 2 and 0.001: {_MEMORY}"),
-    "AGKD-BML": Row(Adversarial(loss=BidirectionalMetric()), "fig. 2.12", _METRIC, 49, f"the network's own clean attention is the teacher, λ1 0.5 (ours); {_MEMORY}"),
+    "AGKD-BML": Row(Adversarial(loss=BidirectionalMetric()), "fig. 2.12", _METRIC, 49, f"the network's own clean attention is the teacher (ours); α, λ as TLA; {_MEMORY}"),
     "LBGAT": Row(Accompanied(loss=LearnableBoundary()), "", _METRIC, 26, f"both networks have one architecture (ours); {_MEMORY}"),
 }
 
