@@ -100,8 +100,9 @@ notebooks: $(STAMP)
 chapters: $(STAMP)
 	$(BIN)/thesis-repro reproduce --preset smoke
 
+# Each test file in a process of its own, one thread each.
 pytest: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 
 ## The rest

@@ -645,7 +645,7 @@ def test_the_fallen_leave(attack, digits, plain, defended):
     assert fallen["accuracy"] < standing["accuracy"]
     clean = [sum(robust_accuracy(m, x, y, None)["correct"]) for m in (plain, defended)]
     # all the way, each image rightly classified would pass 20 times, and twice to see where it ended
-    assert weak.images < 0.7 * (200 + 22 * clean[0]) and strong.images < 0.95 * (200 + 22 * clean[1])
+    assert weak.images < 0.85 * (200 + 22 * clean[0]) and strong.images < 0.95 * (200 + 22 * clean[1])
     whole = attack(defended, pixels(x), y, Draws(0, step=0))  # nobody leaves: not stronger
     with torch.no_grad():
         alone = (defended(whole).argmax(1) == y) & (defended(pixels(x)).argmax(1) == y)

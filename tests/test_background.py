@@ -15,6 +15,7 @@ from thesis_repro.attacks import FGSM, PGD
 from thesis_repro.background import UNDEFENDED, CenterLoss
 from thesis_repro.data import Draws, pixels
 from thesis_repro.mixup import Plain
+from thesis_repro.report import Cell, Table, compare, folder
 from thesis_repro.training import Compute, Schedule
 from thesis_repro.zoo import ZOO, zoo_table
 
@@ -88,7 +89,7 @@ def test_the_zoo_has_a_row_for_every_method_of_the_contract():
 def test_every_row_can_be_a_run(preset):
     runs = {name: background.zoo_run(preset, name) for name in (UNDEFENDED, *ZOO)}
     assert len({r.key for r in runs.values()}) == len(runs)
-    plan = background.runs_zoo(preset)
+    plan = background.runs_2_ours(preset)
     assert {row for row, _ in plan} == set(runs) and {column for _, column in plan} == {"clean", "PGD-20"}
     assert all(p.runs[0].seed == 0 and len(p.runs) == 1 for p in plan.values())
 
@@ -329,7 +330,7 @@ def test_figure_2_8_shows_a_real_adversarial_example(preset):
     assert len(shown) == 1 and len(made.data) == 60
     assert misled[made.data.shown].all() or not misled.any()
     assert made.cells[0].values[0] == pytest.approx(100 * misled.sum() / right.sum(), abs=1e-3)
-    assert (background.folder(preset) / "figures" / "figure_2_8.png").stat().st_size > 5000
+    assert (folder(preset) / "figures" / "figure_2_8.png").stat().st_size > 5000
 
 
 def test_figures_are_measured_once(preset, monkeypatch):
@@ -344,21 +345,12 @@ def test_figures_are_measured_once(preset, monkeypatch):
     assert grew["boundary"] == pytest.approx(100 * (gain > 0).mean())
 
 
-def test_the_table_of_the_zoo(preset, monkeypatch):
-    few = {name: ZOO[name] for name in ("Fast AT", "COT")}
-    monkeypatch.setattr(background, "ZOO", few)
-    monkeypatch.setattr(background, "zoo_table", lambda: zoo_table().loc[list(few)])
-    scores = {UNDEFENDED: 10.0, "Fast AT": 12.0, "COT": 30.0}
-    monkeypatch.setattr(
-        background, "outcome", lambda store, run, metric: {"accuracy": scores[run.label] if metric.attack else 50.0}
-    )
-    monkeypatch.setattr(background.Store, "ensure", lambda self, runs: None)
-    table = background.table_zoo(preset)
-    assert list(table.index) == [UNDEFENDED, "Fast AT", "COT"]
-    assert table["beats undefended"].tolist() == ["—", "yes", "—"]
-    assert table["PGD-20"].tolist() == [10.0, 12.0, 30.0] and (table.clean == 50).all()
+def test_the_table_of_the_zoo(preset):
+    few, scores = ["Fast AT", "COT", "MART", "Free AT"], {UNDEFENDED: 10.0, "Fast AT": 12.0, "COT": 30.0, "MART": 10.0}
+    cells = [Cell(m, "clean", (50.0,)) for m in (UNDEFENDED, *few)]
+    cells += [Cell(m, "PGD-20", (scores[m],)) if m in scores else Cell(m, "PGD-20") for m in (UNDEFENDED, *few)]
+    table = background.shown_zoo(Table(number="2.ours", title="", frame=compare("2.ours", cells)))
+    assert list(table.index) == [UNDEFENDED, *few]
+    assert table["beats undefended"].tolist() == ["—", "yes", "—", "no", "—"]
+    assert table["PGD-20"].tolist()[:4] == [10.0, 12.0, 30.0, 10.0] and (table.clean == 50).all()
     assert table.loc["Fast AT", "cost"] == ZOO["Fast AT"].cost
-    kept = pd.read_csv(background.folder(preset) / "tables" / "zoo.csv", index_col="method")
-    assert kept.index.tolist() == table.index.tolist()
-    scores["Fast AT"] = 10.0
-    assert background.table_zoo(preset)["beats undefended"]["Fast AT"] == "no"

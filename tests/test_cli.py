@@ -161,6 +161,15 @@ def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
         assert said in refused(capsys, "attack", *words, "--preset", "tiny")
 
 
+def test_what_a_chapter_adds_of_its_own_has_a_number():
+    from thesis_repro import background, m2at
+    from thesis_repro.cli import _function
+
+    assert _function("table", "5.ours", "runs") is m2at.runs_5_ours
+    assert _function("figure", "5.ours", "figure") is m2at.figure_5_ours
+    assert _function("table", "2.ours", "table") is background.table_2_ours
+
+
 # Bad input
 
 
@@ -187,6 +196,7 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
         (["reproduce", "--preset", "tiny", "--epochs", "abc"], "epochs = abc: must be a whole number"),
         (["table", "9.9", "--preset", "tiny"], "9.9"),
         (["table", "3.1", "--preset", "tiny"], "not made yet"),
+        (["table", "6.ours", "--preset", "tiny"], "not made yet"),
         (["table", "7.1", "--preset", "tiny", "--parts", "ImageNet"], "ImageNet"),
         (["run", "7.1", "--preset", "tiny", "--row", "nothing"], "rows are Baseline, mixup"),
         (["run", "none.json", "--preset", "tiny"], "none.json"),

@@ -289,12 +289,23 @@ def test_outcomes_are_made_once_and_only_where_absent(attacked, monkeypatch):
     assert runs.kept_outcome(store, pair[0], Robustness(PGD(steps=4), size=40)) is None
 
 
+def test_best_weights_that_are_the_last_are_attacked_once(attacked, monkeypatch):
+    store, (run, _) = attacked  # of one epoch, which is its best and its last
+    last = runs.outcome(store, run, FEW)
+    monkeypatch.setattr(runs, "robust_accuracy", lambda *a, **k: pytest.fail("attacked again"))
+    assert runs.outcome(store, run, dataclasses.replace(FEW, which="best")) == last
+    record = store.record(run)
+    monkeypatch.setitem(record.metrics["best"], "epoch", 7)
+    monkeypatch.setattr(store, "record", lambda r: record)
+    assert runs.kept_outcome(store, run, dataclasses.replace(FEW, which="best")) is None
+
+
 def test_a_transfer_comes_from_the_run_of_the_same_seed(attacked):
-    _, pair = attacked
+    store, pair = attacked
     across = Robustness(PGD(steps=3), size=40, sources=tuple(pair))
     assert [across.source(r) for r in pair] == pair
     assert FEW.source(pair[0]) is None
-    assert runs._attacked(pair[0], across) != runs._attacked(pair[0], FEW)
+    assert runs._attacked(store, pair[0], across) != runs._attacked(store, pair[0], FEW)
 
 
 def test_attacking_a_run_that_does_not_exist_is_bad_input(attacked):
@@ -316,7 +327,7 @@ def test_a_planned_row_says_what_is_short(monkeypatch):
     row = ("Standard", "CIFAR-10", "resnet18", Plain(), Schedule(epochs=120), "tests/table")
     plan = runs.planned_row(preset, *row, columns)
     assert (
-        "4 of 120 epochs" in plan["Standard", "Clean"].reason and "50 test images" in plan["Standard", "PGD-3"].reason
+        "5 of 120 epochs" in plan["Standard", "Clean"].reason and "50 test images" in plan["Standard", "PGD-3"].reason
     )
     assert plan["Standard", "Clean"].runs == plan["Standard", "PGD-3"].runs
     absent = runs.planned_row(preset, *row, columns, parts=("SVHN",))["Standard", "PGD-3"]

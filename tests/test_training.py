@@ -269,3 +269,28 @@ def test_a_method_is_told_its_progress_and_its_samples(digits):
     assert sorted(torch.cat([s for _, s, _ in PLACES[:steps]]).tolist()) == list(range(len(digits.y_train)))
     assert run.at.best["epoch"] == 2 and run.at.best["accuracy"] == 7.0
     assert run.at.history[1]["held-out robust accuracy"] == 7.0
+
+
+@dataclass(frozen=True)
+class Poisoned:
+    "Plain training whose gradient, not its loss, is no number at one step."
+
+    at: int = 3
+
+    def __call__(self, model, x, y, draws):
+        loss = Plain()(model, x, y, draws)
+        bias = next(p for n, p in model.named_parameters() if n.endswith("bias"))
+        return loss + (0 * (bias - bias.detach()).sum().sqrt() if (draws.epoch, draws.step) == (1, self.at) else 0)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(digits, tmp_path):
+    with pytest.raises(training.Diverged, match="the weights are not numbers after epoch 1, step 3|the loss is nan"):
+        training.train(
+            dataclasses.replace(begin(digits, Poisoned(), epochs=2, folder=tmp_path), compute=EVERY_STEP)
+        )
+    kept = training.load_checkpoint(tmp_path / "checkpoint.ckpt")
+    assert (kept["at"]["epoch"], kept["at"]["step"]) == (1, 3)
+    assert all(v.isfinite().all() for v in kept["model"].values())
+
+
+EVERY_STEP = dataclasses.replace(QUIET, checkpoint_seconds=0.0)

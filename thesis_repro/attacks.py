@@ -107,7 +107,7 @@ def _uniform(x: torch.Tensor, norm: str, generator: torch.Generator) -> torch.Te
     radius = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype) ** (1 / x[0].numel())
     return direction * (radius / length).view([-1] + [1] * (x.dim() - 1))
 
-# %% ../nbs/core/04_attacks.ipynb #1271c2b0
+# %% ../nbs/core/04_attacks.ipynb #2de1b1fd
 class Ball:
     "What is within epsilon of images x (n, c, h, w) and within [0, 1]. ball[keep] is the ball of some of the samples."
 
@@ -119,7 +119,7 @@ class Ball:
         return Ball(self.x[keep], self.epsilon, self.norm, tuple(f[keep] for f in self.faces))
 
     def project(self, z: torch.Tensor) -> torch.Tensor:
-        "The nearest point of the ball (eq. 2.21's Π)."
+        "The nearest point of the ball (the projection Π)."
         return z.clamp(*self.faces) if self.faces else _projected(self.x, z, self.epsilon, self.norm)
 
     def climb(self, z: torch.Tensor, gradient: torch.Tensor, step) -> torch.Tensor:

@@ -11,10 +11,10 @@ __all__ = ['DATASETS', 'UNDEFENDED', 'FEATURE_LOSSES', 'LONG', 'IMPORTANCE', 'sc
            'measured_figure', 'few_classes', 'flat_network', 'crowding', 'feature_space', 'draw_figure_2_14',
            'figure_2_14', 'with_wrong_labels', 'images_to_overfit', 'under_attack', 'overfitted', 'attacked_surface',
            'overfitting', 'draw_figure_2_15', 'long_training', 'kept_training', 'long_trainings', 'figure_2_15',
-           'importance', 'draw_figure_2_16', 'figure_2_16', 'family', 'runs_zoo', 'measured_zoo', 'table_zoo',
-           'draw_zoo']
+           'importance', 'draw_figure_2_16', 'figure_2_16', 'family', 'runs_2_ours', 'table_2_ours', 'beats',
+           'shown_zoo', 'draw_zoo']
 
-# %% ../nbs/chapters/02_background.ipynb #ade3f314
+# %% ../nbs/chapters/02_background.ipynb #5dda6327
 import copy
 from dataclasses import dataclass, replace
 
@@ -38,9 +38,8 @@ from thesis_repro.adversarial import (
 )
 from .attacks import FGSM, PGD
 from .data import Draws, pixels
-from .files import atomic_write
 from .mixup import Plain
-from .report import Cell, Figure, data_sets, figure_of, folder, stand_ins, style
+from .report import Cell, Figure, Table, data_sets, figure_of, stand_ins, style, table_of_runs
 from .runs import Planned, Robustness, Run, Store, images, measure, outcome, scaled, shortfall
 from .training import Compute, Schedule
 from .zoo import ZOO, Accompanied, Centres, inside, zoo_table
@@ -421,7 +420,7 @@ def crowding(features: torch.Tensor, y: torch.Tensor) -> float:
     between = torch.cdist(means, means).fill_diagonal_(torch.inf).amin(1).mean()
     return (own / between).item()
 
-# %% ../nbs/chapters/02_background.ipynb #20b27f20
+# %% ../nbs/chapters/02_background.ipynb #979fd769
 FEATURE_LOSSES = {
     "Cross entropy": Adversarial(None),
     "Center loss": Accompanied(None, loss=CenterLoss()),
@@ -430,7 +429,7 @@ FEATURE_LOSSES = {
 }
 
 
-def feature_space(preset, part: str, method, epochs: int = 40, grid: int = 60) -> dict:
+def feature_space(preset, part: str, method, epochs: int = 30, grid: int = 60) -> dict:
     "Two-dimensional features of test images after training by `method`, the classes read over the plane, accuracies and crowding."
     device, compute = settings.device(preset), Compute.of(preset, progress=False)
     d = few_classes(data.load(settings.dataset(preset, part), preset.train_size, preset.test_size, preset.held_out, stand_in=part)).to(device)
@@ -467,12 +466,13 @@ def draw_figure_2_14(found: dict):
         ax.grid(False)
     return fig
 
-# %% ../nbs/chapters/02_background.ipynb #f55bec2f
+# %% ../nbs/chapters/02_background.ipynb #e6a61ea4
 def figure_2_14(preset, parts=DATASETS) -> Figure:
     "What four losses make of a two-dimensional feature space (fig. 2.14), of networks trained without an attack on five classes."
     store, part, found = Store(preset), parts[0], {}
-    how = {"data": settings.dataset(preset, part), "epochs": 40, **{k: getattr(preset, k) for k in ("train_size", "width", "batch_size")}}
+    how = {"data": settings.dataset(preset, part), "epochs": 30, **{k: getattr(preset, k) for k in ("train_size", "width", "batch_size")}}
     for name, method in FEATURE_LOSSES.items():
+        method = replace(method, selection=None)  # no epoch is chosen here
         found[name] = measure(store, "figure_2_14", {**how, "method": method}, lambda method=method: feature_space(preset, part, method))
     frame = pd.concat([pd.DataFrame(f["features"]).assign(loss=name) for name, f in found.items()], ignore_index=True)
     with style():
@@ -570,13 +570,13 @@ def draw_figure_2_15(rows: pd.DataFrame, surfaces: pd.DataFrame):
     fig.colorbar(drawn, ax=axes[2:], label="loss under attack", format="%.2g")
     return fig
 
-# %% ../nbs/chapters/02_background.ipynb #4c9022ce
+# %% ../nbs/chapters/02_background.ipynb #796ee548
 LONG = {"Madry AT": ("best", "last"), "AWP": ("last",)}
 
 
 def long_training(preset, part: str) -> int:
-    "Epochs of figure 2.15, ours: 60 of a stand-in, four times the preset's elsewhere, 200 as where robust overfitting was first measured."
-    return 60 if stand_ins(data_sets(preset, (part,))) else 4 * preset.epochs or 200
+    "Epochs of figure 2.15, ours: 45 of a stand-in, four times the preset's elsewhere, 200 as where robust overfitting was first measured."
+    return 45 if stand_ins(data_sets(preset, (part,))) else 4 * preset.epochs or 200
 
 
 def kept_training(preset, part: str, name: str) -> dict:
@@ -665,34 +665,34 @@ def family(*names: str) -> pd.DataFrame:
     "Some rows of the table of the zoo, without their notes."
     return zoo_table().loc[list(names)].drop(columns="note")
 
-# %% ../nbs/chapters/02_background.ipynb #a0abdebe
-def runs_zoo(preset, parts=DATASETS) -> dict:
+# %% ../nbs/chapters/02_background.ipynb #fc51d6be
+def runs_2_ours(preset, parts=DATASETS) -> dict:
     "The runs behind the table of the zoo, by row and column, the undefended network first."
-    under = {"clean": Robustness(None, size=preset.attack_size), "PGD-20": Robustness(PGD(steps=20), size=preset.attack_size)}
+    under = {"clean": "last.accuracy", "PGD-20": Robustness(PGD(steps=20), size=preset.attack_size)}
     reason = shortfall(preset, parts[0], schedule().epochs)
     rows = {name: (zoo_run(preset, name, parts),) for name in (UNDEFENDED, *ZOO)}
     return {(name, column): Planned(made, metric, reason) for name, made in rows.items() for column, metric in under.items()}
 
 
-def measured_zoo(preset, parts=DATASETS) -> pd.DataFrame:
-    "Clean and PGD-20 accuracy in percent of every method, trained and attacked where absent; and whether it beats the undefended network."
-    store, plan = Store(preset), runs_zoo(preset, parts)
-    store.ensure(dict.fromkeys(p.runs[0] for p in plan.values()))
-    found = {place: outcome(store, p.runs[0], p.metric)["accuracy"] for place, p in plan.items()}
-    frame = pd.Series(found).unstack(sort=False)
-    return frame.assign(beats=frame["PGD-20"] > frame.loc[UNDEFENDED, "PGD-20"])
+def table_2_ours(preset, parts=DATASETS, train=True) -> Table:
+    "Clean and PGD-20 accuracy of every method of the zoo (met-at-zoo), one seed each (ours)."
+    title = "The zoo: clean accuracy and accuracy under PGD-20 (%), one seed"
+    return table_of_runs("2.ours", title, runs_2_ours(preset, parts), preset, "not in the thesis", train)
 
-# %% ../nbs/chapters/02_background.ipynb #d300b5fc
-def table_zoo(preset, parts=DATASETS) -> pd.DataFrame:
-    "The table of the zoo (met-at-zoo) with its measured columns, also written as `zoo.csv` among the preset's tables."
-    methods, found = zoo_table(), measured_zoo(preset, parts)
-    asked = methods["claims robustness"].reindex(found.index, fill_value=False)
-    found["beats"] = found.beats.map({True: "yes", False: "no"}).where(asked, "—")
-    frame = methods.reindex(found.index).drop(columns="claims robustness")
-    frame = frame.astype({"cost": object}).fillna("").join(found.rename(columns={"beats": "beats undefended"}))
-    frame = frame[[*(c for c in frame if c != "note"), "note"]].rename_axis("method")
-    atomic_write(folder(preset) / "tables" / "zoo.csv", frame.to_csv(lineterminator="\n"))
-    return frame
+# %% ../nbs/chapters/02_background.ipynb #aba4599f
+def beats(found: pd.DataFrame) -> pd.Series:
+    "Whether each method of a frame with the column PGD-20 is above the undefended network; — where it claims nothing, or has no number."
+    claims, score = zoo_table()["claims robustness"].reindex(found.index, fill_value=False), found["PGD-20"]
+    answer = (score > score[UNDEFENDED]).map({True: "yes", False: "no"})
+    return answer.where(claims.astype(bool) & score.notna(), "—")
+
+
+def shown_zoo(measured: Table) -> pd.DataFrame:
+    "The table of the zoo with the measured columns."
+    found = measured.frame.pivot(index="row", columns="column", values="ours").reindex(measured.frame.row.unique())
+    found = found[["clean", "PGD-20"]].assign(**{"beats undefended": beats(found)})
+    frame = zoo_table().reindex(found.index).drop(columns="claims robustness").astype({"cost": object}).fillna("").join(found)
+    return frame[[*(c for c in frame if c != "note"), "note"]].rename_axis("method")
 
 # %% ../nbs/chapters/02_background.ipynb #87ad3208
 def draw_zoo(table: pd.DataFrame):

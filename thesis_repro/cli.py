@@ -60,13 +60,15 @@ def _execute(chapter, folder, parameters: dict, timeout) -> bool:
             notebooks.html(out, out.with_suffix(".html"))
     return True
 
-# %% ../nbs/core/16_cli.ipynb #7303799a
+# %% ../nbs/core/16_cli.ipynb #fd41b901
 def _function(kind: str, number: str, prefix: str):
     "The chapter's function of a table or figure. BadInput where there is none."
     from thesis_repro import atlas
 
     chapter, _, ours = number.partition(".")
-    item = atlas.where(f"{kind} {chapter}.1" if ours == "ours" else f"{kind} {number}")
+    own = (i for i in atlas.contract() if i.kind == "figure" and i.source.startswith("T") and i.id.startswith(f"fig-{chapter}."))
+    item = next(reversed(list(own)), None) if ours == "ours" else None
+    item = item or atlas.where(f"{kind} {number}")
     try:
         module = importlib.import_module(f"thesis_repro.{item.home}")
         return getattr(module, f"{prefix}_{number.replace('.', '_')}")

@@ -578,7 +578,7 @@ def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", 
     table.save()
     return table
 
-# %% ../nbs/core/12_report.ipynb #7a741618
+# %% ../nbs/core/12_report.ipynb #a16b5f66
 _STYLE = """{
 "font.family": ["DejaVu Sans"], "mathtext.fontset": "dejavusans", "image.cmap": "viridis",
 "font.size": 11, "axes.titlesize": 12, "axes.labelsize": 11, "xtick.labelsize": 10, "ytick.labelsize": 10,
@@ -591,6 +591,7 @@ _STYLE = """{
 def style():
     "Inside, matplotlib draws as this project does; outside nothing has changed."
     import matplotlib as mpl
+    import matplotlib.pyplot  # chooses the backend now: chosen inside, it would be forgotten on leaving
     import seaborn as sns
 
     rc = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook"), **json.loads(_STYLE)}

@@ -7,7 +7,7 @@ __all__ = ['Run', 'specification', 'from_specification', 'scaled', 'seeded', 'sh
            'environment', 'Record', 'images', 'network', 'RunsFailed', 'Store', 'jobs', 'threads', 'specification_of',
            'measure', 'outcome', 'kept_outcome', 'attack_all']
 
-# %% ../nbs/core/10_runs.ipynb #246eef97
+# %% ../nbs/core/10_runs.ipynb #5ba7a9bb
 import contextlib
 import dataclasses
 import fcntl
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from . import data, models, paths, settings, training
 from .attacks import robust_accuracy
-from .files import atomic_json, refused, sha256
+from .files import atomic_json, plain, refused, sha256
 from .settings import BadInput, Preset
 from .training import Compute, Schedule
 
@@ -421,23 +421,24 @@ def _kept(file: Path) -> dict | None:
     warnings.warn(f"{file}: damaged: measured again", stacklevel=3)
     return None
 
-# %% ../nbs/core/10_runs.ipynb #791a5416
+# %% ../nbs/core/10_runs.ipynb #fb04b20d
 def measure(store: Store, name: str, spec: dict, compute, fresh: bool = False):
     "The JSON value of `compute()`, kept under `name` and the hash of `spec`; made when absent, damaged, or asked for `fresh`."
     file = _measured(store, name, spec)
     with _locked(store.folder / "measurements" / ".locks" / file.stem):
         if (kept := None if fresh else _kept(file)) is not None:
             return kept["value"]
-        value = json.loads(json.dumps(compute()))
+        value = json.loads(json.dumps(plain(compute())))  # what is no number becomes null, on the disk and here
         digest = sha256(json.dumps(value, sort_keys=True).encode())
         atomic_json(file, {"name": name, "spec": specification_of(spec), "environment": environment(), "value": value, "sha256": digest})
         return value
 
-# %% ../nbs/core/10_runs.ipynb #dddca733
-def _attacked(run: Run, robustness: Robustness) -> dict:
-    "What the outcome depends on."
-    r = robustness
-    return {"run": run, "attack": r.attack, "which": r.which, "size": r.size, "source": r.source(run)}
+# %% ../nbs/core/10_runs.ipynb #f6ce1c0e
+def _attacked(store: Store, run: Run, robustness: Robustness) -> dict:
+    "What the outcome depends on; where the best epoch is the last, their weights are the same."
+    r, record = robustness, store.record(run) if robustness.which == "best" and not robustness.sources else None
+    same = record and record.metrics["best"].get("epoch") == run.schedule.epochs
+    return {"run": run, "attack": r.attack, "which": "last" if same else r.which, "size": r.size, "source": r.source(run)}
 
 
 def outcome(store: Store, run: Run, robustness: Robustness) -> dict:
@@ -449,9 +450,9 @@ def outcome(store: Store, run: Run, robustness: Robustness) -> dict:
         model, attack = weights(run), robustness.attack or (lambda model, x, y, draws: x)
         return robust_accuracy(model, d.x_test[:size], d.y_test[:size], attack, **({"source": weights(source)} if source else {}))
 
-    return measure(store, "robustness", _attacked(run, robustness), compute)
+    return measure(store, "robustness", _attacked(store, run, robustness), compute)
 
-# %% ../nbs/core/10_runs.ipynb #763a71db
+# %% ../nbs/core/10_runs.ipynb #be9ce0be
 def _attempt_outcome(store: Store, run: Run, robustness: Robustness, progress: bool) -> tuple[str, str]:
     "The run's name, and why it could not be attacked, or an empty text."
     try:
@@ -464,12 +465,12 @@ def _attempt_outcome(store: Store, run: Run, robustness: Robustness, progress: b
 
 def kept_outcome(store: Store, run: Run, robustness: Robustness) -> dict | None:
     "The outcome that is there, or None."
-    kept = _kept(_measured(store, "robustness", _attacked(run, robustness)))
+    kept = _kept(_measured(store, "robustness", _attacked(store, run, robustness)))
     return kept and kept["value"]
 
 
 def attack_all(store: Store, tasks):
     "Make the absent outcomes of all (run, robustness) in `tasks`. RunsFailed lists what could not be made."
-    absent = list({json.dumps(specification_of(_attacked(*t))): t for t in tasks if kept_outcome(store, *t) is None}.values())
+    absent = list({json.dumps(specification_of(_attacked(store, *t))): t for t in tasks if kept_outcome(store, *t) is None}.values())
     if absent:
         _side_by_side(store, _attempt_outcome, absent, unit="attack", desc="attacking")
