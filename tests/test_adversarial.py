@@ -335,7 +335,7 @@ def test_weighted_training_and_its_gradient(weight, detach, normalise):
         (Mart(2.0), lambda c, a, y: mart(c, a, y, 2.0)),
         (Mart(2.0, bce="clean"), lambda c, a, y: mart(c, a, y, 2.0, "clean")),
     ],
-    ids=str,
+    ids=lambda v: "reference" if callable(v) and not hasattr(v, "__dataclass_fields__") else str(v),
 )
 def test_compositions(loss, reference):
     "As a piece of a training step, in the two halves' own gradients: nothing is detached, nothing swapped."
@@ -733,11 +733,13 @@ def test_weights_that_are_not_numbers(digits, tmp_path):
             return losses
 
     t = begin(digits, Adversarial(QUICK, loss=Wrecking(), selection=None), folder=tmp_path, checkpoint_seconds=0.0)
-    with pytest.raises(Diverged, match=r"epoch 0, step [23]"):
+    with pytest.raises(Diverged, match=r"the weights are not numbers after epoch 0, step 2"):
         training.train(t)
     files = [f for f in tmp_path.iterdir() if f.name.startswith("checkpoint.ckpt")]
     good = [s for s in map(training.read_checkpoint, files) if all(v.isfinite().all() for v in s["model"].values())]
-    assert [s["at"]["step"] for s in good] == [2]  # the last one before the network broke
+    assert sorted(s["at"]["step"] for s in good) == [1, 2] and len(good) == len(
+        files
+    )  # nothing after the network broke
 
 
 def test_a_broken_network_is_named_by_the_attack_and_the_judge(digits):

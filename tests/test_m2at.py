@@ -387,7 +387,7 @@ def test_m2at_is_adversarial_training_with_a_mix(digits):
 
 
 def test_every_planned_run_is_a_run_that_can_be_written_down_and_made_again():
-    preset = settings.load("smoke", chapter=5)
+    preset = settings.load("smoke", chapter=5, wide_network="themselves")
     plans = [m2at.runs_5_1, m2at.runs_5_2, m2at.runs_5_3, m2at.runs_5_4, m2at.runs_5_ours]
     planned = {r for plan in plans for p in plan(preset).values() for r in p.runs}
     for run in planned:

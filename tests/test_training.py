@@ -285,9 +285,7 @@ class Poisoned:
 
 def test_weights_that_are_no_numbers_are_never_saved(digits, tmp_path):
     with pytest.raises(training.Diverged, match="the weights are not numbers after epoch 1, step 3|the loss is nan"):
-        training.train(
-            dataclasses.replace(begin(digits, Poisoned(), epochs=2, folder=tmp_path), compute=EVERY_STEP)
-        )
+        training.train(dataclasses.replace(begin(digits, Poisoned(), epochs=2, folder=tmp_path), compute=EVERY_STEP))
     kept = training.load_checkpoint(tmp_path / "checkpoint.ckpt")
     assert (kept["at"]["epoch"], kept["at"]["step"]) == (1, 3)
     assert all(v.isfinite().all() for v in kept["model"].values())
