@@ -45,10 +45,10 @@ def data_path(preset: Preset) -> list[dict]:
         figure("data path against the DataLoader", ratio, "times", at_least=10),
     ]
 
-# %% ../nbs/core/15_bench.ipynb #8ba1000a
+# %% ../nbs/core/15_bench.ipynb #48f1d127
 @dataclass(frozen=True)
 class Straightforward:
-    "PGD adversarial training (eq. 2.21–2.22) as most public code has it: `loss.backward()` in every step of the attack."
+    "PGD adversarial training as most public code has it: `loss.backward()` in every step of the attack."
 
     epsilon: float = 8 / 255
     step: float = 2 / 255

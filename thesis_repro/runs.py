@@ -32,7 +32,7 @@ from .files import atomic_json, plain, refused, sha256
 from .settings import BadInput, Preset
 from .training import Compute, Schedule
 
-# %% ../nbs/core/10_runs.ipynb #33c29766
+# %% ../nbs/core/10_runs.ipynb #bff303e9
 @dataclass(frozen=True)
 class Run:
     "One training: what is learned, by which network and method, for how long, from which seed."
@@ -60,8 +60,8 @@ class Run:
     @property
     def name(self) -> str:
         "A readable name that is the run's alone."
-        slug = "".join(c if c.isalnum() else "-" for c in self.label.lower()).strip("-")
-        return f"{slug}-seed-{self.seed}-{self.key}"
+        words = "".join(c if c.isalnum() else " " for c in self.label.lower()).split()
+        return "-".join([*words, "seed", str(self.seed), self.key])
 
 # %% ../nbs/core/10_runs.ipynb #99541b87
 def specification(thing):
