@@ -832,15 +832,11 @@ def figure_7_2(preset, parts=DATASETS) -> Figure:
     cells.append(Cell("pairs", "one maximum", tuple(f["one maximum"] for f in facts), reason, "share"))
     return figure_of("7.2", "The ternary search on three pairs", preset, runs, drawn, trace, cells)
 
-# %% ../nbs/chapters/07_aip.ipynb #28979d8a
+# %% ../nbs/chapters/07_aip.ipynb #3513b244
 def _surface(preset, run, count: int = 256) -> dict:
     "The loss surface of a run's last weights on its first training images, as columns alpha, beta, loss."
     model, d = Store(preset).weights(run), images(run).to(settings.device(preset))
-    directions = metrics.filter_normalised_directions(model)
-    how = {"radius": 0.5, "points": preset.surface_points, "progress": False}
-    a, b, losses = metrics.loss_surface(model, d.x_train[:count], d.y_train[:count], directions, **how)
-    alpha, beta = np.meshgrid(a, b, indexing="ij")
-    return {"alpha": alpha.ravel().tolist(), "beta": beta.ravel().tolist(), "loss": np.asarray(losses).ravel().tolist()}
+    return metrics.surface_columns(model, d.x_train[:count], d.y_train[:count], 0.5, preset.surface_points)
 
 # %% ../nbs/chapters/07_aip.ipynb #50bdc4d3
 def figure_7_3(preset, parts=DATASETS) -> Figure:

@@ -7,12 +7,11 @@ __all__ = ['DATASETS', 'UNDEFENDED', 'FEATURE_LOSSES', 'LONG', 'IMPORTANCE', 'sc
            'readings', 'picture', 'draw_attack', 'most_striking', 'draw_figure_2_8', 'figure_2_8', 'attack_table',
            'accuracy_table', 'transfer_table', 'loss_reached', 'label_at', 'along_perturbation', 'drawn_labels',
            'draw_figure_2_11', 'figure_2_11', 'losses_of', 'two_arcs', 'arc_network', 'rays', 'nearest_boundary',
-           'worst_point', 'stepped', 'margin_updates', 'draw_figure_2_13', 'figure_2_13', 'CenterLoss',
-           'measured_figure', 'few_classes', 'flat_network', 'crowding', 'feature_space', 'draw_figure_2_14',
-           'figure_2_14', 'with_wrong_labels', 'images_to_overfit', 'under_attack', 'overfitted', 'attacked_surface',
-           'overfitting', 'draw_figure_2_15', 'long_training', 'kept_training', 'long_trainings', 'figure_2_15',
-           'importance', 'draw_figure_2_16', 'figure_2_16', 'family', 'runs_2_ours', 'table_2_ours', 'beats',
-           'shown_zoo', 'draw_zoo']
+           'worst_point', 'stepped', 'margin_updates', 'draw_figure_2_13', 'figure_2_13', 'CenterLoss', 'few_classes',
+           'flat_network', 'crowding', 'feature_space', 'draw_figure_2_14', 'figure_2_14', 'with_wrong_labels',
+           'images_to_overfit', 'under_attack', 'overfitted', 'attacked_surface', 'overfitting', 'draw_figure_2_15',
+           'long_training', 'kept_training', 'long_trainings', 'figure_2_15', 'importance', 'draw_figure_2_16',
+           'figure_2_16', 'family', 'runs_2_ours', 'table_2_ours', 'beats', 'shown_zoo', 'draw_zoo']
 
 # %% ../nbs/chapters/02_background.ipynb #5dda6327
 import copy
@@ -368,7 +367,7 @@ def figure_2_13(preset, parts=DATASETS) -> Figure:
     cells = [Cell("boundary" if np.isnan(e) else f"ε = {e:g}", "margins that grew", (100 * (g > 0).mean(),)) for e, g in gain]
     return figure_of("2.13", "Margins after an update at a fixed or the smallest perturbation", preset, [], drawn, frame, cells)
 
-# %% ../nbs/chapters/02_background.ipynb #b1049762
+# %% ../nbs/chapters/02_background.ipynb #98d28535
 @dataclass(frozen=True)
 class CenterLoss:
     "L(f(x), y) + λ/2 ‖h − c_y‖² on the features h before the last layer, with learned centres: Center loss, which fig. 2.14 compares with."
@@ -376,23 +375,14 @@ class CenterLoss:
     weight: float = 0.1
 
     def companion(self, model, images) -> nn.Module:
-        last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-        return Centres(last.out_features, last.in_features)
+        return Centres(model)
 
     def __call__(self, e: Examples) -> torch.Tensor:
         e.logits, features = inside(e.model, e.inputs, nn.Linear)
         own = (features - e.companion.weight[e.y]).pow(2).sum(1)
         return F.cross_entropy(e.logits, e.y, reduction="none") + self.weight / 2 * own
 
-# %% ../nbs/chapters/02_background.ipynb #f09fb0a9
-def measured_figure(number: str, title: str, preset, part: str, figure, frame: pd.DataFrame, cells=()) -> Figure:
-    "A Figure of networks that are not runs of the store, on the data set that plays `part`, written to the preset's folder."
-    own = {"where": f"Figure {number}", "preset": preset.name, "sets": data_sets(preset, (part,))}
-    made = Figure(number=number, title=title, figure=figure, data=frame, cells=tuple(cells), **own)
-    made.save()
-    return made
-
-
+# %% ../nbs/chapters/02_background.ipynb #21ab8437
 def few_classes(d: data.Images, count: int = 5) -> data.Images:
     "The images of the first classes only."
     kept = {}
@@ -466,7 +456,7 @@ def draw_figure_2_14(found: dict):
         ax.grid(False)
     return fig
 
-# %% ../nbs/chapters/02_background.ipynb #e6a61ea4
+# %% ../nbs/chapters/02_background.ipynb #82f184bd
 def figure_2_14(preset, parts=DATASETS) -> Figure:
     "What four losses make of a two-dimensional feature space (fig. 2.14), of networks trained without an attack on five classes."
     store, part, found = Store(preset), parts[0], {}
@@ -478,7 +468,7 @@ def figure_2_14(preset, parts=DATASETS) -> Figure:
     with style():
         drawn = draw_figure_2_14(found)
     cells = [Cell(name, what, (f[what],), shortfall(preset, part, schedule().epochs), "" if what == "crowding" else "%") for name, f in found.items() for what in ("clean", "robust", "crowding")]
-    return measured_figure("2.14", "Loss function and feature space", preset, part, drawn, frame, cells)
+    return figure_of("2.14", "Loss function and feature space", preset, (), drawn, frame, cells, (part,))
 
 # %% ../nbs/chapters/02_background.ipynb #011ae9f5
 def with_wrong_labels(d: data.Images, share: float, seed: int = 0) -> data.Images:
@@ -521,15 +511,12 @@ def overfitted(t: training.Training, plan: Schedule, every: int = 4) -> tuple[li
             weights["best"] = weights["last"]
     return rows, weights
 
-# %% ../nbs/chapters/02_background.ipynb #d3f42fa4
+# %% ../nbs/chapters/02_background.ipynb #5d998d28
 def attacked_surface(model, d: data.Images, points: int, radius: float = 0.5) -> dict:
     "The loss surface on 200 training images attacked at the network itself, as columns alpha, beta, loss."
     x, y = pixels(d.x_train[:200]), d.y_train[:200]
     attacked = PGD()(model, x, y, Draws(0))
-    directions = metrics.filter_normalised_directions(model)
-    a, b, losses = metrics.loss_surface(model, attacked, y, directions, radius=radius, points=points, progress=False)
-    alpha, beta = np.meshgrid(a, b, indexing="ij")
-    return {"alpha": alpha.ravel().tolist(), "beta": beta.ravel().tolist(), "loss": losses.ravel().tolist()}
+    return metrics.surface_columns(model, attacked, y, radius, points)
 
 # %% ../nbs/chapters/02_background.ipynb #63e85fb7
 def overfitting(preset, part: str, name: str, epochs: int) -> dict:
@@ -597,7 +584,7 @@ def long_trainings(preset, part: str) -> dict:
     work = Parallel(n_jobs=min(len(LONG), runs.jobs(preset)))
     return dict(zip(LONG, work(delayed(kept_training)(preset, part, name) for name in LONG), strict=True))
 
-# %% ../nbs/chapters/02_background.ipynb #d09c6660
+# %% ../nbs/chapters/02_background.ipynb #2c9f6ce4
 def figure_2_15(preset, parts=DATASETS) -> Figure:
     "Robust overfitting by epoch, and the loss surface before it, after it, and of AWP (fig. 2.15)."
     part, trainings = parts[0], long_trainings(preset, parts[0])
@@ -613,7 +600,7 @@ def figure_2_15(preset, parts=DATASETS) -> Figure:
     for name, g in surfaces.groupby("network", sort=False):
         centre = g.loss[(g.alpha == 0) & (g.beta == 0)].mean()
         cells.append(Cell(name, "rise of the loss around it", (g.loss.mean() - centre,), reason, ""))
-    return measured_figure("2.15", "Robust overfitting and the loss surface", preset, part, figure, pd.concat([rows, surfaces]), cells)
+    return figure_of("2.15", "Robust overfitting and the loss surface", preset, (), figure, pd.concat([rows, surfaces]), cells, (part,))
 
 # %% ../nbs/chapters/02_background.ipynb #ff334c57
 IMPORTANCE = {"GAIRAT": Gairat(), "MAIL": Mail(), "WMMR": Wmmr()}

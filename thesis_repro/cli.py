@@ -130,7 +130,7 @@ def _planned(preset, args) -> list:
         raise BadInput(f"table {args.what}: no such run: rows are {rows}; columns are {columns}; seeds 0 to {preset.seeds - 1}")
     return runs
 
-# %% ../nbs/core/16_cli.ipynb #b995f3b6
+# %% ../nbs/core/16_cli.ipynb #a2d36297
 def _fraction(text: str) -> float:
     "A number, or a fraction such as 8/255."
     try:
@@ -144,13 +144,14 @@ def _attack(args):
     from thesis_repro import attacks
 
     kind = {"fgsm": attacks.FGSM, "pgd": attacks.PGD, "apgd": attacks.APGD, "cw": attacks.CarliniWagner, "autoattack": attacks.AutoAttack}[args.attack]
-    own = {f.name for f in dataclasses.fields(kind)}
-    asked = {k: getattr(args, k) for k in ("epsilon", "step", "steps", "norm", "loss", "restarts") if getattr(args, k) is not None}
+    options = {k: getattr(args, k) for k in ("epsilon", "step", "steps", "norm", "loss", "restarts")}
+    own = options.keys() & {f.name for f in dataclasses.fields(kind)}
+    asked = {k: v for k, v in options.items() if v is not None}
     if foreign := asked.keys() - own:
-        raise BadInput(f"--{min(foreign)}: the attack {args.attack} has none; it has {', '.join(sorted(own & {'epsilon', 'step', 'steps', 'norm', 'loss', 'restarts'}))}")
+        raise BadInput(f"--{min(foreign)}: the attack {args.attack} has none; it has {', '.join(sorted(own))}")
     return kind(**{k: _fraction(v) if k in ("epsilon", "step") else v for k, v in asked.items()})
 
-# %% ../nbs/core/16_cli.ipynb #44c49b0c
+# %% ../nbs/core/16_cli.ipynb #88f99e80
 def attack(args) -> int:
     "Attack a trained run on its test images and print what is left of its accuracy."
     from thesis_repro.runs import Robustness, Store, outcome
@@ -159,7 +160,7 @@ def attack(args) -> int:
     store = Store(preset)
     run, sources = store.find(args.run), ()
     if args.source:
-        source = dataclasses.replace(store.find(args.source), label="source")
+        source = store.find(args.source)
         if source.seed != run.seed:
             raise BadInput(f"--source {args.source}: has seed {source.seed}, the run has {run.seed}: a transfer is between runs of one seed")
         sources = (source,)

@@ -12,12 +12,11 @@ __all__ = ['LABEL_MASS', 'STRONGER', 'TRANSFERS', 'DATASETS', 'NETWORK', 'OTHER_
            'ablation', 'runs_5_3', 'table_5_3', 'runs_of', 'runs_5_4', 'table_5_4', 'printed_transfer', 'transfer_gap',
            'predictions', 'outcomes', 'runner_up_shares', 'shown_samples', 'draw_figure_5_1', 'figure_5_1', 'stages',
            'draw_figure_5_2', 'figure_5_2', 'by_epoch', 'overfitting', 'draw_figure_5_3', 'figure_5_3',
-           'budget_attacks', 'draw_figure_5_4', 'accuracies', 'figure_5_4', 'no_autoattack', 'wide_pgd', 'real_attacks',
-           'runs_5_ours', 'directions_of', 'direction_cell', 'table_5_ours', 'verdicts', 'draw_figure_5_ours',
-           'figure_5_ours', 'claims']
+           'budget_attacks', 'draw_figure_5_4', 'accuracies', 'figure_5_4', 'wide_pgd', 'real_attacks', 'runs_5_ours',
+           'directions_of', 'direction_cell', 'table_5_ours', 'verdicts', 'draw_figure_5_ours', 'figure_5_ours',
+           'claims']
 
-# %% ../nbs/chapters/05_m2at.ipynb #15cb922f
-import importlib.util
+# %% ../nbs/chapters/05_m2at.ipynb #d295b69f
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +47,7 @@ from thesis_repro.runs import (
     attack_all,
     images,
     measure,
+    no_autoattack,
     outcome,
     planned_row,
     seeded,
@@ -633,16 +633,9 @@ def figure_5_4(preset, parts=DATASETS) -> Figure:
         drawn = draw_figure_5_4(frame)
     return figure_of("5.4", "Accuracy over ε", preset, [r for row in rows.values() for r in row], drawn, frame, cells)
 
-# %% ../nbs/chapters/05_m2at.ipynb #6c17e194
+# %% ../nbs/chapters/05_m2at.ipynb #8591d8b8
 UNPERTURBED = "M2AT, unperturbed share"
 REAL = (*COMPARED, UNPERTURBED)
-
-
-def no_autoattack(preset) -> str:
-    "Why AutoAttack is not run at a preset; empty where it is."
-    if not preset.autoattack_size:
-        return f"AutoAttack is switched off at preset {preset.name} (autoattack_size = 0)"
-    return "" if importlib.util.find_spec("pyautoattack") else "pyautoattack is not installed (pip install thesis-repro[eval])"
 
 
 def wide_pgd(epsilon: float, steps: int = 20) -> PGD:

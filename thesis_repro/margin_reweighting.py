@@ -15,7 +15,7 @@ __all__ = ['GAMMA', 'BETA', 'ALPHA', 'WARM_UP', 'ATTACK', 'PARTS', 'NETWORKS', '
            'equal_margin_shares', 'figure_6_2', 'ranked', 'draw_figure_6_3', 'figure_6_3', 'draw_figure_6_4',
            'figure_6_4', 'claims']
 
-# %% ../nbs/chapters/06_margin_reweighting.ipynb #8aa145f9
+# %% ../nbs/chapters/06_margin_reweighting.ipynb #6f6b2e0f
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ from .attacks import APGD, PGD, AutoAttack
 from .data import Draws, pixels
 from .published import claim_table
 from .report import Cell, Figure, Table, figure_of, saved_values, style, table_of_runs
-from .runs import Planned, Robustness, Store, images, measure, planned_row, shortfall
+from .runs import Planned, Robustness, Store, images, measure, no_autoattack, planned_row, shortfall
 from .settings import BadInput
 from .training import Schedule
 
@@ -211,7 +211,7 @@ def methods(network: str, part: str) -> dict:
     ours = {f"Ours + {into}": margin_reweighted(into, tau) for into in ("WMMR", "MAIL")}
     return {"Standard": Adversarial(ATTACK), **rows, **ours}
 
-# %% ../nbs/chapters/06_margin_reweighting.ipynb #2c4e1c8d
+# %% ../nbs/chapters/06_margin_reweighting.ipynb #f9902dc9
 ATTACKS = {
     "PGD-100": PGD(epsilon=8 / 255, step=2 / 255, steps=100),
     "CW-PGD": PGD(epsilon=8 / 255, step=2 / 255, steps=100, loss="cw"),
@@ -222,18 +222,18 @@ ATTACKS = {
 def columns(preset, which: str) -> dict:
     "Column → metric of the `last` or `best` model; without AutoAttack where the preset has no images for it."
     attacked = {name: Robustness(attack, which, preset.attack_size) for name, attack in ATTACKS.items()}
-    if preset.autoattack_size:
+    if not no_autoattack(preset):
         attacked["AA"] = Robustness(AutoAttack(epsilon=8 / 255), which, preset.autoattack_size)
     return {"Clean": f"{which}.accuracy", **attacked}
 
-# %% ../nbs/chapters/06_margin_reweighting.ipynb #ac34bc42
+# %% ../nbs/chapters/06_margin_reweighting.ipynb #8e03dc10
 def row(preset, name: str, network: str, method: Adversarial, part: str, which: str, parts=PARTS, label: str = "") -> dict:
     "The planned cells (`name`, column) of a method (called `label`) on a `network` (a key of NETWORKS) over the preset's seeds."
     model = NETWORKS[network]
     how = {"home": f"margin_reweighting/{part.lower()}", "label": f"{network} {label or name}"}
     cells = planned_row(preset, name, part, model, method, schedule(model), columns=columns(preset, which), parts=parts, **how)
-    if not preset.autoattack_size:
-        cells[name, "AA"] = Planned(reason="AutoAttack was not run: autoattack_size = 0 at this preset")
+    if reason := no_autoattack(preset):
+        cells[name, "AA"] = Planned(reason=reason)
     return cells
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #28f4fee6

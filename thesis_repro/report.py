@@ -523,7 +523,7 @@ def _table_csv(t: Table) -> str:
     frame = t.frame.assign(cited=t.frame.cited.astype(int), values=values, **own)
     return frame.to_csv(index=False, lineterminator="\n")
 
-# %% ../nbs/core/12_report.ipynb #a53ae322
+# %% ../nbs/core/12_report.ipynb #df0dc9f9
 def _value(store, found: dict, run, metric) -> float:
     "The number of a run that a cell asks for; not a number where it is absent."
     from thesis_repro.runs import kept_outcome
@@ -545,20 +545,16 @@ def _cell(store, found: dict, place: tuple, planned, failures: dict) -> Cell:
     return Cell(*place, values, "; ".join(dict.fromkeys(w for w in (planned.reason, *failed) if w)))
 
 
-def _made(store, plan: dict, runs: list) -> dict:
-    "Train and attack what a plan lacks; what failed, by its name."
-    from thesis_repro.runs import RunsFailed, attack_all
+def _failures(make, *what) -> dict:
+    "Call make(*what), which trains or attacks; what failed, by its name."
+    from thesis_repro.runs import RunsFailed
 
-    failures = {}
-    sources = [s for p in plan.values() if not isinstance(p.metric, str) for s in p.metric.sources]
-    attacks = lambda: [(r, p.metric) for p in plan.values() if not isinstance(p.metric, str) for r in p.runs if store.record(r)]
-    for step in (lambda: store.ensure([*runs, *sources]), lambda: attack_all(store, attacks())):
-        try:
-            step()
-        except RunsFailed as e:
-            failures |= e.failures
-            warnings.warn(str(e), stacklevel=3)
-    return failures
+    try:
+        make(*what)
+    except RunsFailed as e:
+        warnings.warn(str(e), stacklevel=3)
+        return e.failures
+    return {}
 
 
 def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", train: bool = True, also=None) -> Table:
@@ -566,11 +562,13 @@ def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", 
 
     `also()` gives Cells that are measured otherwise, once the runs are there. Written to the preset's folder.
     """
-    from thesis_repro.runs import Store
+    from thesis_repro.runs import Store, attack_all
 
     store, runs = Store(preset), list(dict.fromkeys(r for p in plan.values() for r in p.runs))
-    failures = _made(store, plan, runs) if train else {}
+    attacks = [(r, p.metric) for p in plan.values() if not isinstance(p.metric, str) for r in p.runs]
+    failures = _failures(store.ensure, [*runs, *(s for _, m in attacks for s in m.sources)]) if train else {}
     found = {run: store.record(run) for run in runs}  # cells share runs: each record is read once
+    failures |= _failures(attack_all, store, [(r, m) for r, m in attacks if found[r]]) if train else {}
     cells = [_cell(store, found, place, planned, failures) for place, planned in plan.items()] + list(also() if also else ())
     made = [r.environment for r in found.values() if r]
     sets = data_sets(preset, dict.fromkeys(r.part for r in runs))
@@ -672,12 +670,12 @@ class Figure(Artefact):
         facts = self.facts() | {"cells": [dataclasses.asdict(c) for c in self.cells]}
         return [*made, atomic_json(to / f"{self.name}.json", facts | {"files": [p.name for p in made]})]
 
-# %% ../nbs/core/12_report.ipynb #73743e3e
-def figure_of(number: str, title: str, preset, runs, figure, frame: pd.DataFrame, cells=()) -> Figure:
-    "A Figure made from `runs`, written to the preset's folder."
+# %% ../nbs/core/12_report.ipynb #ab254571
+def figure_of(number: str, title: str, preset, runs, figure, frame: pd.DataFrame, cells=(), parts=()) -> Figure:
+    "A Figure made from `runs`, and on the data sets that play `parts`, written to the preset's folder."
     from thesis_repro.runs import Store
 
-    store, sets = Store(preset), data_sets(preset, dict.fromkeys(r.part for r in runs))
+    store, sets = Store(preset), data_sets(preset, dict.fromkeys([*(r.part for r in runs), *parts]))
     origin = provenance(*(store.record(r).environment for r in runs))
     made = Figure(number=number, title=title, where=f"Figure {number}", figure=figure, data=frame, preset=preset.name, sets=sets, origin=origin, n=len(runs), cells=tuple(cells))
     made.save()

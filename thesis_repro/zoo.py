@@ -411,13 +411,14 @@ def pc_loss(features, centres, y: torch.Tensor) -> torch.Tensor:
     others = (to_centres + between).masked_fill(true, 0.0).sum(1) / (len(centres) - 1)
     return to_centres[true] - others
 
-# %% ../nbs/core/06_zoo.ipynb #bb7bf807
+# %% ../nbs/core/06_zoo.ipynb #7a762975
 class Centres(nn.Module):
-    "A learned centre for every class, (k, d)."
+    "A learned centre for every class of a network in the space before its last layer, (k, d)."
 
-    def __init__(self, classes: int, size: int):
+    def __init__(self, model: nn.Module):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(classes, size))
+        last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+        self.weight = nn.Parameter(torch.randn(last.out_features, last.in_features))
 
 
 @dataclass(frozen=True)
@@ -427,8 +428,7 @@ class PrototypeConformity:
     weight: float = 0.1
 
     def companion(self, model, images) -> nn.Module:
-        last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-        return Centres(last.out_features, last.in_features)
+        return Centres(model)
 
     def __call__(self, e: Examples) -> torch.Tensor:
         e.logits, features = inside(e.model, e.inputs, nn.Linear)
