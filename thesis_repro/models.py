@@ -47,12 +47,21 @@ class Normalise(nn.Module):
     def forward(self, x):
         return (x - self.mean) / self.std
 
-# %% ../nbs/core/03_models.ipynb #dc02a038
+# %% ../nbs/core/03_models.ipynb #463ba235
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
     "A convolution without bias that keeps the image's size up to the stride."
     return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
+# %% ../nbs/core/03_models.ipynb #609b5773
+def _normalised(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    "norm(conv(x)), as a single convolution where the statistics are fixed and no parameter wants a gradient."
+    if norm.training or conv.weight.requires_grad or norm.weight.requires_grad:
+        return norm(conv(x))
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    return F.conv2d(x, conv.weight * scale.view(-1, 1, 1, 1), shift, conv.stride, conv.padding)
 
+# %% ../nbs/core/03_models.ipynb #67d75b7c
 class PostActivation(nn.Module):
     "The basic block of He et al. (2016), Deep residual learning; a 1 × 1 convolution where the shape changes (option B)."
 
@@ -65,10 +74,11 @@ class PostActivation(nn.Module):
             self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x):
-        h = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
+        h = F.relu(_normalised(self.conv1, self.norm1, x))
+        path = x if isinstance(self.shortcut, nn.Identity) else _normalised(*self.shortcut, x)
+        return F.relu(_normalised(self.conv2, self.norm2, h) + path)
 
-# %% ../nbs/core/03_models.ipynb #b36a4a7c
+# %% ../nbs/core/03_models.ipynb #9a18880c
 class PreActivation(nn.Module):
     "The block of He et al. (2016), Identity mappings, and of Zagoruyko & Komodakis (2016) without dropout."
 
@@ -82,7 +92,7 @@ class PreActivation(nn.Module):
     def forward(self, x):
         h = F.relu(self.norm1(x))
         path = x if self.shortcut is None else self.shortcut(h)
-        return path + self.conv2(F.relu(self.norm2(self.conv1(h))))
+        return path + self.conv2(F.relu(_normalised(self.conv1, self.norm2, h)))
 
 # %% ../nbs/core/03_models.ipynb #fe0f282c
 class Architecture(NamedTuple):
