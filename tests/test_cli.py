@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from thesis_repro import paths
+from thesis_repro import cli, paths
 from thesis_repro.cli import main
 from thesis_repro.runs import specification
 
@@ -257,3 +257,12 @@ def test_python_dash_m():
         cwd=Path(__file__).parent,
     )
     assert "table_7_1" in done.stdout
+
+
+def test_chapters_without_the_data_set_are_left_out_and_say_so(elsewhere, monkeypatch, capsys):
+    executed = []
+    monkeypatch.setattr(cli, "_execute", lambda chapter, *_: executed.append(chapter.stem) or True)
+    assert main(["reproduce", "--preset", "tiny", "--parts", "SVHN"]) == 0
+    out = capsys.readouterr().out
+    assert executed == ["07_aip"]
+    assert all(f"{c}: left out: it does not use SVHN" in out for c in ("05_m2at", "06_margin_reweighting"))

@@ -18,7 +18,7 @@ from fractions import Fraction
 from . import settings
 from .settings import BadInput
 
-# %% ../nbs/core/16_cli.ipynb #a252f4c1
+# %% ../nbs/core/16_cli.ipynb #ec2270d0
 def _preset(args, number: str = "") -> settings.Preset:
     "The preset, for the chapter of a table or figure, with what the command line overrides."
     chapter = number.partition(".")[0]
@@ -31,10 +31,10 @@ def reproduce(args) -> int:
     from thesis_repro import notebooks, paths, report
 
     preset, folder = _preset(args), paths.outputs(args.preset) / "notebooks"
-    settings.parts(args.parts or "")
     given = {k: getattr(preset, k) for k in ("seeds", "epochs", "jobs") if getattr(args, k) is not None}
     given |= {"preset": preset.name} | {k: getattr(args, k) for k in ("device", "parts") if getattr(args, k)}
-    chapters = notebooks.chapters(args.chapter or None)
+    parts = settings.parts(args.parts or "")
+    chapters = [c for c in notebooks.chapters(args.chapter or None) if not args.parts or _concerned(c, parts)]
     for chapter in chapters:
         notebooks.check_parameters(chapter, given)
     failed = [c.stem for c in chapters if not _execute(c, folder, given, args.timeout)]
@@ -42,6 +42,15 @@ def reproduce(args) -> int:
     print(f"index: {report.index_page(preset.name)}")
     print(f"failed: {', '.join(failed)}", file=sys.stderr) if failed else None
     return 1 if failed else 0
+
+# %% ../nbs/core/16_cli.ipynb #d16ae17b
+def _concerned(chapter, parts: tuple) -> bool:
+    "Whether a chapter can be run on one of the data sets asked for; where it cannot, that is said."
+    module = importlib.import_module(f"thesis_repro.{chapter.stem.partition('_')[2]}")
+    if set(getattr(module, "PARTS", parts)) & set(parts):
+        return True
+    print(f"{chapter.stem}: left out: it does not use {' or '.join(parts)}")
+    return False
 
 # %% ../nbs/core/16_cli.ipynb #0736473b
 def _execute(chapter, folder, parameters: dict, timeout) -> bool:
@@ -231,7 +240,7 @@ def claims(args) -> int:
     print("\n" + ", ".join(f"{v}: {verdicts.count(v)}" for v in dict.fromkeys(verdicts)))
     return 0
 
-# %% ../nbs/core/16_cli.ipynb #437d9b2c
+# %% ../nbs/core/16_cli.ipynb #ab39d849
 def bench(args) -> int:
     "Measure the speed figures; exit code 1 when a bar is not met."
     from thesis_repro import bench, paths
@@ -239,6 +248,7 @@ def bench(args) -> int:
     from thesis_repro.runs import environment
 
     preset = settings.load(args.preset, timing_batch=args.batch, timing_repeats=args.repeats)
+    preset = preset if args.repeats else dataclasses.replace(preset, timing_repeats=max(3, preset.timing_repeats))  # a median
     figures = bench.measured(preset, args.names)
     atomic_json(paths.outputs(args.preset) / "bench.json", {"figures": figures, "environment": environment()})
     if args.json:
@@ -282,7 +292,7 @@ def _shared() -> dict:
     groups["json"].add_argument("--json", action="store_true", help="print JSON")
     return groups
 
-# %% ../nbs/core/16_cli.ipynb #acfe4e56
+# %% ../nbs/core/16_cli.ipynb #ba2290f7
 def _commands(sub, s: dict):
     "The commands that make something."
     add = lambda name, function, text, *parents: _add(sub, name, function, text, [s[p] for p in parents])
@@ -315,7 +325,7 @@ def _commands(sub, s: dict):
     p = add("bench", bench, "measure the speed figures against their bars", "preset", "json")
     p.add_argument("names", nargs="*", help="which benches (default: all)")
     p.add_argument("--batch", type=int, help="images a batch")
-    p.add_argument("--repeats", type=int, help="paired repeats")
+    p.add_argument("--repeats", type=int, help="paired repeats (default: the preset's, at least 3)")
 
 # %% ../nbs/core/16_cli.ipynb #03a2a834
 def _questions(sub, s: dict):
