@@ -314,7 +314,7 @@ def _read(folder: Path) -> Record | None:
     r = {k: v for k, v in r.items() if k not in ("home", "label")}
     return Record(folder.name.rpartition("-")[2], folder, **r)
 
-# %% ../nbs/core/10_runs.ipynb #c0b0cc95
+# %% ../nbs/core/10_runs.ipynb #bc6e4249
 def _write_diverged(folder: Path, run: Run, t: training.Training, reason: str):
     "Write down that a run diverged, where it then stood, and why."
     facts = {"reason": reason, "epoch": t.at.epoch, "step": t.at.step, "run": specification(run), "environment": environment()}
@@ -327,7 +327,7 @@ def _read_diverged(folder: Path) -> dict | None:
     try:
         facts = json.loads((folder / "diverged.json").read_text())
         fits = facts.pop("sha256") == sha256(json.dumps(facts, sort_keys=True).encode())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
