@@ -250,7 +250,7 @@ def test_old_copy_stays_when_the_new_one_cannot_be_written(tmp_path, monkeypatch
 # Without its provenance, which takes seconds to import torch: what is tested here is how the process ends.
 DRIVER = """import sys
 from thesis_repro import notebooks
-notebooks.provenance = lambda notebook, given: {}
+notebooks.provenance, notebooks.GRACE = lambda notebook, given: {}, 5.0
 notebooks.execute(*sys.argv[1:], progress=False)"""
 LONG = """import os, subprocess, time
 child = subprocess.Popen(["sleep", "60"])

@@ -189,7 +189,7 @@ def test_a_fault_while_saving_loses_nothing(two_checkpoints, monkeypatch, phase)
     if phase == "fsync":
         monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("fault")))
     if phase == "write":
-        monkeypatch.setattr(training, "atomic_write", lambda *a: (_ for _ in ()).throw(OSError("fault")))
+        monkeypatch.setattr(training, "atomic_write", lambda *a, **k: (_ for _ in ()).throw(OSError("fault")))
     with pytest.raises((OSError, files.BadInput)):
         training.save_checkpoint(two_checkpoints, {"step": 3})
     monkeypatch.undo()

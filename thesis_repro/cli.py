@@ -6,19 +6,22 @@
 __all__ = ['reproduce', 'artefact', 'run', 'attack', 'where', 'show_atlas', 'claims', 'bench', 'show_data', 'show_settings',
            'parser', 'main']
 
-# %% ../nbs/core/16_cli.ipynb #bd158a1f
+# %% ../nbs/core/16_cli.ipynb #b6d5ad61
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
 import os
+import signal
 import sys
+import time
 from fractions import Fraction
 
-from . import settings
+from . import settings, stopping
 from .settings import BadInput
 
-# %% ../nbs/core/16_cli.ipynb #ec2270d0
+# %% ../nbs/core/16_cli.ipynb #853ce78e
 def _preset(args, number: str = "") -> settings.Preset:
     "The preset, for the chapter of a table or figure, with what the command line overrides."
     chapter = number.partition(".")[0]
@@ -37,11 +40,26 @@ def reproduce(args) -> int:
     chapters = [c for c in notebooks.chapters(args.chapter or None) if not args.parts or _concerned(c, parts)]
     for chapter in chapters:
         notebooks.check_parameters(chapter, given)
+    began = time.time()
     failed = [c.stem for c in chapters if not _execute(c, folder, given, args.timeout)]
     _judge(preset.name)
     print(f"index: {report.index_page(preset.name)}")
     print(f"failed: {', '.join(failed)}", file=sys.stderr) if failed else None
-    return 1 if failed else 0
+    lost = _said(_lost(paths.outputs(args.preset), began))
+    return 1 if failed or lost else 0
+
+# %% ../nbs/core/16_cli.ipynb #17204d35
+def _said(failures: dict) -> bool:
+    "List what failed and why, one line each; whether there was anything."
+    for name, why in failures.items():
+        print(f"failed: {name}: {why}", file=sys.stderr)
+    return bool(failures)
+
+
+def _lost(outputs, since: float) -> dict:
+    "The runs that the tables written `since` then could not have, and why."
+    written = (f for f in sorted(outputs.glob("tables/*.json")) if f.stat().st_mtime >= since - 1)
+    return {name: why for f in written for name, why in json.loads(f.read_text(encoding="utf-8")).get("failed", {}).items()}
 
 # %% ../nbs/core/16_cli.ipynb #d16ae17b
 def _concerned(chapter, parts: tuple) -> bool:
@@ -89,7 +107,7 @@ def _parts(args) -> dict:
     "The data sets asked for, as an argument of a table's function."
     return {"parts": settings.parts(args.parts)} if args.parts else {}
 
-# %% ../nbs/core/16_cli.ipynb #4c6213bd
+# %% ../nbs/core/16_cli.ipynb #35dc7606
 def artefact(args) -> int:
     "Make a table or a figure, train what it needs, write its files and print it."
     from thesis_repro import paths
@@ -100,18 +118,23 @@ def artefact(args) -> int:
         print(thing.wide().to_string())
     files = thing.save(paths.outputs(args.preset) / f"{args.command}s")
     print("\n".join(str(f) for f in files))
-    return 0
+    return 1 if _said(getattr(thing, "failed", {})) else 0
 
-# %% ../nbs/core/16_cli.ipynb #bc8c5c29
+# %% ../nbs/core/16_cli.ipynb #ebd034fc
 def run(args) -> int:
     "Make the runs of a table, or the run that a JSON specification describes, and print their records."
-    from thesis_repro.runs import Store
+    from thesis_repro.runs import RunsFailed, Store
 
-    preset = _preset(args, args.what)
-    chosen = _specified(args.what) if args.what.endswith(".json") else _planned(preset, args)
-    for run, record in zip(chosen, Store(preset).ensure(chosen), strict=True):
-        print(f"{run.label:20} seed {run.seed}  last {record.value('last.accuracy'):.2f} %  best {record.value('best.accuracy'):.2f} %  {record.folder}")
-    return 0
+    preset, failures = _preset(args, args.what), {}
+    chosen, store = _specified(args.what) if args.what.endswith(".json") else _planned(preset, args), Store(preset)
+    try:
+        store.ensure(chosen)
+    except RunsFailed as e:
+        failures = e.failures
+    for run in chosen:
+        if record := store.record(run):
+            print(f"{run.label:20} seed {run.seed}  last {record.value('last.accuracy'):.2f} %  best {record.value('best.accuracy'):.2f} %  {record.folder}")
+    return 1 if _said(failures) else 0
 
 
 def _specified(file: str) -> list:
@@ -348,30 +371,60 @@ def _add(sub, name: str, function, text: str, parents: list):
     p.set_defaults(function=function)
     return p
 
-# %% ../nbs/core/16_cli.ipynb #88040509
+# %% ../nbs/core/16_cli.ipynb #65ecb7d7
+def _careful(p: argparse.ArgumentParser):
+    "The options of a command that trains."
+    p.add_argument("--time-limit", metavar="SPAN", help="such as 55m or 1h30m: then stop, saved, with exit code 75; the same command goes on")
+    p.add_argument("--retry", action="store_true", help="try the preset's diverged runs again, from their beginning")
+    p.add_argument("--deterministic", action="store_true", help="bitwise repeatable training on a GPU too, by slower kernels")
+
+
+@contextlib.contextmanager
+def _prepared(args):
+    "Inside, what `_careful` asked for is in force, and SIGTERM is Stopped."
+    limit = stopping.seconds(args.time_limit) if getattr(args, "time_limit", None) else 0.0
+    asked = {"THESIS_REPRO_DETERMINISTIC": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if getattr(args, "deterministic", False) else {}
+    before = {k: os.environ.get(k) for k in asked}
+    os.environ.update(asked)  # kernels and workers inherit it
+    try:
+        with stopping.interruptible(limit):
+            if getattr(args, "retry", False):
+                from thesis_repro.runs import Store
+
+                print("\n".join(f"again: {name}" for name in Store(_preset(args)).retry()))
+            yield
+    finally:
+        for k, v in before.items():
+            os.environ.pop(k) if v is None else os.environ.update({k: v})
+
+# %% ../nbs/core/16_cli.ipynb #0ab245a8
 def parser() -> argparse.ArgumentParser:
     "The whole command line."
     p = argparse.ArgumentParser("thesis-repro", description="Reproduce Adachi (2022): every table and figure, beside the published one.", epilog="Start with: thesis-repro reproduce --preset smoke")
     sub, shared = p.add_subparsers(dest="command", required=True, metavar="COMMAND"), _shared()
     _commands(sub, shared)
     _questions(sub, shared)
+    for name in ("reproduce", "table", "figure", "run"):
+        _careful(sub.choices[name])
     return p
 
 
 def main(argv=None) -> int:
-    "Run a command: 0 ok, 1 something failed, 2 bad input."
+    "Run a command: 0 ok, 1 something failed, 2 bad input, 75 stopped (call again), 130 Ctrl-C."
     args = parser().parse_args(argv)
     try:
-        return args.function(args)
+        with _prepared(args):
+            return args.function(args)
     except BadInput as e:
         print(f"thesis-repro: {e}", file=sys.stderr)
         return 2
     except RuntimeError as e:
-        print(f"thesis-repro: {e}", file=sys.stderr)
+        print(f"thesis-repro: {e}", file=sys.stderr) if not _said(getattr(e, "failures", {})) else None
         return 1
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print("thesis-repro: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    except (stopping.Stopped, KeyboardInterrupt) as e:
+        stopped = e if isinstance(e, stopping.Stopped) else stopping.Stopped(signal.SIGINT)
+        print(f"thesis-repro: {stopped}", file=sys.stderr)
+        return stopped.code

@@ -482,13 +482,14 @@ def _run_count(n: pd.Series) -> str:
     count = f"{n.min()}" if n.min() == n.max() else f"{n.min()} to {n.max()}"
     return f"{count} run{'' if count == '1' else 's'} a cell."
 
-# %% ../nbs/core/12_report.ipynb #3a0bcb88
+# %% ../nbs/core/12_report.ipynb #a30a02a1
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(Artefact):
     "A table of the thesis beside ours. `frame` is what `compare` gives; `margin` is the one it was given."
 
     frame: pd.DataFrame
     margin: float = MARGIN
+    failed: dict = dataclasses.field(default_factory=dict)  # a run's name → why it could not be made
 
     def wide(self) -> pd.DataFrame:
         "Rows × columns, each cell `thesis | ours mean ± std (n) | Δ | verdict`."
@@ -507,7 +508,7 @@ class Table(Artefact):
         to = Path(to or folder(self.preset) / "tables")
         write = {".csv": _table_csv(self), ".md": _markdown(self, _rule_link(to)), ".tex": _latex(self)}
         made = [atomic_write(to / (self.name + suffix), text) for suffix, text in write.items()]
-        facts = self.facts() | {"margin": self.margin, "verdict_rule": verdict_rule(self.margin)}
+        facts = self.facts() | {"margin": self.margin, "verdict_rule": verdict_rule(self.margin), "failed": self.failed}
         return [*made, atomic_json(to / f"{self.name}.json", facts | {"files": [p.name for p in made]})]
 
 # %% ../nbs/core/12_report.ipynb #4b5776e5
@@ -523,7 +524,7 @@ def _table_csv(t: Table) -> str:
     frame = t.frame.assign(cited=t.frame.cited.astype(int), values=values, **own)
     return frame.to_csv(index=False, lineterminator="\n")
 
-# %% ../nbs/core/12_report.ipynb #df0dc9f9
+# %% ../nbs/core/12_report.ipynb #9c6d9f0b
 def _value(store, found: dict, run, metric) -> float:
     "The number of a run that a cell asks for; not a number where it is absent."
     from thesis_repro.runs import kept_outcome
@@ -540,7 +541,8 @@ def _cell(store, found: dict, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a `planned` cell (see `runs.Planned`)."
     values = tuple(_value(store, found, r, planned.metric) for r in planned.runs)
     absent = "not run" if isinstance(planned.metric, str) else "not attacked"
-    why = lambda run: next((w for name, w in failures.items() if name.startswith(run.name)), absent)
+    lost = lambda run: f"diverged: {known}" if found[run] is None and (known := store.diverged(run)) else absent
+    why = lambda run: next((w for name, w in failures.items() if name.startswith(run.name)), lost(run))
     failed = [why(run) for run, v in zip(planned.runs, values, strict=True) if math.isnan(v)]
     return Cell(*place, values, "; ".join(dict.fromkeys(w for w in (planned.reason, *failed) if w)))
 
@@ -572,7 +574,7 @@ def table_of_runs(number: str, title: str, plan: dict, preset, where: str = "", 
     cells = [_cell(store, found, place, planned, failures) for place, planned in plan.items()] + list(also() if also else ())
     made = [r.environment for r in found.values() if r]
     sets = data_sets(preset, dict.fromkeys(r.part for r in runs))
-    table = Table(number=number, title=title, where=where, frame=compare(number, cells), preset=preset.name, sets=sets, origin=provenance(*made))
+    table = Table(number=number, title=title, where=where, frame=compare(number, cells), preset=preset.name, sets=sets, origin=provenance(*made), failed=failures)
     table.save()
     return table
 

@@ -7,13 +7,14 @@ __all__ = ['Run', 'specification', 'from_specification', 'scaled', 'seeded', 'sh
            'no_autoattack', 'planned_row', 'environment', 'Record', 'images', 'network', 'RunsFailed', 'Store', 'jobs',
            'threads', 'specification_of', 'measure', 'outcome', 'kept_outcome', 'attack_all']
 
-# %% ../nbs/core/10_runs.ipynb #88b19d5d
+# %% ../nbs/core/10_runs.ipynb #fa62d983
 import contextlib
 import dataclasses
 import fcntl
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -26,11 +27,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import data, models, paths, settings, training
+from . import data, models, paths, settings, stopping, training
 from .attacks import robust_accuracy
-from .files import atomic_json, plain, refused, sha256
+from .files import Unwritable, atomic_json, plain, refused, sha256
 from .settings import BadInput, Preset
-from .training import Compute, Schedule
+from .training import Compute, Diverged, Schedule
 
 # %% ../nbs/core/10_runs.ipynb #bff303e9
 @dataclass(frozen=True)
@@ -213,12 +214,26 @@ class Record:
         "A measured number by its path, such as `best.accuracy`."
         return functools.reduce(dict.__getitem__, metric.split("."), self.metrics)
 
-# %% ../nbs/core/10_runs.ipynb #4b4a9b6f
-def _repeatable(device: str, threads: int) -> str:
+# %% ../nbs/core/10_runs.ipynb #8ff10c89
+def _place(compute: Compute) -> str:
+    "Where and with what a run is computed, in words: what its bits depend on."
+    gpu = torch.device(compute.device).type == "cuda"
+    chip = torch.cuda.get_device_name(compute.device) if gpu else f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{chip}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, source {_source()}"
+
+
+def _repeatable(compute: Compute, places=("",)) -> str:
     "How exactly the same call gives the same numbers again, and why."
-    if torch.device(device).type == "cpu":
-        return f"bitwise on this machine and these versions with {threads} thread(s): every random draw is a function of the seed"
-    return "statistical: GPU kernels add in an order that varies"
+    here = "on this machine, with these versions and threads"
+    if len(places) > 1:
+        return f"within tolerance: computed in {len(places)} parts that differ in machine, threads, versions or code: {'; '.join(places)}"
+    if compute.compile:
+        return "within tolerance: compiled kernels are chosen anew and may add in another order"
+    if torch.device(compute.device).type == "cpu":
+        return f"bitwise {here}: every random draw is a function of the seed"
+    if compute.deterministic:
+        return f"bitwise {here}: every random draw is a function of the seed, and torch used deterministic algorithms alone"
+    return "statistical: GPU kernels add in an order that varies; --deterministic forbids those"
 
 # %% ../nbs/core/10_runs.ipynb #3791de33
 @functools.lru_cache(maxsize=2)
@@ -236,33 +251,49 @@ def network(run: Run, images: data.Images) -> torch.nn.Module:
     channels = images.x_train.shape[1]
     return models.build(run.model, images.classes, run.width, channels, images.mean, images.std, seed=run.seed)
 
-# %% ../nbs/core/10_runs.ipynb #98c5f7b2
+# %% ../nbs/core/10_runs.ipynb #e552a6ae
 def _fulfil(run: Run, folder: Path, compute: Compute, stream: bool) -> dict:
-    "Train `run` in `folder` (going on from its checkpoint) and write weights, record and the done-marker."
+    "Train `run` in `folder` (going on from its checkpoint) and write weights, record and the done-marker. Diverged is written down as well."
     d = images(run, stream)
     t = training.start(network(run, d), run.method, d, run.schedule, run.seed, compute, folder, run.select)
-    training.train(t)
+    t.at.places = list(dict.fromkeys([*t.at.places, _place(compute)]))
+    try:
+        training.train(t)
+    except Diverged as e:
+        _write_diverged(folder, run, t, str(e))
+        raise
     weights = {"last": training.copy_weights(t.model), "best": t.at.best["weights"]}
-    metrics = {}
-    for which, state in weights.items():
-        t.model.load_state_dict(state)
-        metrics[which] = training.evaluate(t.model, d.x_test, d.y_test)
-    metrics["best"]["epoch"] = t.at.best["epoch"]
-    threads = torch.get_num_threads()
-    cost = {"seconds": t.at.seconds, "images_per_second": t.at.images_seen / t.at.seconds, "device": compute.device, "threads": threads}
-    facts = {"name": d.name, "stand_in": d.stand_in, "train": len(d.y_train), "held_out": len(d.y_val), "test": len(d.y_test)}
-    record = {"run": specification(run), "home": run.home, "label": run.label, "data": facts, "metrics": metrics, "history": t.at.history}
-    record |= {"cost": cost, "environment": environment(), "repeatable": _repeatable(compute.device, threads)}
+    record = _record(run, t, _metrics(t, weights))
     _write(folder, record, weights)
     return record
 
-# %% ../nbs/core/10_runs.ipynb #dc84adb8
+
+def _metrics(t: training.Training, weights: dict) -> dict:
+    "Test accuracy and loss of the last and the best weights."
+    metrics = {}
+    with training.deterministic(t.compute.deterministic):
+        for which, state in weights.items():
+            t.model.load_state_dict(state)
+            metrics[which] = training.evaluate(t.model, t.images.x_test, t.images.y_test)
+    metrics["best"]["epoch"] = t.at.best["epoch"]
+    return metrics
+
+
+def _record(run: Run, t: training.Training, metrics: dict) -> dict:
+    "What is kept of a finished run."
+    d, a = t.images, t.at
+    cost = {"seconds": a.seconds, "images_per_second": a.images_seen / a.seconds, "device": t.compute.device, "threads": torch.get_num_threads()}
+    facts = {"name": d.name, "stand_in": d.stand_in, "train": len(d.y_train), "held_out": len(d.y_val), "test": len(d.y_test)}
+    record = {"run": specification(run), "home": run.home, "label": run.label, "data": facts, "metrics": metrics, "history": a.history}
+    return record | {"cost": cost, "environment": environment(), "repeatable": _repeatable(t.compute, a.places)}
+
+# %% ../nbs/core/10_runs.ipynb #426b6017
 def _write(folder: Path, record: dict, weights: dict):
     "Weights, then the record, then the marker; the checkpoint has served."
     training.save_checkpoint(folder / "weights.ckpt", weights)
     atomic_json(folder / "record.json", record)
     atomic_json(folder / "done", {f: sha256(folder / f) for f in ("weights.ckpt", "record.json")})
-    leftovers = ("checkpoint.ckpt*", "weights.ckpt.previous", ".*.tmp")  # a killed process may leave a temporary file
+    leftovers = ("checkpoint.ckpt*", "weights.ckpt.previous", "diverged.json", ".*.tmp")  # a killed process may leave a temporary file
     for file in [f for pattern in leftovers for f in folder.glob(pattern)]:
         file.unlink(missing_ok=True)
 
@@ -277,23 +308,51 @@ def _read(folder: Path) -> Record | None:
         r = json.loads(content)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError) as e:
+    except (ValueError, KeyError, TypeError) as e:
         warnings.warn(f"{folder / 'record.json'}: damaged ({e}): the run is made again", stacklevel=3)
         return None
     r = {k: v for k, v in r.items() if k not in ("home", "label")}
     return Record(folder.name.rpartition("-")[2], folder, **r)
 
-# %% ../nbs/core/10_runs.ipynb #8254020b
+# %% ../nbs/core/10_runs.ipynb #bc6e4249
+def _write_diverged(folder: Path, run: Run, t: training.Training, reason: str):
+    "Write down that a run diverged, where it then stood, and why."
+    facts = {"reason": reason, "epoch": t.at.epoch, "step": t.at.step, "run": specification(run), "environment": environment()}
+    facts = plain(facts)
+    atomic_json(folder / "diverged.json", facts | {"sha256": sha256(json.dumps(facts, sort_keys=True).encode())})
+
+
+def _read_diverged(folder: Path) -> dict | None:
+    "What is written down of a diverged run; None where nothing is, or what is there is damaged: then it is trained again."
+    try:
+        facts = json.loads((folder / "diverged.json").read_text())
+        fits = facts.pop("sha256") == sha256(json.dumps(facts, sort_keys=True).encode())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        warnings.warn(f"{folder / 'diverged.json'}: damaged: the run is made again", stacklevel=3)
+    return facts if fits else None
+
+# %% ../nbs/core/10_runs.ipynb #d55d9340
+class _Busy(Exception):
+    "Somebody else holds the lock."
+
+
 @contextlib.contextmanager
-def _locked(path: Path):
-    "Hold the lock file at `path`; wait while somebody else does."
+def _locked(path: Path, wait: bool = True):
+    "Hold the lock file at `path`; wait while somebody else does, or be _Busy."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         f = path.open("a")
     except OSError as e:
         raise refused(path, e) from None
     with f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _Busy(path) from None
         yield
 
 # %% ../nbs/core/10_runs.ipynb #681ea61e
@@ -305,7 +364,7 @@ class RunsFailed(RuntimeError):
         lines = "; ".join(f"{name}: {error}" for name, error in failures.items())
         super().__init__(f"{len(failures)} run(s) failed: {lines}")
 
-# %% ../nbs/core/10_runs.ipynb #d938b817
+# %% ../nbs/core/10_runs.ipynb #fe3daa09
 class Store:
     "The runs and measurements of a preset, under `outputs/<preset>` or `folder`."
 
@@ -325,17 +384,36 @@ class Store:
             raise BadInput(f"{text}: {f'{len(found)} runs begin so ({near})' if found else 'there is no such run'} at preset {self.preset.name}; outputs/{self.preset.name}/runs has them all")
         return from_specification(next(iter(found.values())).run)
 
-    def make(self, run: Run, **changes) -> Record:
-        "The record of a run, trained now if it is absent. `changes` are fields of Compute."
-        with _locked(self.folder / "runs" / ".locks" / run.key):
+    def home(self, run: Run) -> Path:
+        "The folder of a run: the one that is there, whichever table made it, or else its own."
+        return next(iter(sorted(self.folder.glob(f"runs/*/*/*-{run.key}"))), self.folder / "runs" / run.home / run.name)
+
+    def make(self, run: Run, wait: bool = True, **changes) -> Record:
+        "The record of a run, trained now if it is absent. `changes` are fields of Compute. Diverged, also where it was before."
+        with _locked(self.folder / "runs" / ".locks" / run.key, wait):
             if (record := self.record(run)) is None:
-                folder = next(iter(self.folder.glob(f"runs/*/*/*-{run.key}")), self.folder / "runs" / run.home / run.name)
-                _fulfil(run, folder, Compute.of(self.preset, **{"bf16": run.bf16, **changes}), self.preset.stream)
+                if why := self.diverged(run):
+                    raise Diverged(why)
+                _fulfil(run, self.home(run), Compute.of(self.preset, **{"bf16": run.bf16, **changes}), self.preset.stream)
                 record = self.record(run)
         return record
 
+    def diverged(self, run: Run) -> str:
+        "Why a run diverged when it was made, and how to try again; empty where it did not."
+        facts = _read_diverged(self.home(run))
+        return f"{facts['reason']} (known from before; --retry tries again)" if facts else ""
+
+    def retry(self) -> list[str]:
+        "Forget the diverged runs of this preset, so that they are made anew from their beginning; their names."
+        marks = sorted(self.folder.glob("runs/*/*/*/diverged.json"))
+        for mark in marks:
+            with _locked(self.folder / "runs" / ".locks" / mark.parent.name.rpartition("-")[2]):
+                for file in (*mark.parent.glob("checkpoint.ckpt*"), mark):
+                    file.unlink(missing_ok=True)
+        return [mark.parent.name for mark in marks]
+
     def ensure(self, runs) -> list[Record]:
-        "The records of all `runs`, in their order; absent ones are made first. RunsFailed when some cannot be."
+        "The records of all `runs`, in their order; absent ones are made first. RunsFailed when some cannot be; Stopped when asked to."
         absent = list({r.key: r for r in runs if self.record(r) is None}.values())
         if absent:
             _make_all(self, absent)
@@ -347,7 +425,11 @@ class Store:
         if record is None:
             raise BadInput(f"{run.name}: there is no such run at preset {self.preset.name}; `ensure` makes it")
         model = network(run, images(run, self.preset.stream))
-        model.load_state_dict(training.read_checkpoint(record.folder / "weights.ckpt")[which])
+        try:
+            weights = training.read_checkpoint(record.folder / "weights.ckpt")
+        except (training.Damaged, FileNotFoundError) as e:
+            raise BadInput(f"{e}: remove {record.folder}, and the run is made again") from None
+        model.load_state_dict(weights[which])
         return model.to(settings.device(self.preset)).eval()
 
 # %% ../nbs/core/10_runs.ipynb #1bc9f16c
@@ -367,40 +449,82 @@ def threads(preset: Preset):
     finally:
         torch.set_num_threads(before)
 
-# %% ../nbs/core/10_runs.ipynb #d2245eaf
-def _attempt(store: Store, run: Run, progress: bool) -> tuple[str, str]:
+# %% ../nbs/core/10_runs.ipynb #68c4c837
+_BUSY = "somebody else is making it"
+
+
+def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> tuple[str, object]:
     "The run's name, and why it failed, or an empty text."
     try:
         with threads(store.preset):
-            store.make(run, progress=progress)
-    except BadInput:
-        raise
+            store.make(run, wait, progress=progress)
+    except _Busy:
+        return run.name, _BUSY
+    except Unwritable as e:
+        return run.name, e
+    except Diverged as e:
+        return run.name, f"diverged: {e}"
     except Exception as e:  # whatever stops one run must not stop the others
-        return run.name, f"{type(e).__name__}: {e}"
+        return run.name, str(e) if isinstance(e, BadInput) else f"{type(e).__name__}: {e}"
     return run.name, ""
 
-
-def _side_by_side(store: Store, attempt, tasks: list[tuple], **words):
-    "Call attempt(store, *task, progress) for all tasks, with a bar over them, in this process or in several. RunsFailed lists what failed."
+# %% ../nbs/core/10_runs.ipynb #d1e1050e
+def _one_round(store: Store, attempt, left: dict, wait: bool, lock: Path, enough):
+    "Give (number, name, why) for the tasks that are `left`, in this process or in several, until `enough()`."
+    wanted = itertools.takewhile(lambda _: not enough(), list(left.items()))
+    n = min(jobs(store.preset), len(left))
+    if n == 1:
+        yield from ((i, *attempt(store, *t, wait, True)) for i, t in wanted)
+        return
     from joblib import Parallel, delayed
 
-    with _locked(store.folder / "runs" / ".locks" / "store"):
-        pass  # a folder that cannot be written is said before anything is spent
-    n = min(jobs(store.preset), len(tasks))
-    if n > 1:
-        work = Parallel(n_jobs=n, backend="loky", return_as="generator_unordered")(delayed(attempt)(store, *t, False) for t in tasks)
-    else:
-        work = (attempt(store, *t, True) for t in tasks)
-    failures = {name: why for name, why in tqdm(work, total=len(tasks), dynamic_ncols=True, **words) if why}
-    if failures:
-        raise RunsFailed(failures)
+    work = lambda i, t: delayed(_numbered)(lock, os.getpid(), i, attempt, store, *t, wait, False)
+    with stopping.deaf():
+        made = Parallel(n_jobs=n, backend="loky", return_as="generator_unordered")(work(i, t) for i, t in wanted)
+    yield from (m for m in made if m[1])
 
 
+def _numbered(lock: Path, command: int, i: int, attempt, *task) -> tuple:
+    "In a worker: the task's number, its name and why it failed; no name where the command wants no more."
+    return (i, *(stopping.in_worker(lock, command, attempt, *task) or ("", "")))
+
+# %% ../nbs/core/10_runs.ipynb #4a9e6bf8
+def _side_by_side(store: Store, attempt, tasks: list[tuple], **words) -> dict:
+    "Call attempt(store, *task, wait, progress) for all tasks, with a bar over them; what failed, by name. Stopped when asked to, Unwritable where the disk is."
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    left, failures, unwritable = dict(enumerate(tasks)), {}, []
+    enough = lambda: bool(unwritable or stopping.ASKED)
+    with stopping.held(store.folder / "runs" / ".locks") as (lock, let_go), tqdm(total=len(tasks), dynamic_ncols=True, **words) as bar, contextlib.ExitStack() as patience:
+        if min(jobs(store.preset), len(tasks)) > 1:  # one run alone listens itself
+            patience.enter_context(stopping.listening(let_go))
+        for turn in range(4):
+            with contextlib.suppress(BrokenProcessPool):
+                for i, name, why in _one_round(store, attempt, left, turn > 0, lock, enough):
+                    if isinstance(why, Unwritable):
+                        unwritable.append(why)
+                        let_go()  # the others save what they have, if they can
+                    elif why != _BUSY:
+                        del left[i]
+                        failures |= {name: why} if why else {}
+                        bar.update()
+            if not left or enough():
+                break
+    if unwritable:
+        raise unwritable[0]
+    return failures | {t[0].name: "its worker was killed, three times: out of memory?" for t in left.values()}
+
+# %% ../nbs/core/10_runs.ipynb #5bd3ef96
 def _make_all(store: Store, runs: list[Run]):
     "Make `runs`. RunsFailed lists what could not be made."
     for run in {(r.dataset, r.part): r for r in runs}.values():
         images(run, store.preset.stream)  # what is missing is said before anything is trained
-    _side_by_side(store, _attempt, [(r,) for r in runs], unit="run", desc="training")
+    Compute.of(store.preset)  # and so is what cannot be computed
+    known = {r.name: f"diverged: {why}" for r in runs if (why := store.diverged(r))}
+    if hopeful := [(r,) for r in runs if r.name not in known]:
+        known |= _side_by_side(store, _attempt, hopeful, unit="run", desc="training")
+    if known:
+        raise RunsFailed(known)
 
 # %% ../nbs/core/10_runs.ipynb #6ec87d92
 def _measured(store: Store, name: str, spec: dict) -> Path:
@@ -459,12 +583,14 @@ def outcome(store: Store, run: Run, robustness: Robustness) -> dict:
 
     return measure(store, "robustness", _attacked(store, run, robustness), compute)
 
-# %% ../nbs/core/10_runs.ipynb #be9ce0be
-def _attempt_outcome(store: Store, run: Run, robustness: Robustness, progress: bool) -> tuple[str, str]:
+# %% ../nbs/core/10_runs.ipynb #f0ba9434
+def _attempt_outcome(store: Store, run: Run, robustness: Robustness, wait: bool, progress: bool) -> tuple[str, object]:
     "The run's name, and why it could not be attacked, or an empty text."
     try:
         with threads(store.preset):
             outcome(store, run, robustness)
+    except Unwritable as e:
+        return run.name, e
     except Exception as e:  # whatever stops one attack must not stop the others
         return f"{run.name} under {type(robustness.attack).__name__}", f"{type(e).__name__}: {e}"
     return run.name, ""
@@ -479,5 +605,6 @@ def kept_outcome(store: Store, run: Run, robustness: Robustness) -> dict | None:
 def attack_all(store: Store, tasks):
     "Make the absent outcomes of all (run, robustness) in `tasks`. RunsFailed lists what could not be made."
     absent = list({json.dumps(specification_of(_attacked(store, *t))): t for t in tasks if kept_outcome(store, *t) is None}.values())
-    if absent:
-        _side_by_side(store, _attempt_outcome, absent, unit="attack", desc="attacking")
+    failures = _side_by_side(store, _attempt_outcome, absent, unit="attack", desc="attacking") if absent else {}
+    if failures:
+        raise RunsFailed(failures)

@@ -1,0 +1,757 @@
+"""Kill it, stop it, damage it, fill its disk: the same call goes on, and ends where an undisturbed one does.
+
+The short form is part of `make test`. `pytest --long tests/test_faults.py` does the same more often, and what takes
+a kernel or a pool of workers as well. Faults come at seeded places: the n-th event (a training step, a file forced to
+the disk, a rename) of a process that is forked from a warm server, so that a kill costs no start of Python.
+"""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from thesis_repro import cli, data, paths, report, runs, settings, stopping, training
+from thesis_repro.adversarial import Adversarial
+from thesis_repro.attacks import PGD
+from thesis_repro.data import Draws, batches
+from thesis_repro.files import BadInput, Unwritable, atomic_write
+from thesis_repro.mixup import Beta, Mixup, Plain
+from thesis_repro.runs import Planned, Robustness, Run, RunsFailed, Store
+from thesis_repro.training import Compute, Schedule
+
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["thesis_repro.cli", "thesis_repro.runs", "thesis_repro.adversarial", "sklearn.datasets"])
+
+NEVER = 86_400.0  # seconds between two checkpoints: only what stops a run saves it
+
+KINDS = {
+    "plain": Plain(),
+    "adversarial": Adversarial(attack=PGD(steps=2), selection=PGD(steps=2)),
+    "mixup": Mixup((0, 1, 2, 3), Beta(2.0)),
+}
+
+
+def small(method=Plain(), seed=0, epochs=3, label="small", train_size=150, **schedule) -> Run:
+    "A run of 50 training images a step."
+    schedule = Schedule(epochs=epochs, batch_size=50, **schedule)
+    return Run(
+        "faint10",
+        "resnet18",
+        method,
+        schedule,
+        seed,
+        0.0625,
+        train_size,
+        50,
+        50,
+        home="tests/runs",
+        label=label,
+        part="CIFAR-10",
+    )
+
+
+def store_at(folder, **changes) -> Store:
+    return Store(settings.load("smoke", device="cpu", precision="fp32", **{"jobs": 1, **changes}), folder)
+
+
+@contextlib.contextmanager
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+# A process that has a fault at its n-th event
+
+
+def _events(at: int, fault):
+    "From now on the call of `fault` comes before the `at`-th training step, evaluation, fsync or rename."
+    count = iter(range(10**9))
+    places = [(training, "_update"), (training, "_close_epoch"), (training, "evaluate"), (os, "fsync"), (os, "replace")]
+    for module, name in places:
+
+        def before(*args, real=getattr(module, name), **words):
+            if next(count) == at:
+                fault()
+            return real(*args, **words)
+
+        setattr(module, name, before)
+    return count
+
+
+def _signal_soon(number: int, delay: float):
+    "Signal this process from a thread, so that it comes in the middle of anything."
+    shoot = lambda: (time.sleep(delay), os.kill(os.getpid(), number))
+    threading.Thread(target=shoot, daemon=True).start()
+
+
+def _make(folder, wanted, at: int, number: int, delay: float, seconds: float):
+    "The body of a child: make the runs one after the other, signalled at event `at`, saving every `seconds`."
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _events(at, lambda: _signal_soon(number, delay))
+    try:
+        with quiet(), stopping.interruptible():
+            for run in wanted:
+                store_at(folder, checkpoint_seconds=seconds).make(run, progress=False)
+    except (stopping.Stopped, KeyboardInterrupt) as e:
+        os._exit(getattr(e, "code", 130))
+    os._exit(0)
+
+
+def child(target, *args):
+    "Its exit code; the negative signal if one killed it."
+    process = FORK.Process(target=target, args=args)
+    process.start()
+    process.join(300)
+    return process.exitcode
+
+
+def make(folder, *wanted, at=-1, number=signal.SIGKILL, delay=0.0, seconds=0.0) -> int:
+    return child(_make, folder, wanted, at, number, delay, seconds)
+
+
+def left_by(folder, run) -> tuple[dict, list]:
+    "The record without what differs from day to day, and the weights."
+    record = json.loads((store_at(folder).home(run) / "record.json").read_text())
+    weights = training.read_checkpoint(store_at(folder).home(run) / "weights.ckpt")
+    return {k: v for k, v in record.items() if k != "cost"}, [(k, v) for w in weights.values() for k, v in w.items()]
+
+
+def same(a, b) -> bool:
+    return a[0] == b[0] and all(ka == kb and torch.equal(va, vb) for (ka, va), (kb, vb) in zip(a[1], b[1], strict=True))
+
+
+# kill -9, SIGTERM, Ctrl-C
+
+COUNTS = {False: {"plain": (3, 2), "adversarial": (3, 2), "mixup": (3, 2)}}
+COUNTS[True] = {"plain": (17, 7), "adversarial": (17, 7), "mixup": (16, 6)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_is_killed_and_stopped_is_the_run(tmp_path, kind, long):
+    kills, stops = COUNTS[long][kind]
+    run, rng = small(KINDS[kind], epochs=70 if long else 15), random.Random(kind)
+    assert make(tmp_path / "whole", run, seconds=NEVER) == 0
+    faults = [signal.SIGKILL] * kills + [signal.SIGTERM] * stops
+    rng.shuffle(faults)
+    ends = []
+    for number in faults:  # killed between saves of every step, stopped where nothing but the stop would save
+        often = number == signal.SIGKILL
+        where = {"at": rng.randrange(2, 24 if often else 5), "delay": rng.uniform(0, 0.02)}
+        ends.append(make(tmp_path / "faulty", run, number=number, seconds=0.0 if often else NEVER, **where))
+    assert ends == [-number if number == signal.SIGKILL else stopping.AGAIN for number in faults]
+    assert make(tmp_path / "faulty", run, seconds=NEVER) == 0
+    assert same(left_by(tmp_path / "faulty", run), left_by(tmp_path / "whole", run))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stop_finishes_the_step_and_saves(tmp_path, number, code):
+    run = small(epochs=200)
+    assert make(tmp_path, run, at=4, number=number, seconds=NEVER) == code
+    at = training.load_checkpoint(store_at(tmp_path).home(run) / "checkpoint.ckpt")["at"]
+    assert (at["epoch"], at["step"]) >= (1, 1) and store_at(tmp_path).record(run) is None
+
+
+def test_a_signal_sent_twice_at_once_is_one(tmp_path):
+    noted = []
+    with pytest.raises(stopping.Stopped), stopping.listening(lambda: noted.append(1)):
+        [signal.raise_signal(signal.SIGTERM) for _ in range(2)]  # as `timeout` does
+        assert len(stopping.ASKED) == len(noted) == 2
+    assert not stopping.ASKED
+
+
+def test_whoever_ignored_a_signal_goes_on_ignoring_it():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with stopping.listening():
+            signal.raise_signal(signal.SIGTERM)
+            assert not stopping.ASKED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _command(words, folder, **environment):
+    os.environ.update(environment, THESIS_REPRO_OUTPUTS=str(folder), OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    sys.stderr = open(Path(folder) / "said", "a")
+    code = cli.main(words)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def test_a_time_limit_is_exit_code_75_and_one_line(tmp_path):
+    run = small(epochs=500)
+    (tmp_path / "run.json").write_text(json.dumps(runs.specification(run)))
+    words = ["run", str(tmp_path / "run.json"), "--preset", "smoke", "--device", "cpu", "--jobs", "1"]
+    assert child(_command, [*words, "--time-limit", "3s"], tmp_path) == stopping.AGAIN
+    said = (tmp_path / "said").read_text().splitlines()[-1]
+    assert said.endswith("thesis-repro: stopped by its time limit; the same command goes on where this one stood")
+    assert list(tmp_path.glob("smoke/runs/*/*/*/checkpoint.ckpt")) and not list(tmp_path.glob("smoke/runs/*/*/*/done"))
+
+
+@pytest.mark.parametrize("text", ["", "0", "soon", "9 minutes", "m", "-3s"])
+def test_what_is_no_time_limit(text):
+    with pytest.raises(BadInput, match="must be a span of time"):
+        stopping.seconds(text)
+
+
+# A fault at every phase of a save
+
+
+@pytest.fixture
+def saved(tmp_path):
+    "A checkpoint of step 2, with step 1 before it."
+    file = tmp_path / "run.ckpt"
+    for step in (1, 2):
+        training.save_checkpoint(file, {"step": step, "weights": torch.arange(50.0)})
+    return file
+
+
+@contextlib.contextmanager
+def fault_at_call(n: int, fault):
+    "Call fault() in place of the n-th call that a save makes of the operating system; gives the list of calls."
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((os, "fsync"), (os, "replace"), (torch, "save"), (training.hashlib, "sha256")):
+
+            def instead(*args, real=getattr(module, name), name=name):
+                calls.append(name)
+                return fault() if len(calls) == n + 1 else real(*args)
+
+            patch.setattr(module, name, instead)
+        yield calls
+
+
+def full():
+    raise OSError(28, "No space left on device")
+
+
+PHASES = ["save", "sha256", "fsync", "replace", "replace", "fsync"]  # serialise, digest, file, old, new, folder
+
+
+@pytest.mark.parametrize("phase", range(len(PHASES)))
+def test_an_error_at_any_phase_of_a_save_leaves_a_checkpoint(saved, phase):
+    with fault_at_call(phase, full) as calls, contextlib.suppress(OSError, BadInput):
+        training.save_checkpoint(saved, {"step": 3})
+    assert calls == PHASES[: len(calls)] and len(calls) > phase
+    with quiet():
+        assert training.load_checkpoint(saved)["step"] in (2, 3)
+    assert [f.name for f in saved.parent.iterdir() if f.suffix == ".tmp"] == []
+
+
+@pytest.mark.parametrize("phase", range(len(PHASES)))
+def test_death_at_any_phase_of_a_save_leaves_a_checkpoint(saved, phase):
+    if (pid := os.fork()) == 0:
+        with fault_at_call(phase, lambda: os._exit(9)):
+            training.save_checkpoint(saved, {"step": 3})
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    with quiet():
+        assert training.load_checkpoint(saved)["step"] == (3 if phase == 5 else 2)
+        training.save_checkpoint(saved, {"step": 4})
+        assert training.load_checkpoint(saved)["step"] == 4
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(saved):
+    saved.write_bytes(saved.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="damaged .*; going back to the checkpoint before it"):
+        assert training.load_checkpoint(saved)["step"] == 1
+    with fault_at_call(3, full), pytest.raises(BadInput, match="disk is full"):  # at the first rename after it
+        training.save_checkpoint(saved, {"step": 3})
+    with pytest.warns(UserWarning, match="missing"):
+        assert training.load_checkpoint(saved)["step"] == 1
+
+
+# A disk that is full
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A disk of 4 MB."
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a disk of 4 MB cannot be mounted here (it takes root): {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_is_named_and_the_next_call_goes_on(small_disk, tmp_path):
+    run, store = small(KINDS["mixup"], epochs=6), store_at(small_disk, checkpoint_seconds=0)
+    notebook = atomic_write(small_disk / "notebooks" / "07.ipynb", json.dumps({"cells": ["old"]}))
+    assert make(small_disk, run, at=30) == -signal.SIGKILL  # there is a checkpoint now
+    file = store.home(run) / "checkpoint.ckpt"
+    stood = training.load_checkpoint(file)["at"]
+    with pytest.raises(OSError), (small_disk / "other people's").open("wb", buffering=0) as f:
+        while True:
+            f.write(bytes(4096))
+    for call in (lambda: store.ensure([run]), lambda: atomic_write(notebook, bytes(10**6))):
+        with quiet(), pytest.raises(Unwritable, match=rf"the disk is full \(mounted at {small_disk}, 4 MB\)"):
+            call()
+    assert json.loads(notebook.read_text()) == {"cells": ["old"]}
+    with quiet():
+        now = training.load_checkpoint(file)["at"]
+    assert (now["epoch"], now["step"]) >= (stood["epoch"], stood["step"])
+    (small_disk / "other people's").unlink()
+    assert make(small_disk, run) == make(tmp_path / "whole", run) == 0
+    assert same(left_by(small_disk, run), left_by(tmp_path / "whole", run))
+
+
+# Damage
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A store with a run, a measurement and a diverged run."
+    store = store_at(tmp_path_factory.mktemp("finished"))
+    store.ensure([small(epochs=1)])
+    runs.outcome(store, small(epochs=1), Robustness(size=20))
+    with pytest.raises(RunsFailed):
+        store.ensure([WILD])
+    return store
+
+
+WILD = small(epochs=2, lr=1e30, label="wild")
+
+
+def damaged(content: bytes, rng: random.Random, flips: int, cuts: int):
+    "Copies of a file with one bit flipped, or cut short."
+    for _ in range(flips):
+        blob = bytearray(content)
+        blob[rng.randrange(len(blob))] ^= 1 << rng.randrange(8)
+        yield bytes(blob)
+    yield from (content[: rng.randrange(len(content))] for _ in range(cuts))
+
+
+def _looks(store) -> dict:
+    "File → what reads it, in a finished store."
+    run = small(epochs=1)
+    home, wild = store.home(run), store.home(WILD)
+    return {
+        home / "record.json": lambda: store.record(run),
+        home / "weights.ckpt": lambda: store.weights(run),
+        wild / "diverged.json": lambda: store.diverged(WILD) or None,
+        next(store.folder.glob("measurements/*.json")): lambda: runs.kept_outcome(store, run, Robustness(size=20)),
+    }
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed(finished, long):
+    rng, missed = random.Random(5), []
+    for file, look in _looks(finished).items():
+        whole = file.read_bytes()
+        value = json.loads(whole)["value"] if file.parent.name == "measurements" else None
+        for content in damaged(whole, rng, *((100, 20) if long else (12, 4))):
+            file.write_bytes(content)
+            try:
+                with quiet():
+                    found = look()
+            except BadInput:
+                found = None
+            # of a measurement, what counts is its value; the rest of the file says where it comes from
+            missed += [file.name] if found is not None and (value is None or found != value) else []
+        file.write_bytes(whole)
+        assert look() is not None
+    assert missed == []
+
+
+def test_a_damaged_marker_never_changes_a_record(finished, long):
+    run = small(epochs=1)
+    marker, whole = finished.home(run) / "done", finished.record(run)
+    content = marker.read_bytes()
+    with quiet():
+        for bad in damaged(content, random.Random(6), *((100, 20) if long else (12, 4))):
+            marker.write_bytes(bad)
+            assert finished.record(run) in (None, whole)
+    marker.write_bytes(content)
+
+
+def test_damaged_weights_say_how_to_make_them_again(finished):
+    run = small(epochs=1)
+    file = finished.home(run) / "weights.ckpt"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    with pytest.raises(BadInput, match=f"damaged .*remove {file.parent}, and the run is made again"):
+        finished.weights(run)
+    file.write_bytes(whole)
+
+
+# Runs that diverge
+
+
+def test_a_diverged_run_is_recorded_and_not_made_in_vain(finished, monkeypatch):
+    kept = json.loads((finished.home(WILD) / "diverged.json").read_text())
+    assert "the loss is" in kept["reason"] and {"epoch", "step", "environment"} <= kept.keys()
+    monkeypatch.setattr(training, "start", lambda *a, **k: pytest.fail("trained again"))
+    with pytest.raises(RunsFailed, match=r"wild-seed-0.*: diverged: the loss is .*--retry tries again"):
+        finished.ensure([WILD, small(epochs=1)])
+    assert finished.record(WILD) is None and finished.record(small(epochs=1)) is not None
+
+
+def test_a_table_shows_what_diverged_and_the_n_of_the_rest(finished, monkeypatch, tmp_path):
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(runs, "Store", lambda preset: finished)
+    plan = {("mine", "Last"): Planned((small(epochs=1), WILD), "last.accuracy")}
+    for train in (True, False):
+        with quiet():
+            table = report.table_of_runs("7.ours", "Mine", plan, finished.preset, train=train)
+        line = table.frame.iloc[0]
+        assert line.n == 1 and "diverged: the loss is" in line.reason and "1 of 2 runs gave no number" in line.reason
+        assert bool(table.failed) == train
+
+
+def test_the_command_lists_what_failed_and_retry_tries_again(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(runs.specification(WILD)))
+    words = ["run", str(tmp_path / "run.json"), "--preset", "smoke", "--device", "cpu", "--jobs", "1"]
+    mark = lambda: next(tmp_path.glob("smoke/runs/*/*/*/diverged.json"))
+    assert child(_command, words, tmp_path) == 1
+    first = mark().stat().st_mtime_ns
+    assert child(_command, words, tmp_path) == 1 and mark().stat().st_mtime_ns == first
+    assert child(_command, [*words, "--retry"], tmp_path) == 1 and mark().stat().st_mtime_ns > first
+    said = [line for line in (tmp_path / "said").read_text().splitlines() if "failed: " in line]
+    assert len(said) == 3 and "known from before" in said[1] and "known from before" not in said[2]
+
+
+# Many runs, two commands
+
+
+def _logging(folder):
+    "Write down each training that starts and each that is finished."
+    log = lambda word, key: os.write(
+        os.open(Path(folder) / "log", os.O_APPEND | os.O_CREAT | os.O_WRONLY), f"{word} {key}\n".encode()
+    )
+    start, write = runs._fulfil, runs._write
+
+    def fulfil(run, home, *args):
+        if not (home / "checkpoint.ckpt").exists():
+            log("start", run.key)
+        return start(run, home, *args)
+
+    def written(home, *args):
+        write(home, *args)
+        log("done", home.name.rpartition("-")[2])
+
+    runs._fulfil, runs._write = fulfil, written
+
+
+def _schedule(folder, wanted, at: int):
+    "The body of a scheduler: all the runs, saving after every step, killed at event `at`."
+    torch.set_num_threads(1)
+    sys.stderr = open(os.devnull, "w")
+    _logging(folder)
+    _events(at, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with quiet():
+        store_at(folder, checkpoint_seconds=0).ensure(wanted)
+    os._exit(0)
+
+
+def logged(folder, word: str) -> list[str]:
+    return [line.split()[1] for line in (Path(folder) / "log").read_text().splitlines() if line.startswith(word)]
+
+
+def test_two_schedulers_with_random_kills_make_each_run_once(tmp_path, long):
+    n, kills, rng = (40, 12, random.Random(8)) if long else (4, 2, random.Random(8))
+    wanted, finished, running = [small(seed=s, epochs=1) for s in range(n)], 0, []
+    while finished < 2:
+        while len(running) < 2 - finished:
+            at = rng.randrange(5, 25 * n // kills) if kills > 0 else -1
+            kills -= 1
+            running.append(FORK.Process(target=_schedule, args=(tmp_path, wanted, at)))
+            running[-1].start()
+        multiprocessing.connection.wait([p.sentinel for p in running])
+        ended = [p for p in running if p.exitcode is not None]
+        assert all(p.exitcode in (0, -signal.SIGKILL) for p in ended)
+        finished += sum(p.exitcode == 0 for p in ended)
+        running = [p for p in running if p.exitcode is None]
+    store, done = store_at(tmp_path), logged(tmp_path, "done")
+    assert all(store.record(r) for r in wanted)
+    assert len(done) == len(set(done)) and set(done) <= {r.key for r in wanted}
+    assert sorted(set(logged(tmp_path, "start"))) == sorted(r.key for r in wanted)
+
+
+def test_n_of_many_then_the_rest_then_none(tmp_path):
+    wanted = [small(seed=s, epochs=1, train_size=100) for s in range(5)]
+    for upto, expected in ((2, 2), (5, 3), (5, 0)):
+        (tmp_path / "log").write_text("")
+        assert child(_schedule, tmp_path, wanted[:upto], -1) == 0
+        assert len(logged(tmp_path, "start")) == len(logged(tmp_path, "done")) == expected
+
+
+def test_a_run_that_another_command_makes_is_left_for_later(tmp_path):
+    mine, others = small(seed=1, epochs=1), small(seed=0, epochs=1)
+    store, order = store_at(tmp_path), []
+    with runs._locked(tmp_path / "runs" / ".locks" / others.key):
+        name, why = runs._attempt(store, others, False, False)
+        order.append((name, why))
+        assert runs._attempt(store, mine, False, False) == (mine.name, "")
+    assert order == [(others.name, runs._BUSY)] and store.record(others) is None
+    store.ensure([others, mine])
+    assert store.record(others) is not None
+
+
+# A command with workers
+
+POOL = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.insert(0, sys.argv[1])
+import test_faults
+from thesis_repro import stopping
+try:
+    with stopping.interruptible():
+        test_faults.store_at(sys.argv[2], jobs=2, checkpoint_seconds=test_faults.NEVER).ensure(test_faults.POOLED[: int(sys.argv[3])])
+except (stopping.Stopped, KeyboardInterrupt) as e:
+    print(e, file=sys.stderr)
+    sys.exit(getattr(e, "code", 130))
+"""
+
+
+@dataclass(frozen=True)
+class Telling:
+    "Plain training that writes down the process that does it."
+
+    file: str = "telling"
+
+    def __call__(self, model, x, y, draws):
+        if (draws.epoch, draws.step) in ((0, 0), (0, 1)):
+            Path(os.environ["TELLING"], f"{draws.seed}-{draws.step}").write_text(str(os.getpid()))
+        return Plain()(model, x, y, draws)
+
+
+POOLED = [small(Telling(), seed=s, epochs=4000) for s in (0, 1)] + [small(Telling(), seed=s, epochs=2) for s in (2, 3)]
+
+
+def pool(folder, n=2) -> subprocess.Popen:
+    "A command that makes the first `n` of POOLED in two workers."
+    folder.mkdir(exist_ok=True)
+    here = str(Path(__file__).parent)
+    env = {**os.environ, "TELLING": str(folder), "PYTHONPATH": f"{paths.root()}:{here}", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", POOL, here, str(folder), str(n)]
+    return subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def workers(folder, seeds=(0, 1)) -> list[int]:
+    "The processes that train, once they all do."
+    files = [folder / f"{s}-1" for s in seeds]
+    end = time.monotonic() + 180
+    while not all(f.exists() and f.read_text() for f in files):
+        assert time.monotonic() < end, "no worker has begun"
+        time.sleep(0.05)
+    return [int(f.read_text()) for f in files]
+
+
+def gone(pid: int, seconds: float = 20) -> bool:
+    "Whether a process ends within that time."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def saved_at(folder) -> list:
+    "Where the runs of a pool stand."
+    with quiet():
+        return [
+            training.load_checkpoint(store_at(folder).home(r) / "checkpoint.ckpt")["at"]["step"] for r in POOLED[:2]
+        ]
+
+
+def test_a_stopped_command_stops_its_workers_who_save(tmp_path):
+    process = pool(tmp_path)
+    pids = workers(tmp_path)
+    process.terminate()  # the command alone, as a scheduler or `kill` does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == stopping.AGAIN, said
+    assert said.splitlines()[-1] == str(stopping.Stopped(signal.SIGTERM))
+    assert all(gone(p) for p in pids) and len(saved_at(tmp_path)) == 2
+    assert not list((tmp_path / "runs" / ".locks").glob("command-*"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_does_the_same(tmp_path, number):
+    process = pool(tmp_path)
+    pids = workers(tmp_path)
+    os.killpg(process.pid, number)  # as a terminal's Ctrl-C
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == stopping.Stopped(number).code, said
+    assert all(gone(p) for p in pids) and len(saved_at(tmp_path)) == 2 and "Traceback" not in said
+
+
+@pytest.mark.long
+def test_workers_of_a_killed_command_save_and_end(tmp_path):
+    process = pool(tmp_path)
+    pids = workers(tmp_path)
+    process.kill()
+    process.communicate()
+    assert all(gone(p) for p in pids) and len(saved_at(tmp_path)) == 2
+
+
+@pytest.mark.long
+def test_a_killed_worker_does_not_end_the_command(tmp_path):
+    process = pool(tmp_path, 4)
+    killed = workers(tmp_path)[0]
+    os.kill(killed, signal.SIGKILL)
+    for s in (0, 1):
+        (tmp_path / f"{s}-1").unlink(missing_ok=True)
+        (tmp_path / f"{s}-0").unlink(missing_ok=True)
+    assert killed not in workers(tmp_path)  # it is made again, and so is the other one that joblib took down
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == stopping.AGAIN, said
+
+
+CHAPTER = """
+import os
+from test_faults import POOLED, store_at
+store_at(os.environ["TELLING"], jobs=JOBS, checkpoint_seconds=86400).ensure(POOLED[:JOBS])
+"""
+DRIVER = """
+import sys
+from thesis_repro import notebooks, stopping
+try:
+    with stopping.interruptible(float(sys.argv[3])):
+        notebooks.execute(*sys.argv[1:3], progress=False)
+except stopping.Stopped as e:
+    sys.exit(e.code)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("how", ["SIGTERM", "time limit"])
+def test_a_stopped_notebook_has_its_runs_saved_and_is_not_done(tmp_path, jobs, how):
+    nbformat = pytest.importorskip("nbformat")
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    head = new_code_cell('preset: str = "smoke"  # a preset', metadata={"tags": ["parameters"]})
+    cells = [head, new_code_cell(CHAPTER.replace("JOBS", str(jobs))), new_code_cell("print('after')")]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "in.ipynb")
+    env = {**os.environ, "TELLING": str(tmp_path), "PYTHONPATH": f"{paths.root()}:{Path(__file__).parent}"}
+    limit = "0" if how == "SIGTERM" else "45"
+    words = [sys.executable, "-c", DRIVER, str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), limit]
+    process = subprocess.Popen(words, env=env, start_new_session=True)
+    pids = workers(tmp_path, range(jobs))
+    process.terminate() if how == "SIGTERM" else None
+    assert process.wait(120) == stopping.AGAIN
+    facts = nbformat.read(tmp_path / "out.ipynb", 4).metadata["thesis_repro"]
+    assert facts["status"] == "failed" and ("SIGTERM" if how == "SIGTERM" else "its time limit") in facts["error"]
+    assert all(gone(p) for p in pids)
+    assert all((store_at(tmp_path).home(r) / "checkpoint.ckpt").exists() for r in POOLED[:jobs])
+    assert not list(tmp_path.glob("runs/*/*/*/done"))
+
+
+# How repeatable
+
+
+def test_a_run_in_parts_on_different_threads_says_so(tmp_path):
+    run = small(epochs=6)
+    assert make(tmp_path, run, at=4, number=signal.SIGTERM, seconds=NEVER) == stopping.AGAIN
+    file = store_at(tmp_path).home(run) / "checkpoint.ckpt"
+    state = training.read_checkpoint(file)
+    assert len(state["at"]["places"]) == 1 and "1 thread(s)" in state["at"]["places"][0]
+    state["at"]["places"] = [state["at"]["places"][0].replace("1 thread(s)", "2 thread(s)")]  # begun elsewhere
+    training.save_checkpoint(file, state)
+    assert make(tmp_path, run) == 0
+    said = store_at(tmp_path).record(run).repeatable
+    assert said.startswith("within tolerance: computed in 2 parts") and "2 thread(s)" in said
+
+
+def test_deterministic_is_refused_where_it_cannot_be(monkeypatch, tmp_path):
+    with pytest.raises(BadInput, match="deterministic: not with compile = yes"):
+        Compute(deterministic=True, compile=True)
+    with pytest.raises(BadInput, match=r"deterministic: put_ .*leave it out"), training.deterministic():
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
+    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.setenv("THESIS_REPRO_DETERMINISTIC", "1")
+    run = small(KINDS["mixup"], epochs=1, train_size=100)
+    record = store_at(tmp_path).make(run, progress=False)
+    assert record.repeatable.startswith("bitwise on this machine")
+    with pytest.raises(BadInput, match="compile"):
+        store_at(tmp_path, compile="yes").ensure([small(seed=3)])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("kind", KINDS)
+def test_deterministic_training_on_a_gpu_gives_the_same_bits(tmp_path, kind, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_DETERMINISTIC", "1")
+    run = small(KINDS[kind], epochs=3)
+    records = [store_at(tmp_path / d, device="cuda").make(run, progress=False) for d in "ab"]
+    assert same(*(left_by(tmp_path / d, run) for d in "ab")) and records[0].repeatable.startswith("bitwise")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_batches_do_not_depend_on_threads_or_on_where_one_begins(stream, tmp_path, monkeypatch):
+    "Images are on the device, or are read batch by batch by the process itself: there are no loading workers to order."
+    monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path))
+    d = data.load("digits10", train_size=100, held_out=10, stream=stream)
+    seen, before = {}, torch.get_num_threads()
+    for n in (1, 2, 4):
+        torch.set_num_threads(n)
+        seen[n] = [(s, x.clone(), y) for s, x, y in batches(d, 30, Draws(1, 2))]
+    torch.set_num_threads(before)
+    seen["from 2"] = list(batches(d, 30, Draws(1, 2), start=2))
+    for other, begin in ((2, 0), (4, 0), ("from 2", 2)):
+        for (i, a, y), (j, b, z) in zip(seen[1][begin:], seen[other], strict=True):
+            assert i == j and torch.equal(a, b) and torch.equal(y, z)
+
+
+@pytest.mark.long
+def test_two_fresh_clones_give_identical_records(tmp_path):
+    words = [
+        "-m",
+        "thesis_repro",
+        "run",
+        "7.1",
+        "--preset",
+        "smoke",
+        "--parts",
+        "CIFAR-10",
+        "--epochs",
+        "1",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+    ]
+    found = []
+    for name in "ab":
+        clone = tmp_path / name
+        subprocess.run(["git", "clone", "-q", str(paths.root()), str(clone)], check=True)
+        gone_too = ("THESIS_REPRO_OUTPUTS", "THESIS_REPRO_ROOT", "THESIS_REPRO_SETTINGS")
+        env = {k: v for k, v in os.environ.items() if k not in gone_too} | {
+            "PYTHONPATH": str(clone),
+            "OMP_NUM_THREADS": "1",
+        }
+        subprocess.run([sys.executable, *words], cwd=clone, env=env, check=True, capture_output=True)
+        files = sorted(clone.glob("outputs/smoke/runs/*/*/*/record.json"))
+        found.append(
+            {f.parent.name: {k: v for k, v in json.loads(f.read_text()).items() if k != "cost"} for f in files}
+        )
+    assert len(found[0]) == 7 and found[0] == found[1]
+
+
+def test_a_field_of_the_record_names_its_degree(finished):
+    said = finished.record(small(epochs=1)).repeatable
+    assert said.split(" ")[0] in ("bitwise", "within", "statistical") and ":" in said
+    gpu = runs._repeatable(dataclasses.replace(Compute(), device="cuda"))
+    assert gpu.startswith("statistical") and "--deterministic" in gpu
