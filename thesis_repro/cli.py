@@ -6,11 +6,12 @@
 __all__ = ['reproduce', 'artefact', 'run', 'attack', 'where', 'show_atlas', 'claims', 'bench', 'show_data', 'show_settings',
            'parser', 'main']
 
-# %% ../nbs/core/16_cli.ipynb #b6d5ad61
+# %% ../nbs/core/16_cli.ipynb #3a5dac27
 import argparse
 import contextlib
 import dataclasses
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -107,13 +108,15 @@ def _parts(args) -> dict:
     "The data sets asked for, as an argument of a table's function."
     return {"parts": settings.parts(args.parts)} if args.parts else {}
 
-# %% ../nbs/core/16_cli.ipynb #35dc7606
+# %% ../nbs/core/16_cli.ipynb #57977b35
 def artefact(args) -> int:
     "Make a table or a figure, train what it needs, write its files and print it."
     from thesis_repro import paths
 
-    how = _parts(args) | ({"train": False} if args.command == "table" and args.no_train else {})
-    thing = _function(args.command, args.number, args.command)(_preset(args, args.number), **how)
+    make, how = _function(args.command, args.number, args.command), _parts(args)
+    if args.no_train and "train" not in inspect.signature(make).parameters:
+        raise BadInput(f"{args.command} {args.number}: cannot be drawn from some of its runs: leave --no-train out")
+    thing = make(_preset(args, args.number), **how, **({"train": False} if args.no_train else {}))
     if args.command == "table":
         print(thing.wide().to_string())
     files = thing.save(paths.outputs(args.preset) / f"{args.command}s")
@@ -315,7 +318,7 @@ def _shared() -> dict:
     groups["json"].add_argument("--json", action="store_true", help="print JSON")
     return groups
 
-# %% ../nbs/core/16_cli.ipynb #ba2290f7
+# %% ../nbs/core/16_cli.ipynb #e43a7e90
 def _commands(sub, s: dict):
     "The commands that make something."
     add = lambda name, function, text, *parents: _add(sub, name, function, text, [s[p] for p in parents])
@@ -325,8 +328,7 @@ def _commands(sub, s: dict):
     for kind in ("table", "figure"):
         p = add(kind, artefact, f"make one {kind}, training what it needs", "preset", "cost", "parts")
         p.add_argument("number", help=f"the {kind}'s number, such as 7.1")
-        if kind == "table":
-            p.add_argument("--no-train", action="store_true", help="draw it from the runs that are there")
+        p.add_argument("--no-train", action="store_true", help="draw it from the runs that are there")
     p = add("run", run, "make the runs of a table, or one from a JSON specification", "preset", "cost", "parts")
     p.add_argument("what", help="a table's number, such as 7.1, or a JSON file")
     p.add_argument("--row", help="only this row, such as AIP")

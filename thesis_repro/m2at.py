@@ -691,8 +691,9 @@ def table_5_ours(preset, parts=PARTS, train=True) -> Table:
     "Is it real? PGD, AVmixup and M²AT under what the thesis did not try (ours)."
     plan, title = runs_5_ours(preset, parts), "Is it real? (ours; accuracy in %, CIFAR-10)"
     trained = {row: p for (row, column), p in plan.items() if column == "Clean"}
-    directions = lambda: [direction_cell(preset, row, p) for row, p in trained.items()]
-    return table_of_runs("5.ours", title, plan, preset, "not in the thesis", train, directions if train else None)
+    there = lambda p: train or all(map(Store(preset).record, p.runs))
+    directions = lambda: [direction_cell(preset, row, p if there(p) else Planned(reason="not trained")) for row, p in trained.items()]
+    return table_of_runs("5.ours", title, plan, preset, "not in the thesis", train, directions)
 
 # %% ../nbs/chapters/05_m2at.ipynb #16aa5ede
 def verdicts(table: Table) -> dict:
@@ -724,10 +725,11 @@ def draw_figure_5_ours(along: pd.DataFrame, grown: pd.DataFrame, verdict: dict):
     return fig
 
 # %% ../nbs/chapters/05_m2at.ipynb #cf9b20f3
-def figure_5_ours(preset, parts=PARTS) -> Figure:
+def figure_5_ours(preset, parts=PARTS, train=True) -> Figure:
     "Is it real? The loss along the gradient and random directions, and accuracy as ε grows to 1 (ours)."
     rows = {row: p.runs for (row, column), p in runs_5_ours(preset).items() if column == "Clean"}
-    verdict = verdicts(table_5_ours(preset))
+    rows = rows if train else {row: runs for row, runs in rows.items() if all(map(Store(preset).record, runs))}
+    verdict = verdicts(table_5_ours(preset, parts, train))
     along = pd.concat([directions_of(preset, runs).assign(method=row) for row, runs in rows.items()], ignore_index=True)
     grown = accuracies(preset, rows, {("PGD-20", b): wide_pgd(b / 255) for b in GROWN}, preset.attack_size)
     reason = _reason(preset, "PGD-20")
