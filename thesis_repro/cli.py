@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reproduce', 'artefact', 'run', 'attack', 'where', 'show_atlas', 'claims', 'bench', 'show_data', 'show_settings',
-           'parser', 'main']
+           'plan', 'parser', 'main']
 
 # %% ../nbs/core/16_cli.ipynb #bd158a1f
 import argparse
@@ -338,13 +338,31 @@ def _add(sub, name: str, function, text: str, parents: list):
     p.set_defaults(function=function)
     return p
 
-# %% ../nbs/core/16_cli.ipynb #88040509
+# %% ../nbs/core/16_cli.ipynb #1ef64645
+def plan(args) -> int:
+    "Say what is there of a preset's tables, what would be made, and what that would cost; nothing is made."
+    from thesis_repro import plan
+
+    own = {k: getattr(args, k) for k in ("seeds", "epochs", "jobs", "device") if getattr(args, k) is not None}
+    found = plan.plan(args.preset, args.chapter, args.table, settings.parts(args.parts) if args.parts else (), **own)
+    _print_json(found) if args.json else print(plan.shown(found))
+    return 0
+
+
+def _planning(sub, s: dict):
+    "The command that looks ahead."
+    p = _add(sub, "plan", plan, "what would be made, and what it would cost", [s[k] for k in ("preset", "cost", "parts", "json")])
+    p.add_argument("--chapter", default="", help="one chapter, such as 7 or aip (default: all)")
+    p.add_argument("--table", default="", help="one table, such as 6.1")
+
+# %% ../nbs/core/16_cli.ipynb #96d01f4b
 def parser() -> argparse.ArgumentParser:
     "The whole command line."
     p = argparse.ArgumentParser("thesis-repro", description="Reproduce Adachi (2022): every table and figure, beside the published one.", epilog="Start with: thesis-repro reproduce --preset smoke")
     sub, shared = p.add_subparsers(dest="command", required=True, metavar="COMMAND"), _shared()
     _commands(sub, shared)
     _questions(sub, shared)
+    _planning(sub, shared)
     return p
 
 
