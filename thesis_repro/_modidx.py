@@ -1007,6 +1007,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'thesis_repro.plan._said': ('core/plan.html#_said', 'thesis_repro/plan.py'),
                                    'thesis_repro.plan._settled': ('core/plan.html#_settled', 'thesis_repro/plan.py'),
                                    'thesis_repro.plan._sizes': ('core/plan.html#_sizes', 'thesis_repro/plan.py'),
+                                   'thesis_repro.plan._stated': ('core/plan.html#_stated', 'thesis_repro/plan.py'),
                                    'thesis_repro.plan._sum': ('core/plan.html#_sum', 'thesis_repro/plan.py'),
                                    'thesis_repro.plan._tasks': ('core/plan.html#_tasks', 'thesis_repro/plan.py'),
                                    'thesis_repro.plan._total': ('core/plan.html#_total', 'thesis_repro/plan.py'),
