@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reproduce', 'artefact', 'run', 'attack', 'where', 'show_atlas', 'claims', 'bench', 'show_data', 'show_settings',
-           'parser', 'main']
+           'plan', 'parser', 'main']
 
 # %% ../nbs/core/16_cli.ipynb #3a5dac27
 import argparse
@@ -399,7 +399,24 @@ def _prepared(args):
         for k, v in before.items():
             os.environ.pop(k) if v is None else os.environ.update({k: v})
 
-# %% ../nbs/core/16_cli.ipynb #0ab245a8
+# %% ../nbs/core/16_cli.ipynb #0c4f3eff
+def plan(args) -> int:
+    "Say what is there of a preset's tables, what would be made, and what that would cost; nothing is made."
+    from thesis_repro import plan
+
+    own = {k: getattr(args, k) for k in ("seeds", "epochs", "jobs", "device") if getattr(args, k) is not None}
+    found = plan.plan(args.preset, args.chapter, args.table, settings.parts(args.parts) if args.parts else (), **own)
+    _print_json(found) if args.json else print(plan.shown(found))
+    return 0
+
+
+def _planning(sub, s: dict):
+    "The command that looks ahead."
+    p = _add(sub, "plan", plan, "what would be made, and what it would cost", [s[k] for k in ("preset", "cost", "parts", "json")])
+    p.add_argument("--chapter", default="", help="one chapter, such as 7 or aip (default: all)")
+    p.add_argument("--table", default="", help="one table, such as 6.1")
+
+# %% ../nbs/core/16_cli.ipynb #deec3031
 def parser() -> argparse.ArgumentParser:
     "The whole command line."
     p = argparse.ArgumentParser("thesis-repro", description="Reproduce Adachi (2022): every table and figure, beside the published one.", epilog="Start with: thesis-repro reproduce --preset smoke")
@@ -408,6 +425,7 @@ def parser() -> argparse.ArgumentParser:
     _questions(sub, shared)
     for name in ("reproduce", "table", "figure", "run"):
         _careful(sub.choices[name])
+    _planning(sub, shared)
     return p
 
 

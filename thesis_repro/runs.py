@@ -33,7 +33,7 @@ from .files import Unwritable, atomic_json, plain, refused, sha256
 from .settings import BadInput, Preset
 from .training import Compute, Diverged, Schedule
 
-# %% ../nbs/core/10_runs.ipynb #bff303e9
+# %% ../nbs/core/10_runs.ipynb #ac0e2143
 @dataclass(frozen=True)
 class Run:
     "One training: what is learned, by which network and method, for how long, from which seed."
@@ -53,7 +53,7 @@ class Run:
     home: str = dataclasses.field(default="own/runs", compare=False)
     label: str = dataclasses.field(default="run", compare=False)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         "Twelve hexadecimal digits of the SHA-256 of the canonical JSON of every field that counts."
         return hashlib.sha256(json.dumps(specification(self), sort_keys=True).encode()).hexdigest()[:12]
@@ -552,16 +552,18 @@ def _kept(file: Path) -> dict | None:
     warnings.warn(f"{file}: damaged: measured again", stacklevel=3)
     return None
 
-# %% ../nbs/core/10_runs.ipynb #fb04b20d
+# %% ../nbs/core/10_runs.ipynb #97df90ca
 def measure(store: Store, name: str, spec: dict, compute, fresh: bool = False):
     "The JSON value of `compute()`, kept under `name` and the hash of `spec`; made when absent, damaged, or asked for `fresh`."
     file = _measured(store, name, spec)
     with _locked(store.folder / "measurements" / ".locks" / file.stem):
         if (kept := None if fresh else _kept(file)) is not None:
             return kept["value"]
+        began = time.monotonic()
         value = json.loads(json.dumps(plain(compute())))  # what is no number becomes null, on the disk and here
+        cost = {"seconds": time.monotonic() - began, "device": settings.device(store.preset).type, "threads": torch.get_num_threads()}
         digest = sha256(json.dumps(value, sort_keys=True).encode())
-        atomic_json(file, {"name": name, "spec": specification_of(spec), "environment": environment(), "value": value, "sha256": digest})
+        atomic_json(file, {"name": name, "spec": specification_of(spec), "environment": environment(), "cost": cost, "value": value, "sha256": digest})
         return value
 
 # %% ../nbs/core/10_runs.ipynb #f6ce1c0e
