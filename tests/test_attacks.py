@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -482,6 +483,23 @@ def test_autoattack_is_pyautoattacks(digits, plain):
     found = AutoAttack(0.4)(plain, x, y, Draws(0))
     assert (distance(found, x) <= 0.4).all() and torch.equal(found, AutoAttack(0.4)(plain, x, y, Draws(0)))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_autoattack_gives_the_library_images_and_gradients_that_it_can_view(monkeypatch):
+    class Library:
+        def __init__(self, model, **_):
+            self.model, self.fab = model, SimpleNamespace(n_target_classes=9)
+            self.apgd_targeted = self.fab
+
+        def run_standard_evaluation(self, x, y, batch_size):
+            z = x.clone().requires_grad_()
+            gradient = torch.autograd.grad(self.model(z).sum(), z)[0]
+            return x + 0.01 * gradient.view(len(x), -1).sign().view(x.shape), y
+
+    monkeypatch.setattr(attacks, "_pyautoattack", lambda: SimpleNamespace(AutoAttack=Library))
+    x = torch.rand(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    net = models.build("resnet18", 10, 0.0625)
+    assert not torch.equal(AutoAttack()(net, x, torch.arange(4), Draws(0)), x)
 
 
 def test_autoattack_says_what_to_install(monkeypatch, digits, plain):

@@ -345,6 +345,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'thesis_repro.attacks._evaluating': ('core/attacks.html#_evaluating', 'thesis_repro/attacks.py'),
                                       'thesis_repro.attacks._face': ('core/attacks.html#_face', 'thesis_repro/attacks.py'),
                                       'thesis_repro.attacks._fingerprint': ('core/attacks.html#_fingerprint', 'thesis_repro/attacks.py'),
+                                      'thesis_repro.attacks._flat': ('core/attacks.html#_flat', 'thesis_repro/attacks.py'),
                                       'thesis_repro.attacks._hits': ('core/attacks.html#_hits', 'thesis_repro/attacks.py'),
                                       'thesis_repro.attacks._look_back': ('core/attacks.html#_look_back', 'thesis_repro/attacks.py'),
                                       'thesis_repro.attacks._losses': ('core/attacks.html#_losses', 'thesis_repro/attacks.py'),

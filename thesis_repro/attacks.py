@@ -730,7 +730,7 @@ class AutoAttack:
 
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws, seen=None) -> torch.Tensor:
         "x̂ (n, c, h, w), in the ball and in [0, 1]. `seen` is not called."
-        x = _checked(x, y)
+        x = _checked(x, y).contiguous()
         seed = int(draws.numpy("attack").integers(2**31))
         devices, kind = ([x.device] if x.device.type == "cuda" else []), x.device.type
         with attacking(model, self.bn), torch.random.fork_rng(devices), torch.autocast(kind, enabled=False):
@@ -748,10 +748,15 @@ def _pyautoattack():
     return pyautoattack
 
 
+def _flat(model):
+    "The network for code that looks at images and gradients by `view`: it still computes in its own memory format."
+    return lambda x: model(x.flatten(1).view(x.shape).contiguous(memory_format=torch.channels_last))
+
+
 def _ensemble(a: AutoAttack, model, x: torch.Tensor, seed: int):
     "The library's object; with fewer than ten classes, targets are all wrong classes."
     norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[a.norm]
-    ensemble = _pyautoattack().AutoAttack(model, norm=norm, eps=a.epsilon, seed=seed, version=a.version, device=x.device)
+    ensemble = _pyautoattack().AutoAttack(_flat(model), norm=norm, eps=a.epsilon, seed=seed, version=a.version, device=x.device)
     with torch.no_grad():
         wrong = model(x[:1]).shape[1] - 1
     for part in (ensemble.apgd_targeted, ensemble.fab):
