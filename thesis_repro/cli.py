@@ -361,7 +361,7 @@ def _add(sub, name: str, function, text: str, parents: list):
     p.set_defaults(function=function)
     return p
 
-# %% ../nbs/core/16_cli.ipynb #7fa161aa
+# %% ../nbs/core/16_cli.ipynb #5a4340f7
 def _careful(p: argparse.ArgumentParser):
     "The options of a command that trains."
     p.add_argument("--time-limit", metavar="SPAN", help="such as 55m or 1h30m: then stop, saved, with exit code 75; the same command goes on")
@@ -381,7 +381,8 @@ def _prepared(args):
             if getattr(args, "retry", False):
                 from thesis_repro.runs import Store
 
-                print("\n".join(f"again: {name}" for name in Store(_preset(args)).retry()))
+                for name in Store(_preset(args)).retry():
+                    print(f"again: {name}")
             yield
     finally:
         for k, v in before.items():
