@@ -547,7 +547,7 @@ def pool(folder, n=2) -> subprocess.Popen:
 def workers(folder, seeds=(0, 1)) -> list[int]:
     "The processes that train, once they all do."
     files = [folder / f"{s}-1" for s in seeds]
-    end = time.monotonic() + 180
+    end = time.monotonic() + 400
     while not all(f.exists() and f.read_text() for f in files):
         assert time.monotonic() < end, "no worker has begun"
         time.sleep(0.05)

@@ -373,7 +373,7 @@ def _add(sub, name: str, function, text: str, parents: list):
     p.set_defaults(function=function)
     return p
 
-# %% ../nbs/core/16_cli.ipynb #65ecb7d7
+# %% ../nbs/core/16_cli.ipynb #3dd589aa
 def _careful(p: argparse.ArgumentParser):
     "The options of a command that trains."
     p.add_argument("--time-limit", metavar="SPAN", help="such as 55m or 1h30m: then stop, saved, with exit code 75; the same command goes on")
@@ -393,7 +393,8 @@ def _prepared(args):
             if getattr(args, "retry", False):
                 from thesis_repro.runs import Store
 
-                print("\n".join(f"again: {name}" for name in Store(_preset(args)).retry()))
+                for name in Store(_preset(args)).retry():
+                    print(f"again: {name}")
             yield
     finally:
         for k, v in before.items():

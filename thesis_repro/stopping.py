@@ -6,7 +6,7 @@
 __all__ = ['AGAIN', 'ASKED', 'Stopped', 'at_once', 'listening', 'seconds', 'interruptible', 'held', 'released', 'watching',
            'in_worker', 'deaf']
 
-# %% ../nbs/core/00_stopping.ipynb #ef621eef
+# %% ../nbs/core/00_stopping.ipynb #cb7f3246
 import contextlib
 import fcntl
 import os
@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from .files import BadInput, refused
+from .files import BadInput, Unwritable, refused
 
 # %% ../nbs/core/00_stopping.ipynb #33aa44c0
 AGAIN = 75
@@ -46,7 +46,7 @@ def _heard() -> list[int]:
     clock = [signal.SIGALRM] if signal.getsignal(signal.SIGALRM) is at_once else []
     return [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN] + clock
 
-# %% ../nbs/core/00_stopping.ipynb #caedd919
+# %% ../nbs/core/00_stopping.ipynb #d1882f2d
 @contextlib.contextmanager
 def listening(then=lambda: None):
     "Inside, being asked to stop is noted in ASKED, and `then` called; on leaving it is Stopped. Asked again a second later: Stopped at once."
@@ -63,12 +63,16 @@ def listening(then=lambda: None):
     before = {n: signal.signal(n, note) for n in _heard()} if main else {}
     try:
         yield
-        if ASKED:
-            raise Stopped(ASKED[0])
-    finally:
+    except Unwritable:  # what could not be saved is the worse news
         ASKED.clear()
+        raise
+    finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        asked = [*ASKED]
+        ASKED.clear()
+        if asked:  # whatever else happened: a signal is not lost
+            raise Stopped(asked[0])
 
 # %% ../nbs/core/00_stopping.ipynb #54b09127
 _UNITS = {"h": 3600, "m": 60, "s": 1}
