@@ -123,6 +123,16 @@ def test_one_seed_is_judged_by_the_tolerance_of_its_kind():
     assert state("count", 7.0, 8.0) == "beyond" and state("%", 80.0, float("nan")) == "gone"
 
 
+def test_a_number_without_seeds_scatters_like_the_others_of_its_unit():
+    def side(alone):
+        cells = [("table_9_1", f"r{i}", "c", "%", (50.0 + i, 58.0 + i)) for i in range(6)]
+        lines = [*cells, ("figure_9_1", "a run", "clean", "%", (alone,))]
+        return diff.Numbers("", pd.DataFrame(lines, columns=[*diff._PLACE, "unit", "values"]), {})
+
+    of = lambda alone: diff.moved(side(70.0), side(alone)).set_index("artefact").loc["figure_9_1"]
+    assert of(62.0).state == "within seed noise" and of(20.0).state == "beyond" and 20 < of(62.0).noise < 50
+
+
 def test_false_alarms_are_as_rare_as_promised():
     "Of 200 pairs of folders that differ by their seeds only, about 5 % may raise an alarm by noise alone."
     alarms, columns = 0, [*diff._PLACE, "unit", "values"]

@@ -149,16 +149,19 @@ def tolerance(unit: str, a: float) -> float:
         return 0.0
     return _SPREADS * float(unit[1:]) if unit.startswith("±") else _RELATIVE * abs(a)
 
-# %% ../nbs/core/15_diff.ipynb #752b6337
+# %% ../nbs/core/15_diff.ipynb #473972d9
+_FEW = 4  # degrees of freedom below which a pool knows too little
+
+
 def _pooled(*sides: pd.DataFrame) -> dict[tuple, tuple[float, int]]:
-    "(artefact, column) → pooled standard deviation of its cells, and its degrees of freedom."
+    "(artefact, column), and unit → pooled standard deviation of the cells, and its degrees of freedom."
     found = {}
     for c in pd.concat(sides).itertuples():
         m = moments(c.values)
-        if m.n >= 2:
-            found.setdefault((c.artefact, c.column), []).append((m.std**2 * (m.n - 1), m.n - 1))
+        for pool in [(c.artefact, c.column), c.unit][: 2 if c.unit in TOLERANCE else 1] if m.n >= 2 else ():
+            found.setdefault(pool, []).append((m.std**2 * (m.n - 1), m.n - 1))
     total = {k: (sum(s for s, _ in v), sum(f for _, f in v)) for k, v in found.items()}
-    return {k: (math.sqrt(s / f), f) for k, (s, f) in total.items()}
+    return {k: (math.sqrt(s / f), f) for k, (s, f) in total.items() if f >= _FEW}
 
 
 def _noise(pool: tuple[float, int] | None, n: tuple[int, int], many: int, rows: int = 1) -> float:
@@ -200,7 +203,7 @@ def _state(a: float, b: float, noise: float, limit: float, strict: bool) -> str:
         return "within seed noise"
     return "within tolerance" if abs(b - a) <= limit else "beyond"
 
-# %% ../nbs/core/15_diff.ipynb #ffb64d4a
+# %% ../nbs/core/15_diff.ipynb #f274c4de
 def moved(a: Numbers, b: Numbers, strict: bool = False, common: bool = False) -> pd.DataFrame:
     """Every number of two sides: artefact, row, column, unit, a, b, n_a, n_b, delta, noise, tolerance, state, the furthest first.
 
@@ -217,7 +220,7 @@ def moved(a: Numbers, b: Numbers, strict: bool = False, common: bool = False) ->
     lines = pd.DataFrame(lines + _columns(both), columns=_LINE)
     pools, many = _pooled(*frames), max(1, len(lines))
     lines["delta"] = lines.b - lines.a
-    lines["noise"] = [_noise(pools.get((c.artefact, c.column)), (c.n_a, c.n_b), many, c.rows) for c in lines.itertuples()]
+    lines["noise"] = [_noise(pools.get((c.artefact, c.column), pools.get(c.unit)), (c.n_a, c.n_b), many, c.rows) for c in lines.itertuples()]
     lines["tolerance"] = [tolerance(c.unit, c.a) for c in lines.itertuples()]
     lines["state"] = [_state(c.a, c.b, c.noise, c.tolerance, strict) for c in lines.itertuples()]
     far = (lines.delta.abs() / lines[["noise", "tolerance"]].max(axis=1).clip(lower=1e-12)).fillna(0)
