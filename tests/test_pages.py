@@ -43,6 +43,10 @@ def filled(outputs):  # noqa: F811
         report.atomic_write(outputs / "notebooks" / f"{name}.ipynb", text)
     report.atomic_json(outputs / "runs" / "aip" / "table_7_1" / "a" / "record.json", RECORD)
     report.atomic_write(outputs / "runs" / "aip" / "table_7_1" / "b" / "record.json", "{")
+    report.atomic_json(outputs / "runs" / "aip" / "table_7_1" / "c" / "diverged.json", {"reason": "the loss is nan"})
+    cost = {"seconds": 3600.0, "device": "cuda", "threads": 8}
+    report.atomic_json(outputs / "measurements" / "robustness-0.json", {"value": 1, "cost": cost})
+    report.atomic_json(outputs / "measurements" / "robustness-1.json", {"value": 1})
     claims = published.claim_table(*report.saved_values("smoke")[:1], chapter=7)
     report.atomic_json(outputs / "claims.json", claims.to_dict("records"))
     return pages.write_report("smoke")
@@ -125,6 +129,8 @@ def test_the_report_says_what_is_what(front):
     assert atlas.index("Table 7.1") < atlas.index("Table 7.2") < atlas.index("Table 7.5")
     assert "failed: its kernel died" in text and "AIP is more accurate than manifold mixup on SVHN" in text
     assert "1.00 core-hours of training in 1 runs" in text and "1 cannot be read" in text
+    assert "diverged: the loss is nan" in text and "1.00 GPU-hours of attacks" in text
+    assert "2 attacks and other measurements" in text
     assert "Executed in 95 s" in text and f"{STAND_IN} — 1 cell of Table 7.1" in text
     assert "table 5.1" in text and "Table 5.1" not in text  # a chapter of which nothing is there is one line
     assert "AIP is more accurate than manifold mixup on SVHN" in found["table_7_1.html"].text

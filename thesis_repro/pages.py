@@ -284,7 +284,7 @@ def _duration(seconds: float) -> str:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
 
-# %% ../nbs/core/15_pages.ipynb #d3be0927
+# %% ../nbs/core/15_pages.ipynb #7b6cb472
 def _cost(records: list[dict]) -> list[dict]:
     "One line for each chapter's folder, device and machine: runs, seconds, hours of a GPU or of a core."
     groups = {}
@@ -298,6 +298,19 @@ def _cost(records: list[dict]) -> list[dict]:
         paid = f"{hours:.2f} {'GPU' if gpu else 'core'}-hours"
         lines.append({"group": group, "device": device, "machine": machine, "runs": len(runs), "time": _duration(seconds), "paid": paid, "hours": hours, "gpu": gpu})
     return lines
+
+
+def _measured(home: Path) -> tuple[int, list[dict]]:
+    "How many measurements there are, and those that say what they cost, in the form of `_cost`."
+    files, found = sorted(home.glob("measurements/*.json")), []
+    for file in files:
+        try:
+            cost = json.loads(file.read_text(encoding="utf-8"))["cost"]
+            gpu = str(cost["device"]).startswith("cuda")
+            found.append({"gpu": gpu, "hours": cost["seconds"] * (1 if gpu else cost["threads"]) / 3600})
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return len(files), found
 
 
 def _totals(lines: list[dict]) -> str:
@@ -314,7 +327,7 @@ def _facts(preset: str, all_facts: list[dict]) -> tuple[list, str]:
     played = {part: name for f in all_facts for part, name in report.stand_ins(f.get("data", {})).items()}
     return [(name, text or "nothing made yet") for name, text in facts], report.data_words(played).removeprefix("Data: ")
 
-# %% ../nbs/core/15_pages.ipynb #a2d7e3cc
+# %% ../nbs/core/15_pages.ipynb #f289544b
 def _reasons(entries: list[dict]) -> list[dict]:
     "Why cells have no number of ours, or one that is not compared: reason, cells, and the artefacts."
     found = {}
@@ -327,10 +340,22 @@ def _reasons(entries: list[dict]) -> list[dict]:
     return [{"reason": reason, "measured": measured, "cells": len(es), "links": link(es)} for (reason, measured), es in counted]
 
 
-def _faults(entries: list[dict], chapters: list[dict], damaged: int) -> list[tuple[str, str]]:
-    "What is wrong: (where, what) for damaged artefacts, notebooks that failed, and records that cannot be read."
+def _lost(home: Path, entries: list[dict]) -> dict[str, str]:
+    "The runs that could not be made, or diverged, and why."
+    lost = {str(name): str(why) for e in entries for name, why in (e["facts"].get("failed") or {}).items()}
+    for path in sorted(home.glob("runs/*/*/*/diverged.json")):
+        try:
+            lost[path.parent.name] = f"diverged: {json.loads(path.read_text(encoding='utf-8'))['reason']}"
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            lost[path.parent.name] = f"diverged; why cannot be read: {type(e).__name__}"
+    return lost
+
+
+def _faults(entries: list[dict], chapters: list[dict], damaged: int, lost: dict) -> list[tuple[str, str]]:
+    "What is wrong: (where, what) for damaged artefacts, notebooks and runs that failed, and records that cannot be read."
     faults = [(f"{e['kind']} {e['number']}", e["wrong"]) for e in entries if e["wrong"]]
     faults += [(n["title"], n["wrong"]) for n in chapters if n["wrong"]]
+    faults += sorted(lost.items())
     return faults + ([("Records", f"{damaged} cannot be read: those runs are made again")] if damaged else [])
 
 # %% ../nbs/core/15_pages.ipynb #94491db9
@@ -572,11 +597,11 @@ _ATLAS = """<section id="atlas"><h2>Atlas</h2>
 {% for i in items %}<tr id="{{ i.id }}"><td style="white-space:nowrap">{{ i.id }}{{ here(i.id, i.id) }}</td><td>{{ i.title }}</td><td>{% if i.function %}<code>{{ i.function }}</code>{% else %}not yet{% endif %}</td></tr>{% endfor %}</table></div></details></section>
 """
 
-# %% ../nbs/core/15_pages.ipynb #a5c87be0
+# %% ../nbs/core/15_pages.ipynb #3fff9972
 _REST = """<section id="chapters"><h2>Chapters</h2>{% for n in books %}<article class="card" id="{{ n.id }}"><h3>{% if n.page %}<a href="{{ n.page }}">{{ n.title }}</a>{% else %}{{ n.title }}{% endif %}{{ here(n.id, "this chapter") }}</h3>
 <p class="small">{% if n.facts.seconds %}Executed in {{ duration(n.facts.seconds) }}{% endif %}{% if n.facts.hardware %} on {{ n.facts.hardware }}{% endif %}{% if n.facts.commit %}; commit {{ n.facts.commit }}{% endif %}</p>{% if n.wrong %}<p class="warn">{{ n.wrong }}</p>{% endif %}{{ files(n.links) }}</article>
 {% else %}<p class="lead">No notebook has been executed at this preset yet: <code>thesis-repro reproduce --preset {{ preset }}</code></p>{% endfor %}</section>
-<section id="provenance"><h2>Provenance</h2><div class="card"><dl class="facts">{% for name, value in facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}<dt>Cost</dt><dd>{{ totals }} of training in {{ runs }} runs{% if disk %}; {{ disk }} on the disk{% endif %}</dd>
+<section id="provenance"><h2>Provenance</h2><div class="card"><dl class="facts">{% for name, value in facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}<dt>Cost</dt><dd>{{ totals }} of training in {{ runs }} runs{% if spent %}; {{ spent }} of attacks and other measurements{% endif %}{% if disk %}; {{ disk }} on the disk{% endif %}</dd>
 {% for words, n in repeatable %}<dt>{{ "Repeatable" if loop.first }}</dt><dd>{{ n }} runs: {{ words }}</dd>{% endfor %}</dl></div>
 {% if cost %}<div class="card wide"><table class="plain"><tr><th>Runs of</th><th class="number">Runs</th><th class="number">Training</th><th class="number">Paid</th><th>On</th></tr>{% for c in cost %}<tr><td>{{ c.group }}</td><td class="number">{{ c.runs }}</td><td class="number">{{ c.time }}</td><td class="number">{{ c.paid }}</td><td>{{ c.device }}, {{ c.machine }}</td></tr>{% endfor %}</table></div>{% endif %}</section>
 <section id="missing"><h2>Missing</h2>{% if faults %}<h3>Went wrong</h3>{% for where, what in faults %}<p class="warn"><b>{{ where }}.</b> {{ what }}</p>{% endfor %}{% endif %}
@@ -647,7 +672,7 @@ def _write_books(folder: _Folder, env, preset: str, books: list[dict]) -> None:
         body = Markup(_inside(notebooks.rendered(n["file"], _CELLS), pages))
         folder.write(n["page"], env.get_template("book").render(preset=preset, n=n, books=books, body=body, code_css=css))
 
-# %% ../nbs/core/15_pages.ipynb #66abf7e3
+# %% ../nbs/core/15_pages.ipynb #9ed37016
 def _counts(home: Path, entries: list[dict], begun: list[dict], unwritten: list[dict], claims: list[dict]) -> dict:
     "What the front page counts."
     records, damaged = _records(home)
@@ -655,14 +680,15 @@ def _counts(home: Path, entries: list[dict], begun: list[dict], unwritten: list[
     size = sum(f.stat().st_size for f in home.rglob("*") if f.is_file() and "report" not in f.relative_to(home).parts[:1])
     everything = [e for c in begun + unwritten for e in c["entries"]]
     numbers = {"runs": len(records), "damaged": damaged, "cost": cost, "totals": _totals(cost), "disk": f"{size / 2**20:,.0f} MiB" if size else ""}
-    numbers |= {"measurements": len(list(home.glob("measurements/*.json"))), "there": len(entries), "expected": len(everything)}
+    measurements, spent = _measured(home)
+    numbers |= {"measurements": measurements, "spent": _totals(spent) if spent else "", "there": len(entries), "expected": len(everything)}
     numbers["repeatable"] = Counter(r["repeatable"] for r in records).most_common()
     numbers["cell_score"] = _ranked(sum((Counter(e["verdicts"]) for e in entries), Counter()))
     numbers["claim_score"] = _ranked(Counter(c["verdict"] for c in claims))
     numbers["claim_reasons"] = Counter(c["reason"] for c in claims if c["verdict"] == "not measured").most_common()
     return numbers | {"claim_chapters": sorted({c["chapter"] for c in claims if c["chapter"]}, key=order)}
 
-# %% ../nbs/core/15_pages.ipynb #7f0f4c23
+# %% ../nbs/core/15_pages.ipynb #49e139ef
 def write_report(preset, claims: pd.DataFrame | None = None) -> Path:
     """Write the report of a preset to `outputs/<preset>/report/` and return its front page; `outputs/<preset>/index.html` leads there.
 
@@ -679,7 +705,7 @@ def write_report(preset, claims: pd.DataFrame | None = None) -> Path:
     facts, played = _facts(preset, [e["facts"] for e in entries if not e["wrong"]] + [b["facts"] for b in books])
     counts = _counts(home, entries, begun, unwritten, judged)
     around = {"facts": facts, "played": played, "books": books, "chapters": begun, "unwritten": unwritten, "claims": judged, "why_no_claims": why}
-    around |= {"reasons": _reasons(entries), "faults": _faults(entries, books, counts["damaged"]), "rule": published.verdict_rule(), "legend": LEGEND}
+    around |= {"reasons": _reasons(entries), "faults": _faults(entries, books, counts["damaged"], _lost(home, entries)), "rule": published.verdict_rule(), "legend": LEGEND}
     around["items"] = [i for i in items if i.kind not in _EXPECTED]
     page = folder.write("index.html", env.get_template("index").render(preset=preset, **around, **counts))
     _write_artefacts(folder, env, preset, entries, items, books)
