@@ -72,10 +72,8 @@ class Browser:
         self.size(width, height)
         self.call("Page.navigate", url=url)
         self.until("document.readyState === 'complete'")
-        self.size(width, min(int(self.run("document.documentElement.scrollHeight")), 30000))
         self.run("document.querySelectorAll('img').forEach(i => { i.loading = 'eager'; })")
         self.until("[...document.images].every(i => i.complete)")
-        self.size(width, height)
 
     def size(self, width: int, height: int) -> None:
         "Make the window as large, that of a phone where it is narrow."
