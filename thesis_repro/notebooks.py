@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRACE', 'chapters', 'Parameter', 'parameters', 'check_parameters', 'parse_parameters', 'faults', 'provenance',
-           'NotebookFailed', 'Engine', 'execute', 'html', 'readme']
+           'NotebookFailed', 'Engine', 'execute', 'rendered', 'html', 'readme']
 
 # %% ../nbs/core/14_notebooks.ipynb #08841b6c
 import ast
@@ -452,21 +452,25 @@ def _markdown(source: str) -> str:
 
     return MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
 
-# %% ../nbs/core/14_notebooks.ipynb #028463c6
+# %% ../nbs/core/14_notebooks.ipynb #968a1e6f
 _PAGE = "{%- extends 'lab/index.html.j2' -%}" + "".join(
     f"{{%- block html_head_js_{name} -%}}{{%- endblock -%}}" for name in ("requirejs", "mathjax", "mermaidjs")
 )
 
 
-def html(executed: Path, out: Path) -> Path:
-    "Write an executed notebook as one HTML file that needs no network."
+def rendered(executed: Path, template: str = _PAGE) -> str:
+    "An executed notebook as HTML that needs no network. `template` is one of nbconvert's, by default the whole page."
     import nbformat
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(raw_template=_PAGE, filters={"markdown2html": _markdown})
+    exporter = HTMLExporter(raw_template=template, filters={"markdown2html": _markdown})
     nb = nbformat.reads(json.dumps(_read(executed)), 4)
-    page, _ = exporter.from_notebook_node(nb, {"metadata": {"name": Path(executed).stem}})
-    return atomic_write(out, page)
+    return exporter.from_notebook_node(nb, {"metadata": {"name": Path(executed).stem}})[0]
+
+
+def html(executed: Path, out: Path) -> Path:
+    "Write an executed notebook as one HTML file that needs no network."
+    return atomic_write(out, rendered(executed))
 
 # %% ../nbs/core/14_notebooks.ipynb #23b2fa85
 def _relocated(text: str) -> str:
