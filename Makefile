@@ -102,8 +102,9 @@ chapters: $(STAMP)
 	$(BIN)/thesis-repro reproduce --preset smoke
 
 # The numbers behind the smoke tables and figures against those that were kept: which moved, and beyond the seeds' noise or not.
+# On another machine a short training may end elsewhere; how far has not been measured, so that there it is shown and not judged.
 check-baseline: $(STAMP)
-	$(BIN)/thesis-repro diff tests/baseline/smoke.csv smoke $(if $(STRICT),--strict)
+	$(BIN)/thesis-repro diff tests/baseline/smoke.csv smoke $(if $(STRICT),--strict,--same-hardware)
 
 # Each test file in a process of its own, one thread each.
 pytest: $(STAMP)

@@ -301,6 +301,9 @@ def show_diff(args) -> int:
         _print_json({"a": a.made, "b": b.made, "counts": lines.state.value_counts().to_dict(), "failed": diff.failed(lines), "moved": other})
     else:
         print(diff.told(a, b, lines, 0 if args.all else 20))
+    if args.same_hardware and any(a.made.get(k) != b.made.get(k) for k in ("hardware", "versions")):
+        print("Made on other hardware, or with other versions: shown, not judged.")
+        return 0
     return 1 if diff.failed(lines) else 0
 
 
@@ -478,6 +481,7 @@ def _results(sub, s: dict):
     p.add_argument("a", help="an outputs folder, a preset, or a file of kept numbers")
     p.add_argument("b", nargs="?", help="another")
     p.add_argument("--strict", action="store_true", help="whatever moved counts: for the same code on the same machine")
+    p.add_argument("--same-hardware", action="store_true", help="judge only what was made on the same hardware with the same versions")
     p.add_argument("--common", action="store_true", help="leave out what only one side has: for two presets")
     p.add_argument("--all", action="store_true", help="list every number that moved")
     p.add_argument("--keep", metavar="FILE", help="keep the numbers of A in a CSV file instead")

@@ -134,7 +134,7 @@ def _kept(file: Path) -> Numbers:
 
 # %% ../nbs/core/15_diff.ipynb #b7a438a3
 TOLERANCE = {"%": 3.0, "points": 3.0, "share": 0.1}  # absolute
-_FACTOR = {"s": 5.0}  # as much slower or faster
+_FACTOR = {"s": 5.0, "times": 2.0}  # as much slower or faster, or a ratio of two times
 _RELATIVE = 0.25  # losses, ratios and whatever has no other rule
 _SPREADS = 1.0  # a cloud may move by its own spread
 
