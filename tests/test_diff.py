@@ -118,7 +118,8 @@ def test_one_seed_is_judged_by_the_tolerance_of_its_kind():
     assert state("%", 80.0, 82.9) == "within tolerance" and state("%", 80.0, 83.1) == "beyond"
     assert state("s", 0.1, 0.4) == "within tolerance" and state("s", 0.1, 0.6) == "beyond"
     assert state("share", 0.5, 0.58) == "within tolerance" and state("share", 0.5, 0.61) == "beyond"
-    assert state("times", 2.0, 2.4) == "within tolerance" and state("times", 2.0, 2.6) == "beyond"
+    assert state("times", 2.0, 3.9) == "within tolerance" and state("times", 2.0, 4.1) == "beyond"
+    assert state("", 2.0, 2.4) == "within tolerance" and state("", 2.0, 2.6) == "beyond"
     assert state("±0.5", 7.0, 7.4) == "within tolerance" and state("±0.5", 7.0, 7.6) == "beyond"
     assert state("count", 7.0, 8.0) == "beyond" and state("%", 80.0, float("nan")) == "gone"
 
