@@ -68,7 +68,7 @@ def _concerned(chapter, parts: tuple) -> bool:
     module = importlib.import_module(f"thesis_repro.{chapter.stem.partition('_')[2]}")
     if set(getattr(module, "PARTS", parts)) & set(parts):
         return True
-    print(f"{chapter.stem}: left out: it does not use {' or '.join(parts)}")
+    print(f"{chapter.stem}: left out: it does not use {' or '.join(parts)}", flush=True)
     return False
 
 # %% ../nbs/core/16_cli.ipynb #0736473b
@@ -79,7 +79,7 @@ def _execute(chapter, folder, parameters: dict, timeout) -> bool:
     out = folder / chapter.name
     try:
         facts = notebooks.execute(chapter, out, parameters, timeout=timeout)
-        print(f"{chapter.stem}: done in {facts['seconds']:.0f} s: {out}")
+        print(f"{chapter.stem}: done in {facts['seconds']:.0f} s: {out}", flush=True)  # a log wants to know now
     except notebooks.NotebookFailed as e:
         print(f"{chapter.stem}: failed: {e}", file=sys.stderr)
         return False
@@ -330,6 +330,7 @@ def bench(args) -> int:
 
     preset = settings.load(args.preset, timing_batch=args.batch, timing_repeats=args.repeats)
     preset = preset if args.repeats else dataclasses.replace(preset, timing_repeats=max(3, preset.timing_repeats))  # a median
+    preset = preset if args.batch else dataclasses.replace(preset, timing_batch=max(32, preset.timing_batch))  # as the bars
     figures = bench.measured(preset, args.names)
     atomic_json(paths.outputs(args.preset) / "bench.json", {"figures": figures, "environment": environment()})
     if args.json:
@@ -404,7 +405,7 @@ def _commands(sub, s: dict):
     p.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     p = add("bench", bench, "measure the speed figures against their bars", "preset", "json")
     p.add_argument("names", nargs="*", help="which benches (default: all)")
-    p.add_argument("--batch", type=int, help="images a batch")
+    p.add_argument("--batch", type=int, help="images a batch (default: the preset's, at least 32)")
     p.add_argument("--repeats", type=int, help="paired repeats (default: the preset's, at least 3)")
 
 # %% ../nbs/core/16_cli.ipynb #03a2a834
