@@ -328,7 +328,7 @@ def bench(args) -> int:
     from thesis_repro.files import atomic_json
     from thesis_repro.runs import environment
 
-    preset = settings.load(args.preset, timing_batch=args.batch or 128, timing_repeats=args.repeats)
+    preset = settings.load(args.preset, timing_batch=args.batch or 32, timing_repeats=args.repeats)
     preset = preset if args.repeats else dataclasses.replace(preset, timing_repeats=max(3, preset.timing_repeats))  # a median
     figures = bench.measured(preset, args.names)
     atomic_json(paths.outputs(args.preset) / "bench.json", {"figures": figures, "environment": environment()})
@@ -404,7 +404,7 @@ def _commands(sub, s: dict):
     p.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     p = add("bench", bench, "measure the speed figures against their bars", "preset", "json")
     p.add_argument("names", nargs="*", help="which benches (default: all)")
-    p.add_argument("--batch", type=int, help="images a batch (default: 128, as the thesis trains)")
+    p.add_argument("--batch", type=int, help="images a batch (default: 32)")
     p.add_argument("--repeats", type=int, help="paired repeats (default: the preset's, at least 3)")
 
 # %% ../nbs/core/16_cli.ipynb #03a2a834
