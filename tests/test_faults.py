@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import gone
 
 from thesis_repro import cli, data, paths, report, runs, settings, stopping, training
 from thesis_repro.adversarial import Adversarial
@@ -554,19 +555,6 @@ def workers(folder, seeds=(0, 1)) -> list[int]:
     return [int(f.read_text()) for f in files]
 
 
-def gone(pid: int, seconds: float = 20) -> bool:
-    "Whether a process ends within that time."
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def saved_at(folder) -> list:
     "Where the runs of a pool stand."
     with quiet():
@@ -582,7 +570,7 @@ def test_a_stopped_command_stops_its_workers_who_save(tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == stopping.AGAIN, said
     assert said.splitlines()[-1] == str(stopping.Stopped(signal.SIGTERM))
-    assert all(gone(p) for p in pids) and len(saved_at(tmp_path)) == 2
+    assert all(gone(p, 20) for p in pids) and len(saved_at(tmp_path)) == 2
     assert not list((tmp_path / "runs" / ".locks").glob("command-*"))
 
 
@@ -594,7 +582,7 @@ def test_a_signal_to_the_whole_group_does_the_same(tmp_path, number):
     os.killpg(process.pid, number)  # as a terminal's Ctrl-C
     _, said = process.communicate(timeout=60)
     assert process.returncode == stopping.Stopped(number).code, said
-    assert all(gone(p) for p in pids) and len(saved_at(tmp_path)) == 2 and "Traceback" not in said
+    assert all(gone(p, 20) for p in pids) and len(saved_at(tmp_path)) == 2 and "Traceback" not in said
 
 
 @pytest.mark.long
@@ -603,7 +591,7 @@ def test_workers_of_a_killed_command_save_and_end(tmp_path):
     pids = workers(tmp_path)
     process.kill()
     process.communicate()
-    assert all(gone(p) for p in pids) and len(saved_at(tmp_path)) == 2
+    assert all(gone(p, 20) for p in pids) and len(saved_at(tmp_path)) == 2
 
 
 @pytest.mark.long
@@ -655,7 +643,7 @@ def test_a_stopped_notebook_has_its_runs_saved_and_is_not_done(tmp_path, jobs, h
     assert process.wait(120) == stopping.AGAIN
     facts = nbformat.read(tmp_path / "out.ipynb", 4).metadata["thesis_repro"]
     assert facts["status"] == "failed" and ("SIGTERM" if how == "SIGTERM" else "its time limit") in facts["error"]
-    assert all(gone(p) for p in pids)
+    assert all(gone(p, 20) for p in pids)
     assert all((store_at(tmp_path).home(r) / "checkpoint.ckpt").exists() for r in POOLED[:jobs])
     assert not list(tmp_path.glob("runs/*/*/*/done"))
 

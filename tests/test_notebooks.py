@@ -12,6 +12,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook  # noqa: E402
+from processes import gone  # noqa: E402
 
 from thesis_repro import notebooks, paths  # noqa: E402
 from thesis_repro.notebooks import NotebookFailed, execute  # noqa: E402
@@ -47,19 +48,6 @@ def status(path: Path) -> str:
 def texts(nb) -> str:
     "What the cells printed."
     return "".join(o.get("text", "") for c in nb.cells if c.cell_type == "code" for o in c.outputs)
-
-
-def gone(pid: int, seconds: float = 10) -> bool:
-    "Whether a process ends within that time (a zombie has ended)."
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def wait_for(path: Path, seconds: float = 30) -> str:

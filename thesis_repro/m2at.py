@@ -13,8 +13,8 @@ __all__ = ['LABEL_MASS', 'STRONGER', 'TRANSFERS', 'PARTS', 'NETWORK', 'OTHER_LAB
            'predictions', 'outcomes', 'runner_up_shares', 'shown_samples', 'draw_figure_5_1', 'figure_5_1', 'stages',
            'draw_figure_5_2', 'figure_5_2', 'by_epoch', 'overfitting', 'draw_figure_5_3', 'figure_5_3',
            'budget_attacks', 'draw_figure_5_4', 'accuracies', 'figure_5_4', 'wide_pgd', 'real_attacks', 'runs_5_ours',
-           'directions_of', 'direction_cell', 'table_5_ours', 'verdicts', 'draw_figure_5_ours', 'figure_5_ours',
-           'claims']
+           'directions_of', 'direction_cell', 'all_made', 'table_5_ours', 'verdicts', 'draw_figure_5_ours',
+           'figure_5_ours', 'claims']
 
 # %% ../nbs/chapters/05_m2at.ipynb #d295b69f
 from dataclasses import dataclass
@@ -687,12 +687,16 @@ def direction_cell(preset, row: str, planned: Planned) -> Cell:
     return Cell(row, "random against gradient", tuple(random_share(a) for _, a in along.groupby("seed")), planned.reason, "times")
 
 # %% ../nbs/chapters/05_m2at.ipynb #2384328f
+def all_made(preset, runs) -> bool:
+    "Whether all runs are there."
+    return all(map(Store(preset).record, runs))
+
+
 def table_5_ours(preset, parts=PARTS, train=True) -> Table:
     "Is it real? PGD, AVmixup and M²AT under what the thesis did not try (ours)."
     plan, title = runs_5_ours(preset, parts), "Is it real? (ours; accuracy in %, CIFAR-10)"
     trained = {row: p for (row, column), p in plan.items() if column == "Clean"}
-    there = lambda p: train or all(map(Store(preset).record, p.runs))
-    directions = lambda: [direction_cell(preset, row, p if there(p) else Planned(reason="not trained")) for row, p in trained.items()]
+    directions = lambda: [direction_cell(preset, row, p if train or all_made(preset, p.runs) else Planned(reason="not trained")) for row, p in trained.items()]
     return table_of_runs("5.ours", title, plan, preset, "not in the thesis", train, directions)
 
 # %% ../nbs/chapters/05_m2at.ipynb #16aa5ede
@@ -728,7 +732,7 @@ def draw_figure_5_ours(along: pd.DataFrame, grown: pd.DataFrame, verdict: dict):
 def figure_5_ours(preset, parts=PARTS, train=True) -> Figure:
     "Is it real? The loss along the gradient and random directions, and accuracy as ε grows to 1 (ours)."
     rows = {row: p.runs for (row, column), p in runs_5_ours(preset).items() if column == "Clean"}
-    rows = rows if train else {row: runs for row, runs in rows.items() if all(map(Store(preset).record, runs))}
+    rows = rows if train else {row: runs for row, runs in rows.items() if all_made(preset, runs)}
     verdict = verdicts(table_5_ours(preset, parts, train))
     along = pd.concat([directions_of(preset, runs).assign(method=row) for row, runs in rows.items()], ignore_index=True)
     grown = accuracies(preset, rows, {("PGD-20", b): wide_pgd(b / 255) for b in GROWN}, preset.attack_size)

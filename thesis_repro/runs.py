@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from . import data, models, paths, settings, stopping, training
 from .attacks import robust_accuracy
-from .files import Unwritable, atomic_json, plain, refused, sha256
+from .files import Unwritable, atomic_json, lock_file, plain, sha256
 from .settings import BadInput, Preset
 from .training import Compute, Diverged, Schedule
 
@@ -343,12 +343,7 @@ class _Busy(Exception):
 @contextlib.contextmanager
 def _locked(path: Path, wait: bool = True):
     "Hold the lock file at `path`; wait while somebody else does, or be _Busy."
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        f = path.open("a")
-    except OSError as e:
-        raise refused(path, e) from None
-    with f:
+    with lock_file(path) as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

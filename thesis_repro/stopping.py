@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from .files import BadInput, Unwritable, refused
+from .files import BadInput, Unwritable, lock_file
 
 # %% ../nbs/core/00_stopping.ipynb #33aa44c0
 AGAIN = 75
@@ -110,12 +110,7 @@ def interruptible(limit: float = 0.0):
 def held(folder: Path):
     "A lock file in `folder`, held inside: gives its path, and the function that lets go of it early."
     path = Path(folder) / f"command-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        f = path.open("a")
-    except OSError as e:
-        raise refused(path, e) from None
-    with f:
+    with lock_file(path) as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         try:
             yield path, lambda: fcntl.flock(f, fcntl.LOCK_UN)
