@@ -23,7 +23,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from . import adversarial, attacks, data, metrics, models, runs, settings, training
+from . import adversarial, attacks, data, launch, metrics, models, settings, training
 from thesis_repro.adversarial import (
     Adversarial,
     AVmixup,
@@ -572,7 +572,7 @@ def kept_training(preset, part: str, name: str) -> dict:
     epochs = long_training(preset, part)
     how = {"data": settings.dataset(preset, part), "epochs": epochs, "points": preset.surface_points, "method": ZOO[name].method}
     how |= {k: getattr(preset, k) for k in ("train_size", "width")}
-    with runs.threads(preset):
+    with launch.threads(launch.threads_each(preset)):
         return measure(Store(preset), "figure_2_15", how, lambda: overfitting(preset, part, name, epochs))
 
 
@@ -582,7 +582,7 @@ def long_trainings(preset, part: str) -> dict:
 
     from thesis_repro.background import kept_training  # by this name another process finds it
 
-    work = Parallel(n_jobs=min(len(LONG), runs.jobs(preset)))
+    work = Parallel(n_jobs=min(len(LONG), launch.jobs(preset)))
     return dict(zip(LONG, work(delayed(kept_training)(preset, part, name) for name in LONG), strict=True))
 
 # %% ../nbs/chapters/02_background.ipynb #2c9f6ce4

@@ -26,7 +26,7 @@ from .settings import BadInput
 def _preset(args, number: str = "") -> settings.Preset:
     "The preset, for the chapter of a table or figure, with what the command line overrides."
     chapter = number.partition(".")[0]
-    own = {k: getattr(args, k, None) for k in ("seeds", "epochs", "device", "jobs")}
+    own = {k: getattr(args, k, None) for k in ("seeds", "epochs", "device", "jobs", "launcher")}
     return settings.load(args.preset, int(chapter) if chapter.isdigit() else None, **own)
 
 
@@ -36,7 +36,7 @@ def reproduce(args) -> int:
 
     preset, folder = _preset(args), paths.outputs(args.preset) / "notebooks"
     given = {k: getattr(preset, k) for k in ("seeds", "epochs", "jobs") if getattr(args, k) is not None}
-    given |= {"preset": preset.name} | {k: getattr(args, k) for k in ("device", "parts") if getattr(args, k)}
+    given |= {"preset": preset.name} | {k: getattr(args, k) for k in ("device", "launcher", "parts") if getattr(args, k)}
     parts = settings.parts(args.parts or "")
     chapters = [c for c in notebooks.chapters(args.chapter or None) if not args.parts or _concerned(c, parts)]
     for chapter in chapters:
@@ -366,9 +366,10 @@ def _shared() -> dict:
     "The option groups that several commands share."
     groups = {k: argparse.ArgumentParser(add_help=False) for k in ("preset", "cost", "parts", "json")}
     groups["preset"].add_argument("--preset", default="smoke", help="a section of settings.ini (default: smoke)")
-    for name, text in {"seeds": "runs of every row", "epochs": "epochs of every run", "jobs": "runs at once on a CPU"}.items():
+    for name, text in {"seeds": "runs of every row", "epochs": "epochs of every run", "jobs": "runs at once on this machine"}.items():
         groups["cost"].add_argument(f"--{name}", help=f"{text}, instead of the preset's")
     groups["cost"].add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    groups["cost"].add_argument("--launcher", help="what spreads the runs: local (this machine), ray or slurm")
     groups["parts"].add_argument("--parts", help='only these data sets, such as "CIFAR-10,SVHN"')
     groups["json"].add_argument("--json", action="store_true", help="print JSON")
     return groups

@@ -13,7 +13,6 @@ import functools
 import importlib.util
 import json
 import math
-import os
 import statistics
 import warnings
 import zipfile
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
-from . import atlas, data, models, notebooks, paths, runs, settings
+from . import atlas, data, launch, models, notebooks, paths, runs, settings
 from .attacks import AutoAttack
 from .data import Draws, pixels
 from .runs import Planned, Record, Robustness, Run, Store
@@ -445,9 +444,8 @@ def _settled(preset: Preset) -> tuple[Preset, str]:
 
 
 def _jobs(preset: Preset, device: str) -> int:
-    "How many tasks are made at once, as `runs.jobs` has it, which would wake a GPU to know."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return preset.jobs or (cores if device == "cpu" else 1)
+    "How many tasks are made at once, as `launch.jobs` has it, which would wake a GPU to know."
+    return preset.jobs or (launch.cores() if device == "cpu" else 1)
 
 # %% ../nbs/core/15_plan.ipynb #da339852
 def _needed(cells: dict[tuple, Planned]) -> tuple[list[Run], list[tuple[Run, Robustness]]]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Run', 'specification', 'from_specification', 'scaled', 'seeded', 'shortfall', 'Robustness', 'Planned',
-           'no_autoattack', 'planned_row', 'environment', 'Record', 'images', 'network', 'RunsFailed', 'Store', 'jobs',
-           'threads', 'specification_of', 'measure', 'outcome', 'kept_outcome', 'attack_all']
+           'no_autoattack', 'planned_row', 'environment', 'Record', 'images', 'network', 'RunsFailed', 'Store',
+           'specification_of', 'measure', 'outcome', 'kept_outcome', 'attack_all']
 
 # %% ../nbs/core/10_runs.ipynb #fa62d983
 import contextlib
@@ -14,7 +14,6 @@ import fcntl
 import functools
 import hashlib
 import importlib.util
-import itertools
 import json
 import os
 import platform
@@ -25,9 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from . import data, models, paths, settings, stopping, training
+from . import data, launch, models, paths, settings, training
 from .attacks import robust_accuracy
 from .files import Unwritable, atomic_json, lock_file, plain, sha256
 from .settings import BadInput, Preset
@@ -184,10 +182,9 @@ def environment() -> dict:
     import numpy
     import torchvision
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     versions = {"python": platform.python_version(), **{m.__name__: m.__version__ for m in (torch, torchvision, numpy)}}
-    return {"processor": _processor(), "cores": cores, "gpu": gpu, "versions": versions, "commit": _commit(), "source": _source()}
+    return {"processor": _processor(), "cores": launch.cores(), "gpu": gpu, "versions": versions, "commit": _commit(), "source": _source()}
 
 
 def _source() -> str:
@@ -427,34 +424,13 @@ class Store:
         model.load_state_dict(weights[which])
         return model.to(settings.device(self.preset)).eval()
 
-# %% ../nbs/core/10_runs.ipynb #1bc9f16c
-def jobs(preset: Preset) -> int:
-    "How many runs are made at once: the preset's number, or one for each core of a CPU; one on a GPU."
-    on_gpu = settings.device(preset).type == "cuda"
-    return preset.jobs or (1 if on_gpu else environment()["cores"])
-
-
-@contextlib.contextmanager
-def threads(preset: Preset):
-    "Inside, torch uses the threads of one run."
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, environment()["cores"] // jobs(preset)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
 # %% ../nbs/core/10_runs.ipynb #68c4c837
-_BUSY = "somebody else is making it"
-
-
 def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> tuple[str, object]:
     "The run's name, and why it failed, or an empty text."
     try:
-        with threads(store.preset):
-            store.make(run, wait, progress=progress)
+        store.make(run, wait, progress=progress)
     except _Busy:
-        return run.name, _BUSY
+        return run.name, launch.BUSY
     except Unwritable as e:
         return run.name, e
     except Diverged as e:
@@ -463,61 +439,16 @@ def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> tuple[str, o
         return run.name, str(e) if isinstance(e, BadInput) else f"{type(e).__name__}: {e}"
     return run.name, ""
 
-# %% ../nbs/core/10_runs.ipynb #d1e1050e
-def _one_round(store: Store, attempt, left: dict, wait: bool, lock: Path, enough):
-    "Give (number, name, why) for the tasks that are `left`, in this process or in several, until `enough()`."
-    wanted = itertools.takewhile(lambda _: not enough(), list(left.items()))
-    n = min(jobs(store.preset), len(left))
-    if n == 1:
-        yield from ((i, *attempt(store, *t, wait, True)) for i, t in wanted)
-        return
-    from joblib import Parallel, delayed
-
-    work = lambda i, t: delayed(_numbered)(lock, os.getpid(), i, attempt, store, *t, wait, False)
-    with stopping.deaf():
-        made = Parallel(n_jobs=n, backend="loky", return_as="generator_unordered")(work(i, t) for i, t in wanted)
-    yield from (m for m in made if m[1])
-
-
-def _numbered(lock: Path, command: int, i: int, attempt, *task) -> tuple:
-    "In a worker: the task's number, its name and why it failed; no name where the command wants no more."
-    return (i, *(stopping.in_worker(lock, command, attempt, *task) or ("", "")))
-
-# %% ../nbs/core/10_runs.ipynb #4a9e6bf8
-def _side_by_side(store: Store, attempt, tasks: list[tuple], **words) -> dict:
-    "Call attempt(store, *task, wait, progress) for all tasks, with a bar over them; what failed, by name. Stopped when asked to, Unwritable where the disk is."
-    from joblib.externals.loky.process_executor import BrokenProcessPool
-
-    left, failures, unwritable = dict(enumerate(tasks)), {}, []
-    enough = lambda: bool(unwritable or stopping.ASKED)
-    with stopping.held(store.folder / "runs" / ".locks") as (lock, let_go), tqdm(total=len(tasks), dynamic_ncols=True, **words) as bar, contextlib.ExitStack() as patience:
-        if min(jobs(store.preset), len(tasks)) > 1:  # one run alone listens itself
-            patience.enter_context(stopping.listening(let_go))
-        for turn in range(4):
-            with contextlib.suppress(BrokenProcessPool):
-                for i, name, why in _one_round(store, attempt, left, turn > 0, lock, enough):
-                    if isinstance(why, Unwritable):
-                        unwritable.append(why)
-                        let_go()  # the others save what they have, if they can
-                    elif why != _BUSY:
-                        del left[i]
-                        failures |= {name: why} if why else {}
-                        bar.update()
-            if not left or enough():
-                break
-    if unwritable:
-        raise unwritable[0]
-    return failures | {t[0].name: "its worker was killed, three times: out of memory?" for t in left.values()}
-
 # %% ../nbs/core/10_runs.ipynb #5bd3ef96
 def _make_all(store: Store, runs: list[Run]):
     "Make `runs`. RunsFailed lists what could not be made."
     for run in {(r.dataset, r.part): r for r in runs}.values():
         images(run, store.preset.stream)  # what is missing is said before anything is trained
-    Compute.of(store.preset)  # and so is what cannot be computed
+    if store.preset.launcher == "local":
+        Compute.of(store.preset)  # and so is what cannot be computed here
     known = {r.name: f"diverged: {why}" for r in runs if (why := store.diverged(r))}
     if hopeful := [(r,) for r in runs if r.name not in known]:
-        known |= _side_by_side(store, _attempt, hopeful, unit="run", desc="training")
+        known |= launch.side_by_side(store, _attempt, hopeful, unit="run", desc="training")
     if known:
         raise RunsFailed(known)
 
@@ -584,8 +515,7 @@ def outcome(store: Store, run: Run, robustness: Robustness) -> dict:
 def _attempt_outcome(store: Store, run: Run, robustness: Robustness, wait: bool, progress: bool) -> tuple[str, object]:
     "The run's name, and why it could not be attacked, or an empty text."
     try:
-        with threads(store.preset):
-            outcome(store, run, robustness)
+        outcome(store, run, robustness)
     except Unwritable as e:
         return run.name, e
     except Exception as e:  # whatever stops one attack must not stop the others
@@ -602,6 +532,6 @@ def kept_outcome(store: Store, run: Run, robustness: Robustness) -> dict | None:
 def attack_all(store: Store, tasks):
     "Make the absent outcomes of all (run, robustness) in `tasks`. RunsFailed lists what could not be made."
     absent = list({json.dumps(specification_of(_attacked(store, *t))): t for t in tasks if kept_outcome(store, *t) is None}.values())
-    failures = _side_by_side(store, _attempt_outcome, absent, unit="attack", desc="attacking") if absent else {}
+    failures = launch.side_by_side(store, _attempt_outcome, absent, unit="attack", desc="attacking") if absent else {}
     if failures:
         raise RunsFailed(failures)

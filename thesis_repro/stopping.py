@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'ASKED', 'Stopped', 'at_once', 'listening', 'seconds', 'interruptible', 'held', 'released', 'watching',
-           'in_worker', 'deaf']
+           'while_held', 'in_worker', 'deaf']
 
 # %% ../nbs/core/00_stopping.ipynb #cb7f3246
 import contextlib
@@ -152,12 +152,18 @@ def watching(lock: Path):
         over.set()
 
 # %% ../nbs/core/00_stopping.ipynb #e11144d6
-def in_worker(lock: Path, command: int, call, *args):
-    "call(*args), or None when the process `command` lets go of `lock`; when it is dead, so is this worker."
+def while_held(lock: Path, call, *args):
+    "call(*args), or None when somebody lets go of `lock` before it ends."
     made = None
     if not released(lock):
         with contextlib.suppress(Stopped), watching(lock):
             made = call(*args)
+    return made
+
+
+def in_worker(lock: Path, command: int, call, *args):
+    "call(*args), or None when the process `command` lets go of `lock`; when it is dead, so is this worker."
+    made = while_held(lock, call, *args)
     if os.getppid() != command:
         os._exit(AGAIN)
     return made
