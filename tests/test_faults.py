@@ -24,7 +24,7 @@ import pytest
 import torch
 from processes import gone
 
-from thesis_repro import cli, data, paths, report, runs, settings, stopping, training
+from thesis_repro import cli, data, launch, paths, report, runs, settings, stopping, training
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import PGD
 from thesis_repro.data import Draws, batches
@@ -499,7 +499,7 @@ def test_a_run_that_another_command_makes_is_left_for_later(tmp_path):
         name, why = runs._attempt(store, others, False, False)
         order.append((name, why))
         assert runs._attempt(store, mine, False, False) == (mine.name, "")
-    assert order == [(others.name, runs._BUSY)] and store.record(others) is None
+    assert order == [(others.name, launch.BUSY)] and store.record(others) is None
     store.ensure([others, mine])
     assert store.record(others) is not None
 

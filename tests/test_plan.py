@@ -119,7 +119,7 @@ def captured(monkeypatch, preset, make):
             attacked.update(runs._measured(store, "robustness", runs._attacked(store, *t)).stem for t in tasks)
         return {}
 
-    monkeypatch.setattr(runs, "_side_by_side", side_by_side)
+    monkeypatch.setattr(runs.launch, "side_by_side", side_by_side)
     make(store)
     return trained, attacked
 

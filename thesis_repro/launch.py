@@ -119,7 +119,41 @@ def locally(store, attempt, left: dict, wait: bool, lock: Path, enough):
         made = Parallel(n_jobs=n, backend="loky", return_as="generator_unordered")(work(i, t) for i, t in wanted)
     yield from (m for m in made if m[1])
 
+# %% ../nbs/core/09_launch.ipynb #da9ed908
+@contextlib.contextmanager
+def _own_signals():
+    "Afterwards SIGTERM is heard as before."
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _start(ray, address: str):
+    "Connect to the cluster at `address`, or start one of this machine's cores where there is none."
+    how = {"logging_level": "error", "log_to_driver": False}
+    try:
+        ray.init(address, **how)
+    except ConnectionError:
+        ray.init("local", num_cpus=cores(), include_dashboard=False, **how)
+
 # %% ../nbs/core/09_launch.ipynb #e6997c00
+def _address(preset: Preset) -> str:
+    "Where the preset's Ray cluster is; auto where it is to be looked for on this machine. BadInput where nobody answers: Ray itself would wait for minutes."
+    import socket
+
+    address = os.environ.get("RAY_ADDRESS", "auto") if preset.ray_address == "auto" else preset.ray_address
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if colon:
+        try:
+            socket.create_connection((host, int(port)), 5).close()
+        except (OSError, ValueError) as e:
+            raise BadInput(f"launcher = ray: no cluster answers at {address}: {e}: ray_address = auto looks for one here, or starts it") from None
+    return address
+
+
 def _connected(preset: Preset):
     "The `ray` module, connected to the preset's cluster. BadInput where Ray is missing or the cluster does not answer."
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
@@ -128,33 +162,22 @@ def _connected(preset: Preset):
     except ImportError:
         raise BadInput("launcher = ray: Ray is not installed: pip install thesis-repro[ray]") from None
     if not ray.is_initialized():
-        before, how = signal.getsignal(signal.SIGTERM), {"logging_level": "error", "log_to_driver": False}
-        try:
-            ray.init(preset.ray_address, **how)
-        except ConnectionError as e:
-            if preset.ray_address != "auto" or os.environ.get("RAY_ADDRESS"):
-                where = os.environ.get("RAY_ADDRESS") if preset.ray_address == "auto" else preset.ray_address
-                raise BadInput(f"launcher = ray: no cluster answers at {where}: {str(e).splitlines()[0]}") from None
-            ray.init("local", num_cpus=cores(), include_dashboard=False, **how)
-        finally:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, before)
+        with _own_signals():
+            _start(ray, _address(preset))
     return ray
+
 
 # %% ../nbs/core/09_launch.ipynb #9028e1cf
 def _on_node(given: dict, lock: Path, n_threads: int, i: int, attempt, store, *task) -> tuple:
     "In a worker of a cluster: the task's number, its name and why it failed; no name where the command wants no more."
     os.environ.update(given)
-    before = signal.getsignal(signal.SIGTERM)
 
     def make():
         with threads(n_threads):
             return attempt(store, *task)
 
-    try:
+    with _own_signals():
         return (i, *(stopping.while_held(lock, make) or ("", "")))
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _environment() -> dict:
