@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from thesis_repro import runs, settings, training
+from thesis_repro import runs, settings, stopping, training
 from thesis_repro.attacks import PGD, robust_accuracy
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.runs import Robustness, Run, Store, from_specification, specification
@@ -319,6 +319,39 @@ def test_one_failing_attack_does_not_stop_the_others(attacked):
     with pytest.raises(runs.RunsFailed) as e:
         runs.attack_all(store, [(small(seed=8), FEW), (pair[1], dataclasses.replace(FEW, size=30))])
     assert len(e.value.failures) == 1 and runs.kept_outcome(store, pair[1], dataclasses.replace(FEW, size=30))
+
+
+BATCHES = []  # the batches that `Told` has attacked; None: it is stopped at its second
+
+
+@dataclass(frozen=True)
+class Told:
+    "PGD that says which batch it is at."
+
+    def __call__(self, model, x, y, draws, seen=None):
+        if None in BATCHES and len(BATCHES) == 2:
+            raise stopping.Stopped(signal.SIGTERM)
+        BATCHES.append(draws.step)
+        return PGD(steps=2)(model, x, y, draws)
+
+
+def test_an_attack_that_is_stopped_goes_on_with_the_batch_it_was_at(attacked, monkeypatch):
+    store, (run, _) = attacked
+    told = Robustness(Told(), size=40)
+    batches = lambda *a, **k: robust_accuracy(*a, batch_size=10, progress=False, **k)
+    monkeypatch.setattr(runs, "robust_accuracy", batches)
+    begun = lambda: list((store.folder / "measurements" / ".begun").iterdir())
+    BATCHES[:] = [None]
+    with pytest.raises(stopping.Stopped):
+        runs.outcome(store, run, told)
+    assert BATCHES == [None, 0] and len(begun()) == 1 and runs.kept_outcome(store, run, told) is None
+    BATCHES.clear()
+    found = runs.outcome(store, run, told)
+    assert BATCHES == [10, 20, 30] and not begun()
+    d = runs.images(run)
+    assert found == batches(store.weights(run), d.x_test[:40], d.y_test[:40], Told())
+    BATCHES.clear()
+    assert runs.outcome(store, run, told) == found and not BATCHES
 
 
 def test_a_planned_row_says_what_is_short(monkeypatch):

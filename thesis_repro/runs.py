@@ -501,15 +501,24 @@ def _attacked(store: Store, run: Run, robustness: Robustness) -> dict:
 
 
 def outcome(store: Store, run: Run, robustness: Robustness) -> dict:
-    "{accuracy, n, correct}: how a run fares under an attack, made when absent. BadInput where there is no such run."
-    weights = lambda r: store.weights(r, robustness.which)
+    "{accuracy, n, correct}: how a run fares under an attack, made when absent; begun, it goes on. BadInput where there is no such run."
+    weights, spec = lambda r: store.weights(r, robustness.which), _attacked(store, run, robustness)
+    begun = _begun(store, spec)
 
     def compute():
         d, size, source = images(run, store.preset.stream), robustness.size or None, robustness.source(run)
-        model, attack = weights(run), robustness.attack or (lambda model, x, y, draws: x)
-        return robust_accuracy(model, d.x_test[:size], d.y_test[:size], attack, **({"source": weights(source)} if source else {}))
+        model, attack, more = weights(run), robustness.attack or (lambda model, x, y, draws: x), {"source": weights(source)} if source else {}
+        return robust_accuracy(model, d.x_test[:size], d.y_test[:size], attack, file=begun if robustness.attack else None, **more)
 
-    return measure(store, "robustness", _attacked(store, run, robustness), compute)
+    value = measure(store, "robustness", spec, compute)
+    begun.unlink(missing_ok=True)
+    return value
+
+
+def _begun(store: Store, spec: dict) -> Path:
+    "Where the outcomes of an attack are kept, batch by batch, until there is one for every image."
+    file = _measured(store, "robustness", spec)
+    return file.parent / ".begun" / file.name
 
 # %% ../nbs/core/10_runs.ipynb #f0ba9434
 def _attempt_outcome(store: Store, run: Run, robustness: Robustness, wait: bool, progress: bool) -> tuple[str, object]:
