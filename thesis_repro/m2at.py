@@ -36,6 +36,7 @@ from thesis_repro.report import (
     Figure,
     Table,
     figure_of,
+    or_what_failed,
     saved_values,
     style,
     table_of_runs,
@@ -473,6 +474,7 @@ def _batch(preset, run, count: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return pixels(d.x_test[:count]), d.y_test[:count]
 
 
+@or_what_failed
 def figure_5_1(preset, parts=PARTS) -> Figure:
     "What the plainly trained network predicts for images, their FGSM and their PGD versions (fig. 5.1)."
     store, runs = Store(preset), runs_of(preset, "Standard")
@@ -523,6 +525,7 @@ def draw_figure_5_2(samples: list[dict], epsilon: float = 8 / 255):
     return fig
 
 # %% ../nbs/chapters/05_m2at.ipynb #2aa8af94
+@or_what_failed
 def figure_5_2(preset, parts=PARTS) -> Figure:
     "How M²AT makes an example, on three test images and the M²AT network of tab. 5.1 (fig. 5.2)."
     run = runs_of(preset, "M2AT")[0]
@@ -569,6 +572,7 @@ def draw_figure_5_3(frame: pd.DataFrame):
 COMPARED = ("PGD", "AVmixup", "M2AT")
 
 
+@or_what_failed
 def figure_5_3(preset, parts=PARTS) -> Figure:
     "Clean and robust accuracy on held-out images by epoch, for PGD, AVmixup and M²AT (fig. 5.3)."
     store, runs = Store(preset), {name: runs_of(preset, name) for name in COMPARED}
@@ -623,6 +627,7 @@ def accuracies(preset, rows: dict, attacks: dict, size: int) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["method", "seed", "attack", "epsilon", "accuracy"])
 
 # %% ../nbs/chapters/05_m2at.ipynb #092ee8f0
+@or_what_failed
 def figure_5_4(preset, parts=PARTS) -> Figure:
     "Accuracy over ε under FGSM and PGD-10, for PGD, AVmixup and M²AT (fig. 5.4)."
     rows = {name: runs_of(preset, name) for name in COMPARED}
@@ -696,7 +701,7 @@ def table_5_ours(preset, parts=PARTS, train=True) -> Table:
     "Is it real? PGD, AVmixup and M²AT under what the thesis did not try (ours)."
     plan, title = runs_5_ours(preset, parts), "Is it real? (ours; accuracy in %, CIFAR-10)"
     trained = {row: p for (row, column), p in plan.items() if column == "Clean"}
-    directions = lambda: [direction_cell(preset, row, p if train or all_made(preset, p.runs) else Planned(reason="not trained")) for row, p in trained.items()]
+    directions = lambda: [direction_cell(preset, row, p if all_made(preset, p.runs) else Planned(reason="not trained")) for row, p in trained.items()]
     return table_of_runs("5.ours", title, plan, preset, "not in the thesis", train, directions)
 
 # %% ../nbs/chapters/05_m2at.ipynb #16aa5ede
@@ -729,13 +734,14 @@ def draw_figure_5_ours(along: pd.DataFrame, grown: pd.DataFrame, verdict: dict):
     return fig
 
 # %% ../nbs/chapters/05_m2at.ipynb #cf9b20f3
+@or_what_failed
 def figure_5_ours(preset, parts=PARTS, train=True) -> Figure:
     "Is it real? The loss along the gradient and random directions, and accuracy as ε grows to 1 (ours)."
     rows = {row: p.runs for (row, column), p in runs_5_ours(preset).items() if column == "Clean"}
     rows = rows if train else {row: runs for row, runs in rows.items() if all_made(preset, runs)}
     verdict = verdicts(table_5_ours(preset, parts, train))
-    along = pd.concat([directions_of(preset, runs).assign(method=row) for row, runs in rows.items()], ignore_index=True)
     grown = accuracies(preset, rows, {("PGD-20", b): wide_pgd(b / 255) for b in GROWN}, preset.attack_size)
+    along = pd.concat([directions_of(preset, runs).assign(method=row) for row, runs in rows.items()], ignore_index=True)
     reason = _reason(preset, "PGD-20")
     by = grown.groupby(["method", "epsilon"], sort=False).accuracy
     cells = [Cell(m, f"PGD-20 / {e}", tuple(v), reason) for (m, e), v in by]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'DETAILS', 'SIGNSS', 'LEGEND', 'SIGNS', 'TABLE_CSS', 'Cell', 'compare', 'number', 'provenance', 'data_sets',
            'stand_ins', 'data_words', 'Artefact', 'pill', 'Table', 'folder', 'table_of_runs', 'style', 'Figure',
-           'figure_of', 'read_table', 'order', 'saved', 'saved_values']
+           'figure_of', 'or_what_failed', 'read_table', 'order', 'saved', 'saved_values']
 
 # %% ../nbs/core/12_report.ipynb #d1414c71
 import base64
@@ -643,7 +643,7 @@ def _figure_html(f) -> str:
 # %% ../nbs/core/12_report.ipynb #3f768767
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figure(Artefact):
-    """A figure with the numbers behind it (`data`). `n` is the number of runs, `cells` what claims may ask of it.
+    """A figure with the numbers behind it (`data`). `n` is the number of runs, `cells` what claims may ask of it, `failed` as in a Table.
 
     The matplotlib figure is taken out of pyplot, so that a notebook does not show it twice.
     """
@@ -652,6 +652,7 @@ class Figure(Artefact):
     data: pd.DataFrame
     n: int = 0
     cells: tuple = ()
+    failed: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         import matplotlib.pyplot as plt
@@ -678,7 +679,7 @@ class Figure(Artefact):
         pdf = _drawn(self.figure, "pdf", self.heading, self.made)
         write = {".png": self._png, ".pdf": pdf, ".csv": self.data.to_csv(index=False, lineterminator="\n")}
         made = [atomic_write(to / (self.name + suffix), content) for suffix, content in write.items()]
-        facts = self.facts() | {"cells": [dataclasses.asdict(c) for c in self.cells]}
+        facts = self.facts() | {"cells": [dataclasses.asdict(c) for c in self.cells], "failed": self.failed}
         return [*made, atomic_json(to / f"{self.name}.json", facts | {"files": [p.name for p in made]})]
 
 # %% ../nbs/core/12_report.ipynb #ab254571
@@ -689,6 +690,46 @@ def figure_of(number: str, title: str, preset, runs, figure, frame: pd.DataFrame
     store, sets = Store(preset), data_sets(preset, dict.fromkeys([*(r.part for r in runs), *parts]))
     origin = provenance(*(store.record(r).environment for r in runs))
     made = Figure(number=number, title=title, where=f"Figure {number}", figure=figure, data=frame, preset=preset.name, sets=sets, origin=origin, n=len(runs), cells=tuple(cells))
+    made.save()
+    return made
+
+# %% ../nbs/core/12_report.ipynb #32959fd4
+def _undrawn(failures: dict):
+    "A picture that says which runs failed, and why."
+    import textwrap
+
+    import matplotlib.pyplot as plt
+
+    said = [f"Not drawn: {len(failures)} of its runs failed.", *(f"{name}: {why}" for name, why in failures.items())]
+    lines = "\n\n".join(textwrap.fill(text, 88) for text in said)
+    figure = plt.figure(figsize=(7.2, 0.4 + 0.17 * (1 + lines.count("\n"))), layout="none")
+    figure.text(0.02, 1 - 0.2 / figure.get_figheight(), lines, va="top", size=10, parse_math=False)
+    return figure
+
+
+def or_what_failed(make):
+    "A function (preset, …) → Figure whose runs may fail: then the Figure tells which did and why, and is written in its place."
+
+    @functools.wraps(make)
+    def figure(preset, *args, **how):
+        from thesis_repro.runs import RunsFailed
+
+        try:
+            return make(preset, *args, **how)
+        except RunsFailed as e:
+            warnings.warn(str(e), stacklevel=2)
+            return _told(make, preset, e.failures)
+
+    return figure
+
+
+def _told(make, preset, failures: dict) -> Figure:
+    "The Figure of a function `figure_5_3` that could not be drawn; its title is the first line of the function's docstring."
+    number = make.__name__.partition("_")[2].replace("_", ".")
+    title = (make.__doc__ or "not drawn").partition("\n")[0].partition(" (fig.")[0].rstrip(".")
+    frame = pd.DataFrame({"run": list(failures), "why": list(failures.values())})
+    with style():
+        made = Figure(number=number, title=title, where=f"Figure {number}", figure=_undrawn(failures), data=frame, preset=preset.name, failed=dict(failures))
     made.save()
     return made
 
