@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from thesis_repro import cli, paths
+from thesis_repro import cli, paths, stopping
 from thesis_repro.cli import main
+from thesis_repro.files import BadInput
 from thesis_repro.runs import specification
 
 TINY = "\n[tiny]\n" + "\n".join(
@@ -168,6 +170,158 @@ def test_what_a_chapter_adds_of_its_own_has_a_number():
     assert _function("table", "5.ours", "runs") is m2at.runs_5_ours
     assert _function("figure", "5.ours", "figure") is m2at.figure_5_ours
     assert _function("table", "2.ours", "table") is background.table_2_ours
+
+
+# What could not be had, and what was stopped
+
+
+def test_a_figure_whose_runs_failed_tells_which_and_the_command_lists_them(monkeypatch, capsys):
+    from thesis_repro.runs import RunsFailed, Store
+
+    lost = {"m2at-seed-1-0123456789ab": "diverged: the loss is nan at step 310"}
+
+    def fail(self, runs):
+        raise RunsFailed(lost)
+
+    monkeypatch.setattr(Store, "ensure", fail)
+    with pytest.warns(UserWarning, match="1 run\\(s\\) failed"):
+        assert main(["figure", "5.3", "--preset", "tiny"]) == 1
+    assert "failed: m2at-seed-1-0123456789ab: diverged: the loss is nan" in capsys.readouterr().err
+    files = {f.name for f in (paths.outputs("tiny") / "figures").iterdir()}
+    assert files == {f"figure_5_3.{s}" for s in ("png", "pdf", "csv", "json")}
+    facts = json.loads((paths.outputs("tiny") / "figures" / "figure_5_3.json").read_text(encoding="utf-8"))
+    assert facts["failed"] == lost and facts["cells"] == [] and facts["number"] == "5.3"
+    assert facts["title"].startswith("Clean and robust accuracy")
+    assert main(["report", "--preset", "tiny"]) == 0
+    page = (paths.outputs("tiny") / "report" / "index.html").read_text(encoding="utf-8")
+    assert "m2at-seed-1-0123456789ab" in page and "the loss is nan at step 310" in page
+    monkeypatch.setattr(cli, "_execute", lambda *_: main(["figure", "5.3", "--preset", "tiny"]) == 1)
+    with pytest.warns(UserWarning):  # the chapter went to its end, and yet
+        assert main(["reproduce", "--preset", "tiny", "--chapter", "5"]) == 1
+
+
+def test_table_and_figure_5_ours_without_any_of_their_runs(monkeypatch):
+    from thesis_repro import m2at, settings
+    from thesis_repro.runs import RunsFailed, Store
+
+    def fail(self, runs):
+        raise RunsFailed({r.name: "out of memory" for r in runs})
+
+    monkeypatch.setattr(Store, "ensure", fail)
+    with pytest.warns(UserWarning):
+        frame = m2at.table_5_ours(settings.load("tiny", 5)).frame
+        figure = m2at.figure_5_ours(settings.load("tiny", 5))
+    assert (frame.n == 0).all() and frame.reason[frame.column == "Clean"].str.contains("out of memory").all()
+    assert figure.number == "5.ours" and set(figure.failed.values()) == {"out of memory"}
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGALRM, 75), (signal.SIGINT, 130)])
+def test_a_stopped_reproduce_writes_the_report_of_what_is_there(monkeypatch, capsys, number, code):
+    def stop(*_):
+        raise stopping.Stopped(number)
+
+    monkeypatch.setattr(cli, "_execute", stop)
+    assert main(["reproduce", "--preset", "tiny", "--chapter", "7"]) == code
+    out, err = capsys.readouterr()
+    page = paths.outputs("tiny") / "report" / "index.html"
+    assert out == f"report: {page}\n" and page.is_file()
+    assert "stopped by" in err and err.count("\n") == 1
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_that_it_was_stopped(monkeypatch, capsys):
+    from thesis_repro import pages
+
+    def stop(*_):
+        raise stopping.Stopped(signal.SIGTERM)
+
+    def full(preset):
+        raise BadInput("the disk is full")
+
+    monkeypatch.setattr(cli, "_execute", stop)
+    monkeypatch.setattr(pages, "write_report", full)
+    assert main(["reproduce", "--preset", "tiny", "--chapter", "7"]) == 75
+    assert "report: not written: the disk is full; thesis-repro report --preset tiny" in capsys.readouterr().err
+    monkeypatch.setattr(pages, "write_report", stop)  # the second signal
+    assert main(["reproduce", "--preset", "tiny", "--chapter", "7"]) == 75
+
+
+def test_an_attack_takes_a_time_limit(trained, capsys):
+    words = ["attack", trained, "--preset", "tiny", "--steps", "2", "--size", "20"]
+    assert main([*words, "--time-limit", "1h"]) == 0
+    capsys.readouterr()
+    assert "time limit = soon" in refused(capsys, *words, "--time-limit", "soon")
+
+
+# Speed
+
+
+@pytest.fixture
+def benches(monkeypatch):
+    "Two benches without work, whose figures count how often they were measured."
+    from thesis_repro import bench
+
+    counts = dict.fromkeys(("one", "two"), 0)
+
+    def made(name, preset):
+        counts[name] += 1
+        return [bench.figure(f"{name} figure", counts[name], "times", at_least=0)]
+
+    for name in counts:
+        monkeypatch.setattr(bench, name, lambda preset, name=name: made(name, preset), raising=False)
+    monkeypatch.setattr(bench, "BENCHES", {name: ("thesis_repro.bench", name) for name in counts})
+    return counts
+
+
+def test_bench_keeps_the_figures_of_the_others_and_says_where_each_was_made(benches, capsys):
+    file = paths.outputs("tiny") / "bench.json"
+    values = lambda: {f["bench"]: f["value"] for f in json.loads(file.read_text())["figures"]}
+    assert main(["bench", "--preset", "tiny"]) == 0 and values() == {"one": 1, "two": 1}
+    first = json.loads(file.read_text())["made"]
+    assert main(["bench", "two", "--preset", "tiny", "--batch", "8", "--repeats", "5"]) == 0
+    assert values() == {"one": 1, "two": 2}
+    made = json.loads(file.read_text())["made"]
+    assert made["one"] == first["one"] and (made["two"]["batch"], made["two"]["repeats"]) == (8, 5)
+    assert {"processor", "cores", "gpu", "versions", "commit"} <= made["one"]["environment"].keys()
+    capsys.readouterr()
+    assert main(["bench", "one", "--preset", "tiny", "--json"]) == 0
+    assert [f["bench"] for f in json.loads(capsys.readouterr().out)] == ["one"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"figures": 3}', '{"figures": [{"name": "x"}], "environment": {}}'])
+def test_a_damaged_file_of_benches_is_said_and_made_anew(benches, content):
+    file = paths.outputs("tiny") / "bench.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    with pytest.warns(UserWarning, match="bench.json: damaged"):
+        assert main(["bench", "one", "--preset", "tiny"]) == 0
+    assert [f["bench"] for f in json.loads(file.read_text())["figures"]] == ["one"]
+
+
+def test_a_bench_that_is_stopped_leaves_those_that_were_finished(benches, monkeypatch):
+    from thesis_repro import bench
+
+    def stop(preset):
+        raise stopping.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(bench, "two", stop)
+    assert main(["bench", "--preset", "tiny"]) == 75
+    kept = bench.kept(paths.outputs("tiny") / "bench.json")
+    assert [f["bench"] for f in kept["figures"]] == ["one"] == list(kept["made"])
+
+
+def test_files_of_benches_from_before_are_read_and_go_on(benches, tmp_path):
+    from thesis_repro import bench
+
+    source = paths.root() / "outputs" / "reference" / "speed-cpu" / "bench.json"
+    file = tmp_path / "bench.json"
+    file.write_bytes(source.read_bytes())
+    before = bench.kept(file)
+    assert len(before["figures"]) == 13 and set(before["made"]) == {""}
+    bench.keep(file, "data", [{"bench": "data", **bench.figure("data path", 1.0, "images/s")}])
+    after = bench.kept(file)
+    assert [f["value"] for f in after["figures"] if f["name"] == "data path"] == [1.0]
+    assert len(after["figures"]) == 13 and set(after["made"]) == {"", "data"}
+    assert after["made"][""] == before["made"][""]
 
 
 # Bad input

@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'BENCHES', 'figure', 'data_path', 'Straightforward', 'training_step', 'adversarial', 'evaluation',
-           'launching', 'measured']
+           'launching', 'kept', 'keep', 'measured']
 
-# %% ../nbs/core/15_bench.ipynb #a9422a8b
+# %% ../nbs/core/15_bench.ipynb #db14230e
 import dataclasses
 import functools
 import importlib
+import json
 import statistics
 import tempfile
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +26,9 @@ from . import attacks, data, metrics, models, settings
 from .adversarial import Adversarial, Trades
 from .attacks import PGD
 from .data import Draws
+from .files import atomic_json
 from .mixup import Plain
-from .runs import Run, Store
+from .runs import Run, Store, environment
 from .settings import BadInput, Preset
 from .training import Compute, Schedule
 
@@ -162,7 +166,33 @@ def launching(preset: Preset) -> list[dict]:
     found.append(figure("two workers against one process", (seconds["one process"] / seconds["two workers"]).median(), "times", at_least=1.8))
     return [*found, figure("Ray against two workers", (seconds["Ray"] / seconds["two workers"]).median(), "times", at_most=1.05)]
 
-# %% ../nbs/core/15_bench.ipynb #ffebfe88
+# %% ../nbs/core/15_bench.ipynb #40c44200
+def _read(content: dict) -> dict:
+    "The figures of a file and what each bench was made with; in older files a figure did not say its bench."
+    made = content["made"] if "made" in content else {"": {"environment": content["environment"]}}
+    figures = [{"bench": f.get("bench", "")} | {k: f[k] for k in ("name", "value", "unit", "bar", "ok")} for f in content["figures"]]
+    return {"figures": figures, "made": {name: {**made[name], "environment": dict(made[name]["environment"])} for name in made}}
+
+
+def kept(file) -> dict:
+    "`figures`, and by bench what they were `made` with (environment, batch, repeats); none where there is no file, or a damaged one, which is said."
+    try:
+        return _read(json.loads(Path(file).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        warnings.warn(f"{file}: damaged ({type(e).__name__}): begun anew", stacklevel=2)
+    return {"figures": [], "made": {}}
+
+# %% ../nbs/core/15_bench.ipynb #952347ff
+def keep(file, name: str, figures: list[dict], **how) -> None:
+    "Put the figures of a bench into a file, in place of those that it had; `how` says with what they were made."
+    before, own = kept(file), {f["name"] for f in figures}
+    others = [f for f in before["figures"] if f["bench"] != name and (f["bench"] or f["name"] not in own)]
+    made = {bench: before["made"][bench] for bench in dict.fromkeys(f["bench"] for f in others) if bench in before["made"]}
+    atomic_json(file, {"figures": others + figures, "made": made | {name: {"environment": environment(), **how}}})
+
+# %% ../nbs/core/15_bench.ipynb #d940eb15
 BENCHES = {
     "data": ("thesis_repro.bench", "data_path"),
     "adversarial": ("thesis_repro.bench", "adversarial"),
@@ -172,13 +202,16 @@ BENCHES = {
 }
 
 
-def measured(preset: Preset, names=None) -> list[dict]:
-    "The figures of the benches called `names` (all without them). BadInput for an unknown name."
+def measured(preset: Preset, names=None, file=None) -> list[dict]:
+    "The figures of the benches called `names` (all without them), each with its `bench`; kept in `file`, if there is one. BadInput for an unknown name."
     for name in names or ():
         if name not in BENCHES:
             raise BadInput(f"unknown bench: {name}: known are {', '.join(BENCHES)}")
     figures = []
     for name in tqdm(list(names or BENCHES), desc="bench", unit="bench", leave=False):
         module, function = BENCHES[name]
-        figures += getattr(importlib.import_module(module), function)(preset)
+        found = [{"bench": name, **f} for f in getattr(importlib.import_module(module), function)(preset)]
+        if file:  # at once: what is stopped later leaves what was finished
+            keep(file, name, found, batch=preset.timing_batch, repeats=preset.timing_repeats)
+        figures += found
     return figures

@@ -32,7 +32,7 @@ def _preset(args, number: str = "") -> settings.Preset:
 
 def reproduce(args) -> int:
     "Execute the chapters at a preset and write tables, figures, notebooks and the report under outputs/."
-    from thesis_repro import notebooks, pages, paths
+    from thesis_repro import notebooks, paths
 
     preset, folder = _preset(args), paths.outputs(args.preset) / "notebooks"
     given = {k: getattr(preset, k) for k in ("seeds", "epochs", "jobs") if getattr(args, k) is not None}
@@ -42,12 +42,31 @@ def reproduce(args) -> int:
     for chapter in chapters:
         notebooks.check_parameters(chapter, given)
     began = time.time()
-    failed = [c.stem for c in chapters if not _execute(c, folder, given, args.timeout)]
-    _judge(preset.name)
-    print(f"report: {pages.write_report(preset.name)}")
+    with _report_at_the_end(preset.name):
+        failed = [c.stem for c in chapters if not _execute(c, folder, given, args.timeout)]
     print(f"failed: {', '.join(failed)}", file=sys.stderr) if failed else None
     lost = _said(_lost(paths.outputs(args.preset), began))
     return 1 if failed or lost else 0
+
+# %% ../nbs/core/16_cli.ipynb #a8dce1dd
+@contextlib.contextmanager
+def _report_at_the_end(preset: str):
+    "On leaving, the claims are judged and the report is written; also when what was inside was stopped, which goes on then."
+    from thesis_repro import pages
+
+    def write():
+        _judge(preset)
+        print(f"report: {pages.write_report(preset)}", flush=True)
+
+    try:
+        yield
+    except (stopping.Stopped, KeyboardInterrupt):
+        try:
+            write()
+        except Exception as e:  # that it was stopped is the news
+            print(f"report: not written: {' '.join(str(e).split())}; thesis-repro report --preset {preset} writes it", file=sys.stderr)
+        raise
+    write()
 
 # %% ../nbs/core/16_cli.ipynb #17204d35
 def _said(failures: dict) -> bool:
@@ -58,8 +77,9 @@ def _said(failures: dict) -> bool:
 
 
 def _lost(outputs, since: float) -> dict:
-    "The runs that the tables written `since` then could not have, and why."
-    written = (f for f in sorted(outputs.glob("tables/*.json")) if f.stat().st_mtime >= since - 1)
+    "The runs that the tables and figures written `since` then could not have, and why."
+    files = [f for kind in ("tables", "figures") for f in sorted(outputs.glob(f"{kind}/*.json"))]
+    written = (f for f in files if f.stat().st_mtime >= since - 1)
     return {name: why for f in written for name, why in json.loads(f.read_text(encoding="utf-8")).get("failed", {}).items()}
 
 # %% ../nbs/core/16_cli.ipynb #d16ae17b
@@ -325,13 +345,10 @@ def show_records(args) -> int:
 def bench(args) -> int:
     "Measure the speed figures; exit code 1 when a bar is not met."
     from thesis_repro import bench, paths
-    from thesis_repro.files import atomic_json
-    from thesis_repro.runs import environment
 
     preset = settings.load(args.preset, timing_batch=args.batch or 32, timing_repeats=args.repeats)
     preset = preset if args.repeats else dataclasses.replace(preset, timing_repeats=max(3, preset.timing_repeats))  # a median
-    figures = bench.measured(preset, args.names)
-    atomic_json(paths.outputs(args.preset) / "bench.json", {"figures": figures, "environment": environment()})
+    figures = bench.measured(preset, args.names, paths.outputs(args.preset) / "bench.json")
     if args.json:
         _print_json(figures)
     else:
@@ -430,9 +447,14 @@ def _add(sub, name: str, function, text: str, parents: list):
     return p
 
 # %% ../nbs/core/16_cli.ipynb #3dd589aa
+def _limited(p: argparse.ArgumentParser):
+    "The option of a command that may take hours, and goes on where it stood."
+    p.add_argument("--time-limit", metavar="SPAN", help="such as 55m or 1h30m: then stop, saved, with exit code 75; the same command goes on")
+
+
 def _careful(p: argparse.ArgumentParser):
     "The options of a command that trains."
-    p.add_argument("--time-limit", metavar="SPAN", help="such as 55m or 1h30m: then stop, saved, with exit code 75; the same command goes on")
+    _limited(p)
     p.add_argument("--retry", action="store_true", help="try the preset's diverged runs again, from their beginning")
     p.add_argument("--deterministic", action="store_true", help="bitwise repeatable training on a GPU too, by slower kernels")
 
@@ -499,6 +521,7 @@ def parser() -> argparse.ArgumentParser:
     _questions(sub, shared)
     for name in ("reproduce", "table", "figure", "run"):
         _careful(sub.choices[name])
+    _limited(sub.choices["attack"])
     _planning(sub, shared)
     _results(sub, shared)
     return p
