@@ -54,8 +54,9 @@ def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
 
 # %% ../nbs/core/03_models.ipynb #609b5773
 def _normalised(conv: nn.Conv2d, norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-    "norm(conv(x)), as a single convolution where the statistics are fixed and no parameter wants a gradient."
-    if norm.training or conv.weight.requires_grad or norm.weight.requires_grad:
+    "norm(conv(x)), as a single convolution where the statistics are fixed and no parameter is given a gradient."
+    learning = torch.is_grad_enabled() and (conv.weight.requires_grad or norm.weight.requires_grad)
+    if norm.training or learning:
         return norm(conv(x))
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     shift = norm.bias - norm.running_mean * scale
