@@ -1329,6 +1329,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.settings._allowed': ('core/settings.html#_allowed', 'thesis_repro/settings.py'),
                                        'thesis_repro.settings._key': ('core/settings.html#_key', 'thesis_repro/settings.py'),
                                        'thesis_repro.settings._own': ('core/settings.html#_own', 'thesis_repro/settings.py'),
+                                       'thesis_repro.settings._parsed': ('core/settings.html#_parsed', 'thesis_repro/settings.py'),
                                        'thesis_repro.settings._sections': ('core/settings.html#_sections', 'thesis_repro/settings.py'),
                                        'thesis_repro.settings._typed': ('core/settings.html#_typed', 'thesis_repro/settings.py'),
                                        'thesis_repro.settings.bf16': ('core/settings.html#bf16', 'thesis_repro/settings.py'),

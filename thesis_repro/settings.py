@@ -8,6 +8,7 @@ __all__ = ['PARTS', 'Preset', 'dataset', 'parts', 'settings_file', 'presets', 'l
 # %% ../nbs/core/01_settings.ipynb #c5745079
 import configparser
 import dataclasses
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,15 +107,20 @@ def settings_file() -> Path:
     return Path(os.environ.get("THESIS_REPRO_SETTINGS") or paths.root() / "settings.ini")
 
 
-def _sections() -> configparser.ConfigParser:
-    "The parsed file; each section holds what it says itself, [DEFAULT] too."
+@functools.lru_cache(maxsize=8)
+def _parsed(text: str) -> configparser.ConfigParser:
+    "The sections of a settings file; each holds what it says itself, [DEFAULT] too."
     ini = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"), default_section="")
+    ini.read_string(text)
+    return ini
+
+
+def _sections() -> configparser.ConfigParser:
+    "The parsed file. BadInput where it cannot be read."
     try:
-        with settings_file().open(encoding="utf-8") as f:
-            ini.read_file(f)
+        return _parsed(settings_file().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, configparser.Error) as e:
         raise BadInput(f"{settings_file()}: cannot be read: {' '.join(str(e).split())}") from None
-    return ini
 
 
 def presets() -> list[str]:
