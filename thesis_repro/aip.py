@@ -30,7 +30,18 @@ from .data import Draws, pixels
 from .mixup import LOSSES, Beta, Fixed, Mixup, Pairs, Plain, mix, mixed_loss
 from .models import batch_statistics, frozen_statistics
 from .published import claim_table
-from .report import Cell, Figure, Table, compare, figure_of, provenance, saved_values, style, table_of_runs
+from thesis_repro.report import (
+    Cell,
+    Figure,
+    Table,
+    compare,
+    figure_of,
+    or_what_failed,
+    provenance,
+    saved_values,
+    style,
+    table_of_runs,
+)
 from .runs import Store, images, measure, planned_row, shortfall
 from .settings import BadInput
 from .training import Compute, Schedule
@@ -795,6 +806,7 @@ def runs_of(preset, row: str, parts=PARTS) -> tuple:
     return runs
 
 # %% ../nbs/chapters/07_aip.ipynb #59c94303
+@or_what_failed
 def figure_7_1(preset, parts=PARTS) -> Figure:
     "How mixup, manifold mixup and AIP sample the ratio, as histograms (fig. 7.1)."
     run = runs_of(preset, "AIP", parts)[0]
@@ -814,6 +826,7 @@ def _search_facts(preset, run) -> dict:
     return {**table.within_1_percent[list(few)].to_dict(), "one maximum": table.unimodal_share.iloc[0]}
 
 # %% ../nbs/chapters/07_aip.ipynb #e1d1d981
+@or_what_failed
 def figure_7_2(preset, parts=PARTS) -> Figure:
     "The brackets of the ternary search on real pairs, and how good its answers are (fig. 7.2)."
     store, runs = Store(preset), runs_of(preset, "AIP", parts)
@@ -839,6 +852,7 @@ def _surface(preset, run, count: int = 256) -> dict:
     return metrics.surface_columns(model, d.x_train[:count], d.y_train[:count], 0.5, preset.surface_points)
 
 # %% ../nbs/chapters/07_aip.ipynb #50bdc4d3
+@or_what_failed
 def figure_7_3(preset, parts=PARTS) -> Figure:
     "Loss surfaces of mixup, manifold mixup and AIP, in three dimensions and as contours, and their flat shares (fig. 7.3)."
     store, frames, cells, used = Store(preset), [], [], []

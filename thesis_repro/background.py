@@ -38,7 +38,17 @@ from thesis_repro.adversarial import (
 from .attacks import FGSM, PGD
 from .data import Draws, pixels
 from .mixup import Plain
-from .report import Cell, Figure, Table, data_sets, figure_of, stand_ins, style, table_of_runs
+from thesis_repro.report import (
+    Cell,
+    Figure,
+    Table,
+    data_sets,
+    figure_of,
+    or_what_failed,
+    stand_ins,
+    style,
+    table_of_runs,
+)
 from .runs import Planned, Robustness, Run, Store, images, measure, outcome, scaled, shortfall
 from .training import Compute, Schedule
 from .zoo import ZOO, Accompanied, Centres, inside, zoo_table
@@ -124,6 +134,7 @@ def draw_figure_2_8(image, change, attacked, titles, epsilon: float):
     return fig
 
 # %% ../nbs/chapters/02_background.ipynb #90e10a31
+@or_what_failed
 def figure_2_8(preset, parts=DATASETS) -> Figure:
     "An image, the signs of the loss's gradient, and the adversarial example that FGSM makes of them on the undefended network (fig. 2.8)."
     model, d = trained(preset, UNDEFENDED, parts)
@@ -219,6 +230,7 @@ def draw_figure_2_11(images: dict, labels: dict, lines: pd.DataFrame):
     return fig
 
 # %% ../nbs/chapters/02_background.ipynb #53de7de2
+@or_what_failed
 def figure_2_11(preset, parts=DATASETS) -> Figure:
     "AVmixup's vertex and labels on a real image, and what two networks read on the way to the vertex (fig. 2.11)."
     (madry, d), (own, _) = (trained(preset, name, parts) for name in ("Madry AT", "AVmixup"))
@@ -358,6 +370,7 @@ def draw_figure_2_13(frame: pd.DataFrame, axis, maps: dict):
     return fig
 
 # %% ../nbs/chapters/02_background.ipynb #99c27f7b
+@or_what_failed
 def figure_2_13(preset, parts=DATASETS) -> Figure:
     "Margins after an update at a fixed perturbation and at the smallest one (fig. 2.13), of a network in the plane; the same at every preset."
     found = measure(Store(preset), "figure_2_13", {"points": 60, "seed": 0}, margin_updates)
@@ -458,6 +471,7 @@ def draw_figure_2_14(found: dict):
     return fig
 
 # %% ../nbs/chapters/02_background.ipynb #82f184bd
+@or_what_failed
 def figure_2_14(preset, parts=DATASETS) -> Figure:
     "What four losses make of a two-dimensional feature space (fig. 2.14), of networks trained without an attack on five classes."
     store, part, found = Store(preset), parts[0], {}
@@ -586,6 +600,7 @@ def long_trainings(preset, part: str) -> dict:
     return dict(zip(LONG, work(delayed(kept_training)(preset, part, name) for name in LONG), strict=True))
 
 # %% ../nbs/chapters/02_background.ipynb #2c9f6ce4
+@or_what_failed
 def figure_2_15(preset, parts=DATASETS) -> Figure:
     "Robust overfitting by epoch, and the loss surface before it, after it, and of AWP (fig. 2.15)."
     part, trainings = parts[0], long_trainings(preset, parts[0])
@@ -638,6 +653,7 @@ def draw_figure_2_16(samples: pd.DataFrame):
     return fig
 
 # %% ../nbs/chapters/02_background.ipynb #b4a7db71
+@or_what_failed
 def figure_2_16(preset, parts=DATASETS) -> Figure:
     "The weights of GAIRAT against those of MAIL and WMMR on the same attacked test images (fig. 2.16)."
     model, d = trained(preset, "Madry AT", parts)

@@ -41,7 +41,7 @@ from thesis_repro.adversarial import (
 from .attacks import APGD, PGD, AutoAttack
 from .data import Draws, pixels
 from .published import claim_table
-from .report import Cell, Figure, Table, figure_of, saved_values, style, table_of_runs
+from .report import Cell, Figure, Table, figure_of, or_what_failed, saved_values, style, table_of_runs
 from .runs import Planned, Robustness, Store, images, measure, no_autoattack, planned_row, shortfall
 from .settings import BadInput
 from .training import Schedule
@@ -462,6 +462,7 @@ def draw_figure_6_1(frame: pd.DataFrame):
     return fig
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #d6f961eb
+@or_what_failed
 def figure_6_1(preset, parts=PARTS) -> Figure:
     "What the weights of WMMR and of Ours + WMMR are where three classes meet, in the plane (fig. 6.1)."
     frame = concept()
@@ -529,6 +530,7 @@ def equal_margin_shares(frame: pd.DataFrame, margin: float = 0.01, apart: float 
     return {name: float(has[w].mean()) if w.any() else np.nan for name, w in where.items()}
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #711798d2
+@or_what_failed
 def figure_6_2(preset, parts=PARTS) -> Figure:
     "The margin of eq. 2.37 against the true-class probability, on an adversarially trained ResNet-18 (fig. 6.2)."
     runs = standard_runs(preset, parts)
@@ -575,6 +577,7 @@ def draw_figure_6_3(frame: pd.DataFrame):
     return fig
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #07f07367
+@or_what_failed
 def figure_6_3(preset, parts=PARTS) -> Figure:
     "Predictions of low and of high confidence, with the cosine similarity of eq. 6.11 (fig. 6.3)."
     runs = standard_runs(preset, parts)[:1]
@@ -597,6 +600,7 @@ def draw_figure_6_4(frame: pd.DataFrame):
     return fig
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #ea457ab8
+@or_what_failed
 def figure_6_4(preset, parts=PARTS) -> Figure:
     "The misclassification rate against the cosine similarity, and their correlation on attacked images (fig. 6.4)."
     runs = standard_runs(preset, parts)
