@@ -17,7 +17,8 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another C library, or another system
         return
-    if not any(name.startswith("MALLOC_") for name in os.environ):  # a user's own choice stays
+    own = any(name.startswith("MALLOC_") for name in os.environ)  # a user's own choice stays
+    if not own and os.environ.get("THESIS_REPRO_KEEP_MEMORY") != "0":
         mallopt(-4, 0)  # M_MMAP_MAX: no block of its own, which would go back to the system when it is freed
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no memory back before 2 GiB of it lie idle
 

@@ -346,9 +346,9 @@ def bench(args) -> int:
     "Measure the speed figures; exit code 1 when a bar is not met."
     from thesis_repro import bench, paths
 
-    preset = settings.load(args.preset, timing_batch=args.batch or 32, timing_repeats=args.repeats)
+    preset = settings.load(args.preset, timing_batch=args.batch, timing_repeats=args.repeats)
     preset = preset if args.repeats else dataclasses.replace(preset, timing_repeats=max(3, preset.timing_repeats))  # a median
-    figures = bench.measured(preset, args.names, paths.outputs(args.preset) / "bench.json")
+    figures = bench.measured(preset, args.names, paths.outputs(args.preset) / "bench.json", args.batch)
     if args.json:
         _print_json(figures)
     else:
@@ -422,7 +422,7 @@ def _commands(sub, s: dict):
     p.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     p = add("bench", bench, "measure the speed figures against their bars", "preset", "json")
     p.add_argument("names", nargs="*", help="which benches (default: all)")
-    p.add_argument("--batch", type=int, help="images a batch (default: 32)")
+    p.add_argument("--batch", type=int, help="images a batch (default: 128 for adversarial, 32 for the others)")
     p.add_argument("--repeats", type=int, help="paired repeats (default: the preset's, at least 3)")
 
 # %% ../nbs/core/16_cli.ipynb #03a2a834
