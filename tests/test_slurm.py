@@ -5,15 +5,16 @@ answers, the same is done with real jobs. Their folders are pytest's own: on a c
 `--basetemp` with a folder that they share.
 """
 
-import dataclasses
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,19 @@ from thesis_repro import launch, paths, runs, settings, stopping, training
 from thesis_repro.files import BadInput
 
 HERE = Path(__file__).parent
-SWEEP = [small(Telling(), seed=s, epochs=100, label="queued") for s in range(4)]
+
+
+@dataclass(frozen=True)
+class Dawdling(Telling):
+    "Training that takes a second a step while there is a file `slowly`, so that it is not over before it is disturbed."
+
+    def __call__(self, model, x, y, draws):
+        if Path(os.environ["TELLING"], "slowly").exists():
+            time.sleep(1)
+        return super().__call__(model, x, y, draws)
+
+
+SWEEP = [small(Dawdling(), seed=s, epochs=30, label="queued") for s in range(4)]
 
 
 def queued(folder, **changes) -> runs.Store:
@@ -100,7 +113,7 @@ def begin(store, tasks, wait=False, enough=lambda: False):
 @pytest.mark.parametrize("launcher", [launch.on_slurm, launch.on_ray])
 def test_a_cluster_is_not_told_which_gpu(tmp_path, launcher):
     store = queued(tmp_path)
-    store.preset = dataclasses.replace(store.preset, device="cuda:1")
+    store.preset = replace(store.preset, device="cuda:1")
     with pytest.raises(BadInput, match="device = cuda:1: .*the cluster chooses the GPU: use cuda"):
         next(launcher(store, runs._attempt, {0: SWEEP[:1]}, False, None, lambda: False))
 
@@ -122,11 +135,13 @@ def test_without_slurm_or_submitit_nothing_is_submitted(tmp_path, monkeypatch):
 def test_a_job_that_is_asked_to_stop_saves_first(telling, number):
     submitit = pytest.importorskip("submitit")
     store, run = queued(telling), SWEEP[0]
+    (telling / "slowly").touch()
     job = submitit.LocalExecutor(telling / "slurm").submit(
         launch._in_job, {"GIVEN": "1"}, 1, runs._attempt, store, run, False, False
     )
     pid = begun(telling)
     os.kill(pid, number)
+    (telling / "slowly").unlink()
     if number == signal.SIGUSR2:  # its time is up: back into the queue, and on
         assert job.result() == (run.name, "") and job.stdout().count("Starting with") == 2
         assert int((telling / "0-0").read_text()) == pid, "it began anew"
@@ -249,7 +264,7 @@ def test_a_queue_that_does_not_answer_for_a_while_loses_nothing(queue, tmp_path)
 
 def test_what_sbatch_refuses_is_bad_input_in_its_words(queue, tmp_path):
     queue.script("sbatch", "#!/bin/sh\necho 'sbatch: error: invalid partition specified: moon' >&2; exit 1\n")
-    with pytest.raises(BadInput, match="launcher = slurm: sbatch: error: invalid partition specified: moon"):
+    with pytest.raises(BadInput, match="launcher = slurm: sbatch: invalid partition specified: moon"):
         queued(tmp_path, slurm="partition=moon").ensure(SWEEP[:1])
 
 
@@ -333,11 +348,13 @@ def disturb(job: str, how: str):
 def test_a_run_that_loses_its_place_goes_on(cluster, how):
     if how == "it is preempted" and "high" not in slurm("sinfo", "-h", "-o", "%R").split():
         pytest.skip("this Slurm has no partition `high` that preempts the default one")
+    (cluster / "slowly").touch()
     going, run = command(cluster, 1), SWEEP[0]
     pid = begun(cluster)
     [job] = ids(cluster)
     disturb(job, how)
     until(lambda: states(cluster)[job] == "PENDING")
+    (cluster / "slowly").unlink()
     saved = at(cluster, run)
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait for two minutes
     _, said = going.communicate(timeout=300)
@@ -347,6 +364,7 @@ def test_a_run_that_loses_its_place_goes_on(cluster, how):
 
 
 def test_a_command_that_is_gone_finds_its_jobs_again(cluster):
+    (cluster / "slowly").touch()
     first = command(cluster, 2)
     until(lambda: len(states(cluster)) == 2)
     first.terminate()
@@ -357,6 +375,7 @@ def test_a_command_that_is_gone_finds_its_jobs_again(cluster):
     second.kill()
     second.communicate()
     assert states(cluster), "the jobs went with their command"
+    (cluster / "slowly").unlink()
     queued(cluster).ensure(SWEEP[:2])
     assert len(list((cluster / "slurm").glob("*_submission.sh"))) == 1 and [starts(cluster, j) for j in jobs] == [1, 1]
     made = whole(cluster, SWEEP[:2])
@@ -364,13 +383,15 @@ def test_a_command_that_is_gone_finds_its_jobs_again(cluster):
 
 
 def test_what_slurm_began_is_finished_here(cluster):
+    (cluster / "slowly").touch()
     going, run = command(cluster, 1), SWEEP[0]
     pid = begun(cluster)
     going.terminate()
     _, said = going.communicate(timeout=60)
-    slurm(*said.splitlines()[-2].rpartition(": ")[2].split())  # the scancel that it names
+    slurm(*re.search(r"scancel [\d ]+", said)[0].split())  # the scancel that it names
     until(lambda: not states(cluster))
     assert at(cluster, run) < run.schedule.epochs and starts(cluster, *ids(cluster)) == 1
+    (cluster / "slowly").unlink()
     store_at(cluster, threads=1).ensure([run])
     assert int((cluster / "0-0").read_text()) == pid
     assert same(left_by(cluster, run), whole(cluster, [run])[0])

@@ -236,7 +236,7 @@ def _heeding(late: list):
         for number in (warning, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
-# %% ../nbs/core/09_launch.ipynb #f7904f9e
+# %% ../nbs/core/09_launch.ipynb #4ffe5bdc
 def _in_job(given: dict, n_threads: int, attempt, store, *task) -> tuple:
     "In a job: the task's name and why it failed. Asked to stop, it saves and leaves, back into the queue where its time was up."
     os.environ.update(given)
@@ -245,7 +245,7 @@ def _in_job(given: dict, n_threads: int, attempt, store, *task) -> tuple:
         made = attempt(store, *task)
     return made or _leave(bool(late))
 
-
+# %% ../nbs/core/09_launch.ipynb #898746f7
 def _leave(again: bool):
     "End this job; with `again`, it is put back into the queue."
     before = int(os.environ.get("SLURM_RESTART_COUNT", 0))
@@ -257,14 +257,14 @@ def _leave(again: bool):
         submitit.JobEnvironment()._requeue(100 - before)
     sys.exit(stopping.AGAIN)
 
-# %% ../nbs/core/09_launch.ipynb #4f01b5b7
+# %% ../nbs/core/09_launch.ipynb #bc636a53
 def _queue() -> set[str] | None:
     "The ids of this user's jobs that wait, run or end; None where the queue does not answer."
     ask = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i"]
     said = subprocess.run(ask, capture_output=True, text=True)
     return set(said.stdout.split()) if said.returncode == 0 else None
 
-
+# %% ../nbs/core/09_launch.ipynb #664404c8
 def _name(attempt, task: tuple) -> str:
     "A name for a task that is the same in every command."
     return " ".join([attempt.__name__, *(str(getattr(part, "key", part)) for part in task)])
@@ -289,7 +289,7 @@ def _submitit(preset: Preset):
         raise BadInput("launcher = slurm: submitit is not installed: pip install thesis-repro[slurm]") from None
     return submitit
 
-# %% ../nbs/core/09_launch.ipynb #34698c83
+# %% ../nbs/core/09_launch.ipynb #ccdfb8ac
 def _submit(store, attempt, tasks: list[tuple], wait: bool) -> list:
     "Submit a job for each of `tasks`, in one array. BadInput with Slurm's own words where it does not take them."
     executor = _submitit(store.preset).SlurmExecutor(store.folder / "slurm", python=f"exec {shlex.quote(sys.executable)}")
@@ -300,10 +300,10 @@ def _submit(store, attempt, tasks: list[tuple], wait: bool) -> list:
         with stopping.deaf(), executor.batch():
             return [executor.submit(_in_job, _environment(), each, attempt, store, *t, wait, False) for t in tasks]
     except RuntimeError as e:
-        said = [line for line in str(e).splitlines() if "sbatch: error" in line]
-        raise BadInput(f"launcher = slurm: {said[-1] if said else e}") from None
+        said = "; ".join(re.findall("sbatch: error: (.*)", str(e)))
+        raise BadInput(f"launcher = slurm: sbatch: {said or e}") from None
 
-# %% ../nbs/core/09_launch.ipynb #e014f0c0
+# %% ../nbs/core/09_launch.ipynb #fdaf259a
 def _jobs(store, attempt, left: dict, wait: bool) -> dict:
     "Number → job of the tasks that are `left`: the job that somebody left in the queue, or a new one."
     submitit, folder = _submitit(store.preset), store.folder / "slurm"
@@ -317,18 +317,20 @@ def _jobs(store, attempt, left: dict, wait: bool) -> dict:
             jobs = _submit(store, attempt, [left[i] for i in some], wait)
             known |= {names[i]: job.job_id for i, job in zip(some, jobs, strict=True)}
             atomic_json(folder / "jobs.json", known)
+            for job in jobs:  # a cluster that is set up anew counts from one again
+                job.paths.result_pickle.unlink(missing_ok=True)
     return {i: submitit.SlurmJob(folder, known[names[i]]) for i in left}
 
-# %% ../nbs/core/09_launch.ipynb #3b6abc36
-_PAUSE, _PATIENCE = 5.0, 15.0  # seconds
-
-
+# %% ../nbs/core/09_launch.ipynb #d71dff9d
 def _answer(job) -> tuple | None:
     "What a job that has ended says; None where it failed in its own way, as when the project cannot be imported there."
     try:
         return job.result()
     except Exception:  # its error, or that of reading it
         return None
+
+# %% ../nbs/core/09_launch.ipynb #109a65b9
+_PAUSE, _PATIENCE = 5.0, 15.0  # seconds between two looks, and until a job without an answer is given up
 
 
 def _ended(jobs: dict, gone: dict) -> dict:
