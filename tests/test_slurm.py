@@ -249,17 +249,24 @@ def test_a_job_without_an_answer_is_submitted_again_and_given_up_in_the_end(queu
 
 
 def test_a_queue_that_does_not_answer_for_a_while_loses_nothing(queue, tmp_path):
-    store, looks = queued(tmp_path), []
+    store = queued(tmp_path)
     list(begin(store, SWEEP[:1], enough=lambda: True))
     queue.script("squeue", "#!/bin/sh\nexit 1\n")
     with pytest.raises(BadInput, match="squeue gets no answer"):
         next(begin(store, SWEEP[:1]))
     job = launch._submitit(store.preset).SlurmJob(store.folder / "slurm", "1")
     assert launch._ended({0: job}, gone := {}) == {} and not gone
-    answer(store, "1", *(looks or ["a", ""]))
+    answer(store, "1", "a", "")
     assert launch._ended({0: job}, gone) == {0: ("a", "")}
     answer(store, "1", "Traceback", kind="error")
     assert launch._ended({0: job}, gone) == {0: None}
+
+
+def test_an_old_answer_is_not_taken_for_a_new_one(queue, tmp_path):
+    store = queued(tmp_path)
+    (tmp_path / "slurm").mkdir()
+    answer(store, "1", "an older Slurm's first job", "")
+    assert list(begin(store, SWEEP[:1], enough=iter([False, True, True]).__next__)) == []
 
 
 def test_what_sbatch_refuses_is_bad_input_in_its_words(queue, tmp_path):
