@@ -29,7 +29,7 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
-from thesis_repro import cli, data, distributed, models, paths, runs, settings, stopping, training
+from thesis_repro import cli, data, distributed, models, paths, plan, runs, settings, stopping, training
 from thesis_repro.adversarial import Adversarial, Trades
 from thesis_repro.aip import aip
 from thesis_repro.attacks import PGD
@@ -359,6 +359,10 @@ def test_a_record_says_in_how_many_processes(undisturbed):
     record = store_at(undisturbed[0]).record(undisturbed[1])
     assert record.cost["processes"] == 2 and "in 2 processes" in record.repeatable
     assert record.cost["images_per_second"] == pytest.approx(3 * 90 / record.cost["seconds"])
+    folder, alone = undisturbed[0], small("adversarial", epochs=1)
+    store_at(folder).make(alone, progress=False)
+    known = {p.key for p in plan.paid("cpu", folder.parent)}
+    assert alone.key in known and record.key not in known, "a plan is for one process"
 
 
 @pytest.mark.parametrize("ranks", [(0, 1), pytest.param((0,), marks=pytest.mark.long), (1,)])
@@ -550,7 +554,7 @@ def test_a_command_in_two_processes_speaks_once(tmp_path):
 
 
 def test_torchrun_is_stopped_and_goes_on(tmp_path):
-    run = small(epochs=25)
+    run = small(epochs=12)
     words = [
         sys.executable,
         "-m",
@@ -573,7 +577,7 @@ def test_torchrun_is_stopped_and_goes_on(tmp_path):
     assert said.count("stopped by SIGTERM") == 1
     outputs = tmp_path / "smoke"
     at = checkpoint(outputs, dataclasses.replace(run, home="own/runs"))
-    assert 1 <= at["epoch"] < 25
+    assert 1 <= at["epoch"] < 12
     codes, first, _ = commanded(tmp_path, specified(tmp_path, run))
     assert codes == [0, 0] and "seed 0  last" in first
     assert store_at(outputs).record(run).history[: at["epoch"]] == at["history"]

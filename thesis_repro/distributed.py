@@ -229,7 +229,7 @@ def check_same(module: nn.Module):
     if agreed(led(lambda: digest) != digest):
         raise Apart("the weights differ between the processes: are they on the same kind of GPU, with the same versions and code?")
 
-# %% ../nbs/core/04_distributed.ipynb #d06f53e3
+# %% ../nbs/core/04_distributed.ipynb #aac953dd
 @contextlib.contextmanager
 def group(device: str = "cpu"):
     "Inside, the processes that torchrun started are one group, on a machine's GPUs where `device` is cuda. BadInput where these are too few."
@@ -242,5 +242,5 @@ def group(device: str = "cpu"):
     try:
         yield
     finally:
-        if not isinstance(sys.exception(), SystemExit):
+        if not (gpu and isinstance(sys.exception(), SystemExit)):
             dist.destroy_process_group()
