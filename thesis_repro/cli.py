@@ -22,12 +22,13 @@ from fractions import Fraction
 from . import settings, stopping
 from .settings import BadInput
 
-# %% ../nbs/core/16_cli.ipynb #9c1a3db4
+# %% ../nbs/core/16_cli.ipynb #3ff20ff3
 def _preset(args, number: str = "") -> settings.Preset:
     "The preset, for the chapter of a table or figure, with what the command line overrides."
     chapter = number.partition(".")[0]
     own = {k: getattr(args, k, None) for k in ("seeds", "epochs", "device", "jobs", "launcher")}
-    return settings.load(args.preset, int(chapter) if chapter.isdigit() else None, **own)
+    preset = settings.load(args.preset, int(chapter) if chapter.isdigit() else None, **own)
+    return _in_step(preset, own) if _started() > 1 else preset
 
 
 def reproduce(args) -> int:
@@ -512,7 +513,49 @@ def _results(sub, s: dict):
     p.add_argument("action", choices=("export", "merge"))
     p.add_argument("files", nargs="+", metavar="FILE", help="such as records.json.gz")
 
-# %% ../nbs/core/16_cli.ipynb #3a416256
+# %% ../nbs/core/16_cli.ipynb #8ab4ec9c
+def _started() -> int:
+    "How many processes torchrun started, this one among them; 1 without it."
+    return int(os.environ.get("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
+
+
+@contextlib.contextmanager
+def _one_voice():
+    "Inside, of several processes only the first is heard."
+    with contextlib.ExitStack() as quiet:
+        if _started() > 1 and os.environ["RANK"] != "0":
+            nowhere = quiet.enter_context(open(os.devnull, "w"))
+            quiet.enter_context(contextlib.redirect_stdout(nowhere))
+            quiet.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+
+# %% ../nbs/core/16_cli.ipynb #f2d27f27
+@contextlib.contextmanager
+def _as_one(args):
+    "Inside, the processes that torchrun started work together. BadInput for what they cannot do so."
+    if (n := _started()) == 1:
+        yield
+        return
+    if args.command != "run":
+        raise BadInput(f"{args.command}: not in {n} processes: torchrun is for `run` alone: call thesis-repro {args.command} by itself")
+    from thesis_repro import distributed
+
+    with distributed.group(settings.device(_preset(args, args.what))):
+        yield
+
+
+def _in_step(preset, asked: dict):
+    "The preset for processes that make one run after the other together. BadInput for what was `asked` against that."
+    from thesis_repro.launch import cores
+
+    n, here = _started(), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    if ":" in preset.device:
+        raise BadInput(f"device = {preset.device}: not for {n} processes, of which each takes a GPU of its own: use auto, cuda or cpu")
+    if asked["jobs"] not in (None, "1") or asked["launcher"] not in (None, "local"):
+        raise BadInput(f"--jobs and --launcher: not in {n} processes, which make one run after the other: leave them out")
+    return dataclasses.replace(preset, jobs=1, launcher="local", threads=preset.threads or max(1, cores() // here))
+
+# %% ../nbs/core/16_cli.ipynb #f3869cf8
 def parser() -> argparse.ArgumentParser:
     "The whole command line."
     p = argparse.ArgumentParser("thesis-repro", description="Reproduce Adachi (2022): every table and figure, beside the published one.", epilog="Start with: thesis-repro reproduce --preset smoke")
@@ -529,9 +572,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> int:
     "Run a command: 0 ok, 1 something failed, 2 bad input, 75 stopped (call again), 130 Ctrl-C."
+    with _one_voice():
+        return _obeyed(argv)
+
+
+def _obeyed(argv) -> int:
+    "Run a command; its exit code."
     args = parser().parse_args(argv)
     try:
-        with _prepared(args):
+        with _as_one(args), _prepared(args):
             return args.function(args)
     except BadInput as e:
         print(f"thesis-repro: {e}", file=sys.stderr)

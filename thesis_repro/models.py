@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .settings import BadInput
 
-# %% ../nbs/core/03_models.ipynb #9db07fc5
+# %% ../nbs/core/03_models.ipynb #3cb3b029
 class Staged(nn.Module):
     "Segments run one after another: from layer `start` (0 is the image) to layer `stop` (None is the logits)."
 
@@ -32,8 +32,12 @@ class Staged(nn.Module):
         if not 0 <= start <= stop <= last:
             raise BadInput(f"layers {start} to {stop}: must be 0 <= start <= stop <= {last}, the number of segments")
         for stage in list(self.stages)[start:stop]:
-            x = stage(x)
+            x = self.through(stage, x)
         return x.float() if stop == last and x.dtype in (torch.bfloat16, torch.float16) else x
+
+    def through(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        "One segment; a network that several processes share has its own way (`distributed`)."
+        return stage(x)
 
 # %% ../nbs/core/03_models.ipynb #60d26975
 class Normalise(nn.Module):

@@ -267,7 +267,7 @@ def _kinds(run: Run) -> tuple[tuple, tuple]:
     near = (run.model, run.width, run.dataset, run.bf16)
     return (*near, _method(run.method), run.schedule.batch_size, getattr(run.method, "selection", None)), near
 
-# %% ../nbs/core/15_plan.ipynb #325224f9
+# %% ../nbs/core/15_plan.ipynb #9439b20b
 def paid(device: str = "cpu", folder: Path | None = None) -> list[Paid]:
     "What the records of all presets under `folder` (by default outputs/) say about the cost of runs on such a device."
     found, processor = {}, runs._processor()
@@ -275,7 +275,7 @@ def paid(device: str = "cpu", folder: Path | None = None) -> list[Paid]:
     with warnings.catch_warnings(action="ignore"):
         records = [runs._read(f) for depth in ("*", "*/*") for f in sorted(top.glob(f"{depth}/runs/*/*/*"))]
     for r in records:
-        same = r and r.cost["device"].partition(":")[0] == device and (device != "cpu" or r.environment["processor"] == processor)
+        same = r and r.cost.get("processes", 1) == 1 and r.cost["device"].partition(":")[0] == device and (device != "cpu" or r.environment["processor"] == processor)
         if same and (run := _again(r)) and r.cost["seconds"] > 0:
             found[r.key] = Paid(r.key, run, *_kinds(run), r.data["train"] * run.schedule.epochs, r.cost["seconds"])
     return list(found.values())

@@ -7,7 +7,7 @@ __all__ = ['Run', 'specification', 'from_specification', 'scaled', 'seeded', 'sh
            'no_autoattack', 'planned_row', 'environment', 'Record', 'images', 'network', 'RunsFailed', 'Store',
            'specification_of', 'measure', 'outcome', 'kept_outcome', 'attack_all']
 
-# %% ../nbs/core/10_runs.ipynb #fa62d983
+# %% ../nbs/core/10_runs.ipynb #b97826f1
 import contextlib
 import dataclasses
 import fcntl
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from . import data, launch, models, paths, settings, training
+from . import data, distributed, launch, models, paths, settings, training
 from .attacks import robust_accuracy
 from .files import Unwritable, atomic_json, lock_file, plain, sha256
 from .settings import BadInput, Preset
@@ -211,19 +211,20 @@ class Record:
         "A measured number by its path, such as `best.accuracy`."
         return functools.reduce(dict.__getitem__, metric.split("."), self.metrics)
 
-# %% ../nbs/core/10_runs.ipynb #8ff10c89
+# %% ../nbs/core/10_runs.ipynb #3eba401e
 def _place(compute: Compute) -> str:
     "Where and with what a run is computed, in words: what its bits depend on."
     gpu = torch.device(compute.device).type == "cuda"
     chip = torch.cuda.get_device_name(compute.device) if gpu else f"{_processor()} ({torch.backends.cpu.get_cpu_capability()})"
-    return f"{chip}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, source {_source()}"
+    together = f"{n} processes, " if (n := distributed.processes()) > 1 else ""
+    return f"{chip}, {together}{torch.get_num_threads()} thread(s), torch {torch.__version__}, source {_source()}"
 
 
 def _repeatable(compute: Compute, places=("",)) -> str:
     "How exactly the same call gives the same numbers again, and why."
-    here = "on this machine, with these versions and threads"
+    here = "on this machine, with these versions and threads" + (f", in {n} processes" if (n := distributed.processes()) > 1 else "")
     if len(places) > 1:
-        return f"within tolerance: computed in {len(places)} parts that differ in machine, threads, versions or code: {'; '.join(places)}"
+        return f"within tolerance: computed in {len(places)} parts that differ in machine, processes, threads, versions or code: {'; '.join(places)}"
     if compute.compile:
         return "within tolerance: compiled kernels are chosen anew and may add in another order"
     if torch.device(compute.device).type == "cpu":
@@ -248,7 +249,7 @@ def network(run: Run, images: data.Images) -> torch.nn.Module:
     channels = images.x_train.shape[1]
     return models.build(run.model, images.classes, run.width, channels, images.mean, images.std, seed=run.seed)
 
-# %% ../nbs/core/10_runs.ipynb #e552a6ae
+# %% ../nbs/core/10_runs.ipynb #2a023919
 def _fulfil(run: Run, folder: Path, compute: Compute, stream: bool) -> dict:
     "Train `run` in `folder` (going on from its checkpoint) and write weights, record and the done-marker. Diverged is written down as well."
     d = images(run, stream)
@@ -257,11 +258,12 @@ def _fulfil(run: Run, folder: Path, compute: Compute, stream: bool) -> dict:
     try:
         training.train(t)
     except Diverged as e:
-        _write_diverged(folder, run, t, str(e))
+        reason = str(e)
+        distributed.led(lambda: _write_diverged(folder, run, t, reason))
         raise
     weights = {"last": training.copy_weights(t.model), "best": t.at.best["weights"]}
     record = _record(run, t, _metrics(t, weights))
-    _write(folder, record, weights)
+    distributed.led(lambda: _write(folder, record, weights))
     return record
 
 
@@ -280,6 +282,7 @@ def _record(run: Run, t: training.Training, metrics: dict) -> dict:
     "What is kept of a finished run."
     d, a = t.images, t.at
     cost = {"seconds": a.seconds, "images_per_second": a.images_seen / a.seconds, "device": t.compute.device, "threads": torch.get_num_threads()}
+    cost |= {"processes": distributed.processes()} if distributed.processes() > 1 else {}
     facts = {"name": d.name, "stand_in": d.stand_in, "train": len(d.y_train), "held_out": len(d.y_val), "test": len(d.y_test)}
     record = {"run": specification(run), "home": run.home, "label": run.label, "data": facts, "metrics": metrics, "history": a.history}
     return record | {"cost": cost, "environment": environment(), "repeatable": _repeatable(t.compute, a.places)}
@@ -332,20 +335,32 @@ def _read_diverged(folder: Path) -> dict | None:
         warnings.warn(f"{folder / 'diverged.json'}: damaged: the run is made again", stacklevel=3)
     return facts if fits else None
 
-# %% ../nbs/core/10_runs.ipynb #d55d9340
+# %% ../nbs/core/10_runs.ipynb #a20ddfaa
 class _Busy(Exception):
     "Somebody else holds the lock."
 
 
 @contextlib.contextmanager
 def _locked(path: Path, wait: bool = True):
-    "Hold the lock file at `path`; wait while somebody else does, or be _Busy."
-    with lock_file(path) as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _Busy(path) from None
+    "Hold the lock file at `path`, of several processes the leader for all; wait while somebody else does, or be _Busy."
+    with contextlib.ExitStack() as held:
+        while not distributed.led(lambda: _taken(path, held, wait and distributed.processes() == 1)):
+            if not wait:
+                raise _Busy(path)
+            time.sleep(0.5)
         yield
+
+
+def _taken(path: Path, held: contextlib.ExitStack, wait: bool) -> bool:
+    "Whether the lock file at `path` could be locked until `held` ends."
+    f = lock_file(path)
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        f.close()
+        return False
+    held.enter_context(f)
+    return True
 
 # %% ../nbs/core/10_runs.ipynb #681ea61e
 class RunsFailed(RuntimeError):
@@ -356,7 +371,7 @@ class RunsFailed(RuntimeError):
         lines = "; ".join(f"{name}: {error}" for name, error in failures.items())
         super().__init__(f"{len(failures)} run(s) failed: {lines}")
 
-# %% ../nbs/core/10_runs.ipynb #fe3daa09
+# %% ../nbs/core/10_runs.ipynb #a784456b
 class Store:
     "The runs and measurements of a preset, under `outputs/<preset>` or `folder`."
 
@@ -382,12 +397,12 @@ class Store:
 
     def make(self, run: Run, wait: bool = True, **changes) -> Record:
         "The record of a run, trained now if it is absent. `changes` are fields of Compute. Diverged, also where it was before."
-        with _locked(self.folder / "runs" / ".locks" / run.key, wait):
-            if (record := self.record(run)) is None:
-                if why := self.diverged(run):
+        with distributed.together(BadInput, Diverged, distributed.Apart, _Busy), _locked(self.folder / "runs" / ".locks" / run.key, wait):
+            if (record := distributed.led(lambda: self.record(run))) is None:
+                if why := distributed.led(lambda: self.diverged(run)):
                     raise Diverged(why)
                 _fulfil(run, self.home(run), Compute.of(self.preset, **{"bf16": run.bf16, **changes}), self.preset.stream)
-                record = self.record(run)
+                record = distributed.led(lambda: self.record(run))
         return record
 
     def diverged(self, run: Run) -> str:
@@ -397,16 +412,16 @@ class Store:
 
     def retry(self) -> list[str]:
         "Forget the diverged runs of this preset, so that they are made anew from their beginning; their names."
-        marks = sorted(self.folder.glob("runs/*/*/*/diverged.json"))
+        marks = distributed.led(lambda: sorted(self.folder.glob("runs/*/*/*/diverged.json")))
         for mark in marks:
             with _locked(self.folder / "runs" / ".locks" / mark.parent.name.rpartition("-")[2]):
-                for file in (*mark.parent.glob("checkpoint.ckpt*"), mark):
-                    file.unlink(missing_ok=True)
+                files = (*mark.parent.glob("checkpoint.ckpt*"), mark)
+                distributed.led(lambda files=files: [f.unlink(missing_ok=True) for f in files])
         return [mark.parent.name for mark in marks]
 
     def ensure(self, runs) -> list[Record]:
         "The records of all `runs`, in their order; absent ones are made first. RunsFailed when some cannot be; Stopped when asked to."
-        absent = list({r.key: r for r in runs if self.record(r) is None}.values())
+        absent = distributed.led(lambda: list({r.key: r for r in runs if self.record(r) is None}.values()))
         if absent:
             _make_all(self, absent)
         return [self.record(r) for r in runs]
@@ -439,14 +454,14 @@ def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> tuple[str, o
         return run.name, str(e) if isinstance(e, BadInput) else f"{type(e).__name__}: {e}"
     return run.name, ""
 
-# %% ../nbs/core/10_runs.ipynb #5bd3ef96
+# %% ../nbs/core/10_runs.ipynb #82be34a7
 def _make_all(store: Store, runs: list[Run]):
     "Make `runs`. RunsFailed lists what could not be made."
     for run in {(r.dataset, r.part): r for r in runs}.values():
         images(run, store.preset.stream)  # what is missing is said before anything is trained
     if store.preset.launcher == "local":
         Compute.of(store.preset)  # and so is what cannot be computed here
-    known = {r.name: f"diverged: {why}" for r in runs if (why := store.diverged(r))}
+    known = distributed.led(lambda: {r.name: f"diverged: {why}" for r in runs if (why := store.diverged(r))})
     if hopeful := [(r,) for r in runs if r.name not in known]:
         known |= launch.side_by_side(store, _attempt, hopeful, unit="run", desc="training")
     if known:

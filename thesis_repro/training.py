@@ -6,7 +6,7 @@
 __all__ = ['Schedule', 'Compute', 'deterministic', 'evaluate', 'save_checkpoint', 'Damaged', 'read_checkpoint', 'load_checkpoint',
            'Progress', 'Diverged', 'copy_weights', 'Training', 'start', 'train']
 
-# %% ../nbs/core/05_training.ipynb #3a7e61ca
+# %% ../nbs/core/05_training.ipynb #6e233e5d
 import contextlib
 import hashlib
 import io
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import settings, stopping
+from . import distributed, settings, stopping
 from .data import Draws, Images, batches, epoch_order, pixels
 from .files import BadInput, atomic_write, previous
 
@@ -207,10 +207,20 @@ class Training:
     step_function: object = None
     order: torch.Tensor | None = None
 
-# %% ../nbs/core/05_training.ipynb #e1f2a863
+# %% ../nbs/core/05_training.ipynb #2970cf7b
+def _installed(model: torch.nn.Module, compute: Compute) -> torch.nn.Module:
+    "The network on its device, shared where several processes work together. BadInput where it cannot be."
+    model = model.to(compute.device, memory_format=compute.memory_format)
+    if distributed.processes() == 1:
+        return model
+    if compute.compile:
+        raise BadInput("compile = yes: not in several processes: leave one of them out")
+    return distributed.share(model)
+
+# %% ../nbs/core/05_training.ipynb #0d52e372
 def start(model, method, images: Images, schedule: Schedule, seed: int = 0, compute: Compute = Compute(), folder=None, select="held-out") -> Training:
     "A run at its beginning, or where the checkpoint in `folder` left it."
-    model = model.to(compute.device, memory_format=compute.memory_format)
+    model = _installed(model, compute)
     images = images.to(compute.device)
     companion = None
     if hasattr(method, "companion"):
@@ -225,31 +235,36 @@ def start(model, method, images: Images, schedule: Schedule, seed: int = 0, comp
     _resume(t)
     return t
 
-# %% ../nbs/core/05_training.ipynb #d73d6969
+# %% ../nbs/core/05_training.ipynb #52312247
 def _save(t: Training):
     "Write where the run stands; nothing without a folder."
     _settle(t)
     if t.file:
         if not all(p.isfinite().all() for p in t.model.parameters()):  # the loss that led here was still a number
             raise Diverged(f"the weights are not numbers after epoch {t.at.epoch}, step {t.at.step - 1}: a smaller learning rate or `clip` may help")
-        modules = {k: m.state_dict() for k, m in (("model", t.model), ("companion", t.companion)) if m is not None}
-        save_checkpoint(t.file, {**modules, "optimizer": t.optimizer.state_dict(), "at": asdict(t.at)})
+        distributed.led(lambda: save_checkpoint(t.file, _state(t)))
+
+
+def _state(t: Training) -> dict:
+    "What a checkpoint holds."
+    modules = {k: m.state_dict() for k, m in (("model", t.model), ("companion", t.companion)) if m is not None}
+    return {**modules, "optimizer": t.optimizer.state_dict(), "at": asdict(t.at)}
 
 
 def _keep(t: Training, now: bool = False):
     "Save if `checkpoint_seconds` have gone by, or `now`. Where the run is asked to stop: save, and Stopped."
     time_is = time.monotonic()
-    if now or stopping.ASKED or time_is - t.saved >= t.compute.checkpoint_seconds:
+    if distributed.agreed(now or bool(stopping.ASKED) or time_is - t.saved >= t.compute.checkpoint_seconds):
         t.at.seconds, t.counted = t.at.seconds + time_is - t.counted, time_is
         _save(t)
         t.saved = time.monotonic()
-    if stopping.ASKED:
-        raise stopping.Stopped(stopping.ASKED[0])
+        if asked := distributed.agreed(stopping.ASKED[0] if stopping.ASKED else 0):
+            raise stopping.Stopped(asked)
 
 
 def _resume(t: Training):
     "Go on where the newest intact checkpoint stands, if there is one."
-    state = load_checkpoint(t.file) if t.file else None
+    state = distributed.led(lambda: load_checkpoint(t.file)) if t.file else None
     if state:
         t.model.load_state_dict(state["model"])
         if t.companion is not None:
@@ -300,7 +315,7 @@ def _update(t: Training, x: torch.Tensor, y: torch.Tensor):
     t.pending.append((loss.detach(), len(y)))
     t.at.step += 1
 
-# %% ../nbs/core/05_training.ipynb #248b04b2
+# %% ../nbs/core/05_training.ipynb #9fb8a5d1
 def _close_epoch(t: Training) -> dict:
     "Settle the epoch, look at the held-out images, remember the best."
     _settle(t)
@@ -314,6 +329,7 @@ def _close_epoch(t: Training) -> dict:
         a.best = {"accuracy": score, "epoch": a.epoch + 1, "weights": copy_weights(t.model)}
     a.images_seen += a.images
     a.epoch, a.step, a.loss_sum, a.images = a.epoch + 1, 0, 0.0, 0
+    distributed.check_same(t.model)
     return row
 
 # %% ../nbs/core/05_training.ipynb #7d8336bd
@@ -334,19 +350,19 @@ def train(t: Training) -> Training:
         _keep(t, now=True)
     return t
 
-# %% ../nbs/core/05_training.ipynb #88bbcd64
+# %% ../nbs/core/05_training.ipynb #3bdf5fce
 def _bar(t: Training, steps: int) -> tqdm:
     "The progress bar of a run, in images."
     done = t.at.epoch * steps + t.at.step
     total = t.schedule.epochs * steps
-    return tqdm(total=total, initial=done, unit="step", disable=not t.compute.progress, dynamic_ncols=True, leave=False)
+    return tqdm(total=total, initial=done, unit="step", disable=not (t.compute.progress and distributed.leads()), dynamic_ncols=True, leave=False)
 
-# %% ../nbs/core/05_training.ipynb #46a60493
+# %% ../nbs/core/05_training.ipynb #b2fadced
 @contextlib.contextmanager
 def _board(t: Training):
     "Gives the function that shows a closed epoch: on the bar, and in TensorBoard when it is switched on."
     writer = None
-    if t.compute.tensorboard and t.file:
+    if t.compute.tensorboard and t.file and distributed.leads():
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(t.file.parent / "tensorboard", purge_step=t.at.epoch)

@@ -13,7 +13,7 @@ __all__ = ['ZOO', 'ascend', 'Steps', 'Growing', 'fosc', 'Dynamic', 'Friendly', '
            'all_margins', 'Bilevel', 'look_ahead', 'labelled', 'Labels', 'Unsupervised', 'SelfTraining', 'Kept', 'Free',
            'Row', 'forward_units', 'zoo_table']
 
-# %% ../nbs/core/06_zoo.ipynb #8bbe580f
+# %% ../nbs/core/06_zoo.ipynb #bbc8e8cb
 import contextlib
 import copy
 import dataclasses
@@ -48,6 +48,7 @@ from thesis_repro.adversarial import (
 )
 from .attacks import FGSM, LOSSES, PGD, Ball, attacking, margin_loss
 from .data import Draws, pixels
+from .distributed import whole
 from .models import batch_statistics
 from .settings import BadInput
 
@@ -299,7 +300,7 @@ class DirichletLabels:
         epsilon = e.companion.values[_places(e.draws, e.y.device)]
         return e.adversarial, dirichlet_labels(e.y, epsilon, self.c, e.classes, e.draws.torch("label", e.y.device))
 
-# %% ../nbs/core/06_zoo.ipynb #24c7e2b2
+# %% ../nbs/core/06_zoo.ipynb #80bad45b
 def inside(model, x: torch.Tensor, *kinds: type) -> tuple:
     "The logits (n, k), and what the last module of each kind was given: nn.Linear the features (n, d), nn.AdaptiveAvgPool2d the maps."
     network, kept = getattr(model, "_orig_mod", model), {}  # hooks on what torch.compile made are not called
@@ -308,7 +309,7 @@ def inside(model, x: torch.Tensor, *kinds: type) -> tuple:
             last = [m for m in network.modules() if isinstance(m, kind)][-1]
             hooks.enter_context(last.register_forward_pre_hook(lambda m, given, kind=kind: kept.update({kind: given[0]})))
         logits = network(x)
-    return logits, *(kept[kind].float() for kind in kinds)
+    return logits, *(whole(network, kept[kind], len(x)).float() for kind in kinds)
 
 # %% ../nbs/core/06_zoo.ipynb #f42ad0ea
 def cosine_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
