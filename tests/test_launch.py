@@ -43,6 +43,7 @@ def left_by(folder, runs) -> list:
         (home,) = Path(folder).glob(f"runs/*/*/*-{run.key}")  # in one place alone
         weights = read_checkpoint(home / "weights.ckpt")
         record = json.loads((home / "record.json").read_text())
+        record["environment"].pop("commit")  # of the tests' own repository, which may move meanwhile
         found.append(
             ({k: v for k, v in record.items() if k != "cost"}, [(k, v) for w in weights.values() for k, v in w.items()])
         )

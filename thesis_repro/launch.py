@@ -46,8 +46,10 @@ def gpus(preset: Preset) -> int:
 
 
 def jobs(preset: Preset) -> int:
-    "How many runs are made at once on this machine: the preset's number, or one for each GPU, or for each core of a CPU."
-    return preset.jobs or gpus(preset) or cores()
+    "How many runs are made at once on this machine: the preset's number, or one for each GPU, or for each core of a CPU; one where several processes share it."
+    from thesis_repro.distributed import processes
+
+    return 1 if processes() > 1 else preset.jobs or gpus(preset) or cores()
 
 # %% ../nbs/core/09_launch.ipynb #327f5e71
 def threads_each(preset: Preset) -> int:

@@ -270,7 +270,7 @@ def _records(home: Path) -> tuple[list[dict], int]:
             cost, where = r["cost"], r["environment"]
             machine = report.provenance(where)["hardware"]
             own = {"group": path.relative_to(home).parts[1], "device": str(cost.get("device", "")), "machine": machine}
-            own |= {"seconds": float(cost.get("seconds") or 0), "threads": int(cost.get("threads") or 1)}
+            own |= {"seconds": float(cost.get("seconds") or 0) * int(cost.get("processes") or 1), "threads": int(cost.get("threads") or 1)}
             found.append(own | {"commit": where["commit"], "repeatable": str(r.get("repeatable", "not said"))})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             damaged += 1
@@ -307,7 +307,7 @@ def _measured(home: Path) -> tuple[int, list[dict]]:
         try:
             cost = json.loads(file.read_text(encoding="utf-8"))["cost"]
             gpu = str(cost["device"]).startswith("cuda")
-            found.append({"gpu": gpu, "hours": cost["seconds"] * (1 if gpu else cost["threads"]) / 3600})
+            found.append({"gpu": gpu, "hours": cost["seconds"] * cost.get("processes", 1) * (1 if gpu else cost["threads"]) / 3600})
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return len(files), found
