@@ -509,6 +509,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'thesis_repro.bench._on_request': ('core/bench.html#_on_request', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench._read': ('core/bench.html#_read', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench._short': ('core/bench.html#_short', 'thesis_repro/bench.py'),
+                                    'thesis_repro.bench._sweeps': ('core/bench.html#_sweeps', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench._swept': ('core/bench.html#_swept', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench.adversarial': ('core/bench.html#adversarial', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench.data_path': ('core/bench.html#data_path', 'thesis_repro/bench.py'),

@@ -348,7 +348,7 @@ def bench(args) -> int:
     from thesis_repro import bench, paths
 
     preset = settings.load(args.preset, timing_batch=args.batch, timing_repeats=args.repeats)
-    preset = preset if args.repeats else dataclasses.replace(preset, timing_repeats=max(3, preset.timing_repeats))  # a median
+    preset = preset if args.repeats else dataclasses.replace(preset, timing_repeats=max(5, preset.timing_repeats))  # a median
     figures = bench.measured(preset, args.names, paths.outputs(args.preset) / "bench.json", args.batch)
     if args.json:
         _print_json(figures)
@@ -424,7 +424,7 @@ def _commands(sub, s: dict):
     p = add("bench", bench, "measure the speed figures against their bars", "preset", "json")
     p.add_argument("names", nargs="*", help="which benches (default: all)")
     p.add_argument("--batch", type=int, help="images a batch (default: 128 for adversarial, 32 for the others)")
-    p.add_argument("--repeats", type=int, help="paired repeats (default: the preset's, at least 3)")
+    p.add_argument("--repeats", type=int, help="paired repeats (default: the preset's, at least 5)")
 
 # %% ../nbs/core/16_cli.ipynb #03a2a834
 def _questions(sub, s: dict):
