@@ -365,7 +365,7 @@ def test_a_record_says_in_how_many_processes(undisturbed):
     assert alone.key in known and record.key not in known, "a plan is for one process"
 
 
-@pytest.mark.parametrize("ranks", [(0, 1), pytest.param((0,), marks=pytest.mark.long), (1,)])
+@pytest.mark.parametrize("ranks", [(0, 1), *(pytest.param((n,), marks=pytest.mark.long) for n in (0, 1))])
 def test_killed_and_made_again_is_undisturbed(undisturbed, tmp_path, ranks):
     run = undisturbed[1]
     codes = pair(tmp_path, _make, tmp_path, run, 4, signal.SIGKILL, ranks)
@@ -553,6 +553,7 @@ def test_a_command_in_two_processes_speaks_once(tmp_path):
     assert codes == [75, 75] and "stopped by its time limit" in first and second == ""
 
 
+@pytest.mark.long
 def test_torchrun_is_stopped_and_goes_on(tmp_path):
     run = small(epochs=12)
     words = [

@@ -185,7 +185,7 @@ def _undisturbed(folder, n, epochs):
 
 def test_a_sweep_survives_the_loss_of_a_node(tmp_path, cluster, long):
     "And of the command before it and the one around it: begun here, killed, gone on with two nodes, one lost, stopped, finished here."
-    n, epochs = (24, 6) if long else (7, 4)
+    n, epochs = (24, 6) if long else (6, 4)
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     runs, home = _undisturbed(tmp_path / "undisturbed", n, epochs), tmp_path / "sweep"
 

@@ -131,7 +131,7 @@ def test_without_slurm_or_submitit_nothing_is_submitted(tmp_path, monkeypatch):
 # A job from the inside
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGUSR2, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_job_that_is_asked_to_stop_saves_first(telling, number):
     submitit = pytest.importorskip("submitit")
     store, run = queued(telling), SWEEP[0]
