@@ -250,9 +250,9 @@ DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 def driver(notebook: Path, out: Path) -> subprocess.Popen:
     "A process that executes a notebook."
     environment = os.environ | {"PYTHONPATH": str(paths.root())}
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(notebook), str(out)], env=environment, stderr=subprocess.DEVNULL
-    )
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell ignore it
+    words = [sys.executable, "-c", DRIVER, str(notebook), str(out)]
+    return subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, preexec_fn=heard)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)])

@@ -286,12 +286,18 @@ def test_fewer_images_standing_cost_less():
     run = margin_reweighting.runs_6_1(preset)["ResNet-18 / MAIL", "Clean"].runs[0]
     attack, evidence = Robustness(PGD(steps=100)), paid_for([])
     stood = plan.Attacked(plan.Shelf(preset))
-    all_stand, source = stood.predict(run, attack, evidence)
+    unknown, source = stood.predict(run, attack, evidence)
+    stood.shares[plan._piece(attack.attack), run.dataset] = [1.0]
+    all_stand, _ = stood.predict(run, attack, evidence)
     stood.shares[plan._piece(attack.attack), run.dataset] = [0.4, 0.6]
     half, _ = stood.predict(run, attack, evidence)
     stood.shares[plan._piece(attack.attack), run.dataset] = [0.0]
     none, _ = stood.predict(run, attack, evidence)
-    assert source == "counted operations" and none < half < all_stand and half == pytest.approx(all_stand / 2, rel=0.2)
+    assert (
+        source == "counted operations"
+        and none < unknown < half < all_stand
+        and half == pytest.approx(all_stand / 2, rel=0.2)
+    )
 
 
 # The command
