@@ -13,7 +13,6 @@ import functools
 import importlib
 import json
 import multiprocessing
-import os
 import statistics
 import tempfile
 import warnings
@@ -26,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from . import attacks, data, metrics, models, settings
+from . import attacks, data, metrics, models, settings, stopping
 from .adversarial import Adversarial, Trades
 from .attacks import PGD
 from .data import Draws
@@ -113,10 +112,8 @@ def straightforward(device: str, batch: int):
     "Gives a function that makes one straightforward training step in a process whose memory is managed as ever."
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_on_request, args=(there, device, batch), daemon=True)
-    before = os.environ.get("THESIS_REPRO_KEEP_MEMORY", "")
-    os.environ["THESIS_REPRO_KEEP_MEMORY"] = "0"  # the child inherits it
-    process.start()
-    os.environ["THESIS_REPRO_KEEP_MEMORY"] = before
+    with stopping.inherited(THESIS_REPRO_KEEP_MEMORY="0"):
+        process.start()
     there.close()
     try:
         yield lambda: here.send(True) or here.recv()

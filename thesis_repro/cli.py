@@ -465,19 +465,13 @@ def _prepared(args):
     "Inside, what `_careful` asked for is in force, and SIGTERM is Stopped."
     limit = stopping.seconds(args.time_limit) if getattr(args, "time_limit", None) else 0.0
     asked = {"THESIS_REPRO_DETERMINISTIC": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if getattr(args, "deterministic", False) else {}
-    before = {k: os.environ.get(k) for k in asked}
-    os.environ.update(asked)  # kernels and workers inherit it
-    try:
-        with stopping.interruptible(limit):
-            if getattr(args, "retry", False):
-                from thesis_repro.runs import Store
+    with stopping.inherited(**asked), stopping.interruptible(limit):
+        if getattr(args, "retry", False):
+            from thesis_repro.runs import Store
 
-                for name in Store(_preset(args)).retry():
-                    print(f"again: {name}")
-            yield
-    finally:
-        for k, v in before.items():
-            os.environ.pop(k) if v is None else os.environ.update({k: v})
+            for name in Store(_preset(args)).retry():
+                print(f"again: {name}")
+        yield
 
 # %% ../nbs/core/16_cli.ipynb #0c4f3eff
 def plan(args) -> int:

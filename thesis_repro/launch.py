@@ -106,12 +106,14 @@ def _on_own_gpu(store, folder: Path, n: int):
 # %% ../nbs/core/09_launch.ipynb #ecbdce43
 def _in_worker(lock: Path, command: int, n_gpus: int, n_threads: int, i: int, attempt, store, *task) -> tuple:
     "In a worker: the task's number, its name and why it failed; no name where the command wants no more."
-
-    def make():
-        with threads(n_threads):
-            return attempt(_on_own_gpu(store, lock.parent, n_gpus), *task)
-
+    make = lambda: _attempted(n_threads, attempt, _on_own_gpu(store, lock.parent, n_gpus), *task)
     return (i, *(stopping.in_worker(lock, command, make) or ("", "")))
+
+
+def _attempted(n_threads: int, attempt, *task) -> tuple:
+    "What the attempt at a task says, made in so many threads."
+    with threads(n_threads):
+        return attempt(*task)
 
 # %% ../nbs/core/09_launch.ipynb #880ffb48
 def locally(store, attempt, left: dict, wait: bool, lock: Path, enough):
@@ -119,8 +121,7 @@ def locally(store, attempt, left: dict, wait: bool, lock: Path, enough):
     wanted = itertools.takewhile(lambda _: not enough(), list(left.items()))
     n, each = min(jobs(store.preset), len(left)), threads_each(store.preset)
     if n == 1:
-        with threads(each):
-            yield from ((i, *attempt(store, *t, wait, True)) for i, t in wanted)
+        yield from ((i, *_attempted(each, attempt, store, *t, wait, True)) for i, t in wanted)
         return
     from joblib import Parallel, delayed
 
@@ -186,13 +187,8 @@ def _connected(preset: Preset):
 def _on_node(given: dict, lock: Path, n_threads: int, i: int, attempt, store, *task) -> tuple:
     "In a worker of a cluster: the task's number, its name and why it failed; no name where the command wants no more."
     os.environ.update(given)
-
-    def make():
-        with threads(n_threads):
-            return attempt(store, *task)
-
     with _own_signals():
-        return (i, *(stopping.while_held(lock, make) or ("", "")))
+        return (i, *(stopping.while_held(lock, _attempted, n_threads, attempt, store, *task) or ("", "")))
 
 
 def _environment() -> dict:
@@ -265,8 +261,8 @@ def _in_job(given: dict, n_threads: int, attempt, store, *task) -> tuple:
     "In a job: the task's name and why it failed. Asked to stop, it saves and leaves, back into the queue where its time was up."
     os.environ.update(given)
     made, late = None, []
-    with contextlib.suppress(stopping.Stopped), _heeding(late), threads(n_threads):
-        made = attempt(store, *task)
+    with contextlib.suppress(stopping.Stopped), _heeding(late):
+        made = _attempted(n_threads, attempt, store, *task)
     return made or _leave(bool(late))
 
 # %% ../nbs/core/09_launch.ipynb #cdfbbc2f

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'ASKED', 'Stopped', 'at_once', 'listening', 'seconds', 'interruptible', 'held', 'released', 'watching',
-           'while_held', 'in_worker', 'deaf']
+           'while_held', 'in_worker', 'deaf', 'inherited']
 
 # %% ../nbs/core/00_stopping.ipynb #cb7f3246
 import contextlib
@@ -177,3 +177,15 @@ def deaf():
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+# %% ../nbs/core/00_stopping.ipynb #4c4ef377
+@contextlib.contextmanager
+def inherited(**variables: str):
+    "Processes started inside, and this one, have these variables in their environment; afterwards it is as it was."
+    before = {k: os.environ.get(k) for k in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for k, v in before.items():
+            os.environ.pop(k, None) if v is None else os.environ.update({k: v})
