@@ -14,7 +14,13 @@ import websocket
 
 def found() -> str:
     "The browser's program: $CHROMIUM, or what is on the path; empty where there is none."
-    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "chrome")
+    names = (
+        os.environ.get("CHROMIUM", ""),
+        "chromium",
+        "chromium-browser",
+        "google-chrome",
+        "chrome",
+    )
     return next((path for name in names if name and (path := shutil.which(name))), "")
 
 
@@ -24,14 +30,22 @@ class Browser:
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         options = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-first-run"
-        options += " --disable-background-networking --disable-component-update --remote-debugging-port=0"
-        options = [*options.split(), "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={self.folder.name}"]
+        options += (
+            " --disable-background-networking --disable-component-update --remote-debugging-port=0"
+        )
+        options = [
+            *options.split(),
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={self.folder.name}",
+        ]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen([found(), *options, "about:blank"], **quiet)
         self.socket = websocket.create_connection(self._address(), timeout=60, suppress_origin=True)
         self.count, self.session, self.events = 0, None, []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         return self
@@ -57,7 +71,9 @@ class Browser:
         "The answer to a command; events that come before it are kept."
         self.count += 1
         message = {"id": self.count, "method": method, "params": parameters}
-        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
+        self.socket.send(
+            json.dumps(message | ({"sessionId": self.session} if self.session else {}))
+        )
         while True:
             answer = json.loads(self.socket.recv())
             if answer.get("id") == self.count:
@@ -78,14 +94,24 @@ class Browser:
     def size(self, width: int, height: int) -> None:
         "Make the window as large, that of a phone where it is narrow."
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
 
     def run(self, script: str):
         "The value of a script in the page."
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in answer:
-            raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", "the script failed"))
+            raise RuntimeError(
+                answer["exceptionDetails"]
+                .get("exception", {})
+                .get("description", "the script failed")
+            )
         return answer["result"].get("value")
 
     def until(self, condition: str, seconds: float = 60) -> None:
@@ -104,7 +130,9 @@ class Browser:
             if method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning", "assert"):
                 said.append(f"console: {[a.get('value', a.get('description')) for a in p['args']]}")
             elif method == "Runtime.exceptionThrown":
-                said.append(f"exception: {p['exceptionDetails'].get('exception', {}).get('description')}")
+                said.append(
+                    f"exception: {p['exceptionDetails'].get('exception', {}).get('description')}"
+                )
             elif method == "Log.entryAdded" and p["entry"]["level"] in ("error", "warning"):
                 said.append(f"log: {p['entry']['text']} {p['entry'].get('url', '')}")
             elif method == "Network.loadingFailed" and not p.get("canceled"):
@@ -113,13 +141,27 @@ class Browser:
 
     def requests(self) -> list[str]:
         "Every address that was asked for since the page was opened."
-        return [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
+        return [
+            e["params"]["request"]["url"]
+            for e in self.events
+            if e.get("method") == "Network.requestWillBeSent"
+        ]
 
     def picture(self, file: Path, top: int = 0, height: int = 0) -> Path:
         "Draw the page, or `height` pixels of it from `top`, to a PNG file."
-        shown = self.run("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
-        clip = {"x": 0, "y": top, "width": shown[0], "height": height or min(shown[1] - top, 12000), "scale": 1}
-        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
+        shown = self.run(
+            "[document.documentElement.clientWidth, document.documentElement.scrollHeight]"
+        )
+        clip = {
+            "x": 0,
+            "y": top,
+            "width": shown[0],
+            "height": height or min(shown[1] - top, 12000),
+            "scale": 1,
+        }
+        data = self.call(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip
+        )["data"]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(base64.b64decode(data))
         return file

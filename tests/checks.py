@@ -55,7 +55,9 @@ def parameters() -> list[str]:
 def readme(write: bool = False) -> list[str]:
     "README.md is what nbs/index.ipynb makes."
     for name in ("THESIS_REPRO_DATA", "THESIS_REPRO_OUTPUTS", "THESIS_REPRO_SETTINGS"):
-        os.environ.pop(name, None)  # the page shows what is in the project, not what is on this machine
+        os.environ.pop(
+            name, None
+        )  # the page shows what is in the project, not what is on this machine
     file, text = paths.root() / "README.md", notebooks.readme()
     if write:
         atomic_write(file, text)
@@ -69,7 +71,9 @@ def readme(write: bool = False) -> list[str]:
 def main() -> int:
     "Run one check."
     checks = {f.__name__: f for f in (export, clean, parameters, readme)}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("check", choices=checks)
     parser.add_argument("--write", action="store_true", help="readme: write README.md")
     given = parser.parse_args()

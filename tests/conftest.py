@@ -4,7 +4,9 @@ import pytest
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the long form of the fault tests (minutes)")
+    parser.addoption(
+        "--long", action="store_true", help="the long form of the fault tests (minutes)"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -41,17 +41,33 @@ from thesis_repro.training import Compute, Diverged, Schedule
 
 N, K = 7, 5
 RNG = np.random.default_rng(0)
-CLEAN, ATTACKED, Y = RNG.normal(size=(N, K)) * 2, RNG.normal(size=(N, K)) * 2, np.array([0, 4, 2, 2, 1, 3, 0])
+CLEAN, ATTACKED, Y = (
+    RNG.normal(size=(N, K)) * 2,
+    RNG.normal(size=(N, K)) * 2,
+    np.array([0, 4, 2, 2, 1, 3, 0]),
+)
 SOFT = RNG.dirichlet(np.ones(K), N)
-MIXES = (LabelSmoothing(), LabelSmoothing(mass=0.9), AVmixup(), InterpolatedAT(), InterpolatedAT(per="sample"))
+MIXES = (
+    LabelSmoothing(),
+    LabelSmoothing(mass=0.9),
+    AVmixup(),
+    InterpolatedAT(),
+    InterpolatedAT(per="sample"),
+)
 MIXES += (GuidedInterpolation(), TargetedMixup(PGD(steps=2, targeted=True)), Regional())
 
 
 def network(classes):
     "Small enough for a test of many steps: convolutions with batch norm on images of 8 × 8."
     torch.manual_seed(0)
-    block = lambda i, o, stride: [torch.nn.Conv2d(i, o, 3, stride, 1), torch.nn.BatchNorm2d(o), torch.nn.ReLU()]
-    return torch.nn.Sequential(*block(3, 8, 2), *block(8, 8, 1), torch.nn.Flatten(), torch.nn.Linear(128, classes))
+    block = lambda i, o, stride: [
+        torch.nn.Conv2d(i, o, 3, stride, 1),
+        torch.nn.BatchNorm2d(o),
+        torch.nn.ReLU(),
+    ]
+    return torch.nn.Sequential(
+        *block(3, 8, 2), *block(8, 8, 1), torch.nn.Flatten(), torch.nn.Linear(128, classes)
+    )
 
 
 # The formulas, sample by sample and class by class
@@ -80,7 +96,9 @@ def largest_wrong(p, y):
 
 def alp(c, a, y, strength=1.0, of="probabilities"):  # eq. 2.24
     u, v = (a, c) if of == "logits" else (softmax(a), softmax(c))
-    return cross_entropy(a, onehot(y, len(a))) + strength * sum((s - t) ** 2 for s, t in zip(u, v, strict=True))
+    return cross_entropy(a, onehot(y, len(a))) + strength * sum(
+        (s - t) ** 2 for s, t in zip(u, v, strict=True)
+    )
 
 
 def trades(c, a, y, beta=6.0):  # eq. 2.25
@@ -90,7 +108,11 @@ def trades(c, a, y, beta=6.0):  # eq. 2.25
 def mart(c, a, y, beta=6.0, bce="adversarial", factor=None):  # eq. 2.26
     b = softmax(a if bce == "adversarial" else c)
     factor = 1 - softmax(c)[y] if factor is None else factor
-    return -math.log(b[y]) - math.log(1 - largest_wrong(b, y)) + beta * kl(softmax(c), softmax(a)) * factor
+    return (
+        -math.log(b[y])
+        - math.log(1 - largest_wrong(b, y))
+        + beta * kl(softmax(c), softmax(a)) * factor
+    )
 
 
 def margin(p, y):  # eq. 2.37
@@ -135,14 +157,20 @@ LABELS = torch.tensor(Y)
 @pytest.mark.parametrize(
     ("ours", "reference"),
     [
-        (lambda c, a: module.alp_loss(a, c, t64(np.eye(K)[Y]), 0.7), lambda c, a, y: alp(c, a, y, 0.7)),
+        (
+            lambda c, a: module.alp_loss(a, c, t64(np.eye(K)[Y]), 0.7),
+            lambda c, a, y: alp(c, a, y, 0.7),
+        ),
         (
             lambda c, a: module.alp_loss(a, c, t64(np.eye(K)[Y]), 0.7, "logits"),
             lambda c, a, y: alp(c, a, y, 0.7, "logits"),
         ),
         (lambda c, a: module.trades_loss(c, a, LABELS, 2.5), lambda c, a, y: trades(c, a, y, 2.5)),
         (lambda c, a: module.mart_loss(c, a, LABELS, 2.5), lambda c, a, y: mart(c, a, y, 2.5)),
-        (lambda c, a: module.mart_loss(c, a, LABELS, 2.5, "clean"), lambda c, a, y: mart(c, a, y, 2.5, "clean")),
+        (
+            lambda c, a: module.mart_loss(c, a, LABELS, 2.5, "clean"),
+            lambda c, a, y: mart(c, a, y, 2.5, "clean"),
+        ),
         (lambda c, a: module.divergence(c, a), lambda c, a, y: kl(softmax(c), softmax(a))),
         (lambda c, a: module.boosted_cross_entropy(a, LABELS), lambda c, a, y: mart(c, a, y, 0.0)),
     ],
@@ -158,19 +186,29 @@ def test_losses_and_their_gradients(ours, reference):
     of = lambda u, v: sum(ct[i] * reference(u[i], v[i], Y[i]) for i in range(N))
     zero = torch.zeros(N, K)
     np.testing.assert_allclose(
-        zero if gc is None else gc, differences(lambda u: of(u, ATTACKED), CLEAN), rtol=1e-5, atol=1e-7
+        zero if gc is None else gc,
+        differences(lambda u: of(u, ATTACKED), CLEAN),
+        rtol=1e-5,
+        atol=1e-7,
     )
     np.testing.assert_allclose(
-        zero if ga is None else ga, differences(lambda v: of(CLEAN, v), ATTACKED), rtol=1e-5, atol=1e-7
+        zero if ga is None else ga,
+        differences(lambda v: of(CLEAN, v), ATTACKED),
+        rtol=1e-5,
+        atol=1e-7,
     )
 
 
 def test_cross_entropy_of_soft_labels():
     z = t64(ATTACKED, grad=True)
     losses = module.cross_entropy(z, t64(SOFT))
-    np.testing.assert_allclose(losses.detach(), [cross_entropy(ATTACKED[i], SOFT[i]) for i in range(N)], rtol=1e-10)
+    np.testing.assert_allclose(
+        losses.detach(), [cross_entropy(ATTACKED[i], SOFT[i]) for i in range(N)], rtol=1e-10
+    )
     losses.sum().backward()
-    np.testing.assert_allclose(z.grad, np.array([softmax(r) for r in ATTACKED]) - SOFT, rtol=1e-10)  # p − t
+    np.testing.assert_allclose(
+        z.grad, np.array([softmax(r) for r in ATTACKED]) - SOFT, rtol=1e-10
+    )  # p − t
 
 
 def test_marts_factor_is_a_constant_where_asked():
@@ -213,7 +251,9 @@ def test_margin():
 def test_gairat(lam):
     ours = module.gairat_weight(torch.arange(11), 10, lam)
     np.testing.assert_allclose(ours, [gairat(k, 10, lam) for k in range(11)], rtol=1e-5, atol=1e-7)
-    assert module.gairat_weight(torch.arange(11), 10, 1e9).tolist() == [1.0] * 11  # λ = ∞: ordinary training
+    assert (
+        module.gairat_weight(torch.arange(11), 10, 1e9).tolist() == [1.0] * 11
+    )  # λ = ∞: ordinary training
 
 
 def test_weights_grow_towards_and_beyond_the_boundary():
@@ -224,7 +264,10 @@ def test_weights_grow_towards_and_beyond_the_boundary():
         w = weight.of(p, y)
         assert (w.diff() > 0).all()
     assert (module.gairat_weight(torch.arange(11).flip(0), 10).double().diff() >= 0).all()
-    assert module.gairat_weight(torch.tensor(0), 10) > 0.99 and module.gairat_weight(torch.tensor(10), 10) < 0.01
+    assert (
+        module.gairat_weight(torch.tensor(0), 10) > 0.99
+        and module.gairat_weight(torch.tensor(10), 10) < 0.01
+    )
     e = Ewat().of(p, y)
     assert (
         e.argmax() == 10 and (e[:11].diff() > 0).all() and e[0] == 0
@@ -235,7 +278,9 @@ def test_weights_grow_towards_and_beyond_the_boundary():
 @pytest.mark.parametrize("how", ["mean", "none", "three"])
 def test_normalised(how):
     w = t64(RNG.random(N) * 3)
-    expected = {"mean": w.numpy() * N / w.numpy().sum(), "none": w.numpy(), "three": 3 * w.numpy()}[how]
+    expected = {"mean": w.numpy() * N / w.numpy().sum(), "none": w.numpy(), "three": 3 * w.numpy()}[
+        how
+    ]
     np.testing.assert_allclose(module.normalised(w, how), expected, rtol=1e-12)
     if how == "mean":
         assert module.normalised(torch.zeros(4)).tolist() == [1, 1, 1, 1]  # nothing to go by
@@ -247,11 +292,16 @@ class Logits(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.clean, self.attacked = torch.nn.Parameter(t64(CLEAN)), torch.nn.Parameter(t64(ATTACKED))
+        self.clean, self.attacked = (
+            torch.nn.Parameter(t64(CLEAN)),
+            torch.nn.Parameter(t64(ATTACKED)),
+        )
 
     def forward(self, x):
         i = x.flatten(1)[:, 0].round().long()
-        return torch.where((i >= 0)[:, None], self.clean[i.clamp(min=0)], self.attacked[(i + N).clamp(0, N - 1)])
+        return torch.where(
+            (i >= 0)[:, None], self.clean[i.clamp(min=0)], self.attacked[(i + N).clamp(0, N - 1)]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +330,9 @@ def test_kappa_counts_up_to_the_first_fall():
 def test_kappa_of_pgd_against_a_loop():
     net = network(4)
     x, y, shown = torch.rand(16, 3, 8, 8), torch.arange(16) % 4, []
-    PGD(steps=5)(net.eval(), x, y, Draws(3), lambda step, z, logits: shown.append((step, z.clone())))
+    PGD(steps=5)(
+        net.eval(), x, y, Draws(3), lambda step, z, logits: shown.append((step, z.clone()))
+    )
     e = attacked(PGD(steps=5), Examples(net, x, y, Draws(3)))
     assert [step for step, _ in shown] == list(range(5)) and torch.equal(e.halfway, shown[2][1])
     kappa = [5] * 16
@@ -316,7 +368,9 @@ def test_weighted_training_and_its_gradient(weight, detach, normalise):
 
     rtol = 1e-5 if isinstance(weight, Gairat) else 1e-9  # κ is a float32 matter
     assert loss.item() == pytest.approx(objective(ATTACKED), rel=rtol)
-    np.testing.assert_allclose(net.attacked.grad, differences(objective, ATTACKED), rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        net.attacked.grad, differences(objective, ATTACKED), rtol=2e-5, atol=1e-7
+    )
     assert net.clean.grad is None or not net.clean.grad.any()
 
 
@@ -326,7 +380,9 @@ def test_weighted_training_and_its_gradient(weight, detach, normalise):
         (CrossEntropy(), lambda c, a, y: cross_entropy(a, onehot(y, K))),  # eq. 2.22
         (
             Both(0.3),
-            lambda c, a, y: 0.3 * cross_entropy(c, onehot(y, K)) + 0.7 * cross_entropy(a, onehot(y, K)),
+            lambda c, a, y: (
+                0.3 * cross_entropy(c, onehot(y, K)) + 0.7 * cross_entropy(a, onehot(y, K))
+            ),
         ),
         (ALP(0.7), lambda c, a, y: alp(c, a, y, 0.7)),
         (ALP(0.7, of="logits"), lambda c, a, y: alp(c, a, y, 0.7, "logits")),
@@ -344,7 +400,10 @@ def test_compositions(loss, reference):
     mean.backward()
     of = lambda c, a: sum(reference(c[i], a[i], Y[i]) for i in range(N)) / N
     assert mean.item() == pytest.approx(of(CLEAN, ATTACKED), rel=1e-9)
-    of_clean, of_attacked = differences(lambda c: of(c, ATTACKED), CLEAN), differences(lambda a: of(CLEAN, a), ATTACKED)
+    of_clean, of_attacked = (
+        differences(lambda c: of(c, ATTACKED), CLEAN),
+        differences(lambda a: of(CLEAN, a), ATTACKED),
+    )
     grad = lambda p: torch.zeros(N, K) if p.grad is None else p.grad
     np.testing.assert_allclose(grad(net.clean), of_clean, rtol=2e-5, atol=1e-8)
     np.testing.assert_allclose(grad(net.attacked), of_attacked, rtol=2e-5, atol=1e-8)
@@ -380,7 +439,10 @@ def test_weights_and_losses_share_one_pass():
             return super().forward(x)
 
     counts = {}
-    for name, method in {"PGD": Adversarial(Minus()), "MAIL": Adversarial(Minus(), weight=Mail())}.items():
+    for name, method in {
+        "PGD": Adversarial(Minus()),
+        "MAIL": Adversarial(Minus(), weight=Mail()),
+    }.items():
         net = Counting()
         method(net, NUMBERS, LABELS, Draws(0))
         counts[name] = net.calls
@@ -428,7 +490,9 @@ def test_costs():
     assert passes(Adversarial(PGD(loss="kl", start="normal"), loss=Trades())) == 27
     assert passes(Adversarial(mix=AVmixup(), weight=Gairat())) == 23
     assert passes(Adversarial(weight=After(0.5, Mail()))) == 23
-    assert passes(Adversarial(None, mix=TargetedMixup())) == 24  # one more, of a single image, to count the classes
+    assert (
+        passes(Adversarial(None, mix=TargetedMixup())) == 24
+    )  # one more, of a single image, to count the classes
 
 
 # Mixes
@@ -462,7 +526,9 @@ def coded(attack, draws=Draws(0, 0, 5)):
 @pytest.mark.parametrize("mix", MIXES, ids=str)
 def test_labels_are_distributions(mix):
     net = network(6).eval()
-    e = attacked(PGD(steps=2), Examples(net, torch.rand(32, 3, 8, 8), torch.arange(32) % 6, Draws(1)))
+    e = attacked(
+        PGD(steps=2), Examples(net, torch.rand(32, 3, 8, 8), torch.arange(32) % 6, Draws(1))
+    )
     inputs, target = mix(e)
     assert inputs.shape == e.x.shape and target.shape == (32, 6) and not inputs.requires_grad
     assert inputs.min() >= 0 and inputs.max() <= 1 and target.min() >= 0
@@ -474,7 +540,13 @@ def test_labels_are_distributions(mix):
 
 
 @pytest.mark.parametrize(
-    "mix", [InterpolatedAT(), InterpolatedAT(per="sample"), GuidedInterpolation(), GuidedInterpolation(0.2)]
+    "mix",
+    [
+        InterpolatedAT(),
+        InterpolatedAT(per="sample"),
+        GuidedInterpolation(),
+        GuidedInterpolation(0.2),
+    ],
 )
 def test_images_and_labels_are_mixed_alike(mix):
     "Where the image is the code of its label, the mixture is the code of the mixed label: same partner, same λ, same side."
@@ -494,11 +566,15 @@ def test_the_mixture_is_what_is_learned(loss):
     "The loss and the weights look at the mix's images and labels, TRADES at the clean images beside them."
     e = coded(Still())
     e.inputs, e.target = InterpolatedAT()(e)
-    mean = Adversarial(Still(), mix=InterpolatedAT(), loss=loss, weight=Wmmr())(Coded(), e.x, LABELS, e.draws)
+    mean = Adversarial(Still(), mix=InterpolatedAT(), loss=loss, weight=Wmmr())(
+        Coded(), e.x, LABELS, e.draws
+    )
     assert mean.item() == pytest.approx((loss(e) * Wmmr()(e)).mean().item())
     z, clean = e.inputs.flatten(1), e.x.flatten(1)
     expected = (
-        module.cross_entropy(z, e.target) if loss == CrossEntropy() else module.trades_loss(clean, z, LABELS, 2.0)
+        module.cross_entropy(z, e.target)
+        if loss == CrossEntropy()
+        else module.trades_loss(clean, z, LABELS, 2.0)
     )
     margins = torch.tensor([margin(softmax(z[i].tolist()), Y[i]) for i in range(N)])
     w = torch.exp(2 * margins)
@@ -533,7 +609,9 @@ def test_label_smoothing():
     assert len(set(drawn)) == N  # one for each sample
     many = dataclasses.replace(e, y=torch.zeros(4000, dtype=torch.long))
     assert module.ratios(many, "a").mean().item() == pytest.approx(0.5, abs=0.02)
-    assert module.ratios(many, "a").var().item() == pytest.approx(1 / 12, abs=0.01)  # Beta(1, 1) is uniform
+    assert module.ratios(many, "a").var().item() == pytest.approx(
+        1 / 12, abs=0.01
+    )  # Beta(1, 1) is uniform
     assert module.ratios(many, "a", 2.0).var().item() == pytest.approx(1 / 20, abs=0.01)
 
 
@@ -545,10 +623,14 @@ def test_avmixup_against_loops(how):
     lam = e.draws.numpy("avmixup").beta(1, 1, N)
     for i in range(N):
         vertex = np.clip(x[i].numpy() + how.gamma * (adversarial[i] - x[i]).numpy(), 0, 1)
-        np.testing.assert_allclose(inputs[i], lam[i] * x[i].numpy() + (1 - lam[i]) * vertex, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            inputs[i], lam[i] * x[i].numpy() + (1 - lam[i]) * vertex, rtol=1e-5, atol=1e-6
+        )
         for k in range(K):
             near, far = (v if k == Y[i] else (1 - v) / (K - 1) for v in (how.lambda1, how.lambda2))
-            assert target[i, k].item() == pytest.approx(lam[i] * near + (1 - lam[i]) * far, abs=1e-6)
+            assert target[i, k].item() == pytest.approx(
+                lam[i] * near + (1 - lam[i]) * far, abs=1e-6
+            )
     if how.gamma == 2:
         beyond = (inputs - x).abs() > (adversarial - x).abs() + 1e-6
         assert beyond.any()  # the vertex is outside of the attack's reach
@@ -585,7 +667,9 @@ def test_regional_is_inside_its_triangle():
     c = b[:, 1] / 0.2  # coordinates in the triangle: of the end, of halfway, of the image
     a = b[:, 0] / 0.1 - c
     assert (torch.stack([a, c, 1 - a - c]) > -1e-5).all() and b[:, 2].abs().max() < 1e-6
-    assert torch.stack([a, c, 1 - a - c]).mean(1).tolist() == pytest.approx([1 / 3] * 3, abs=0.03)  # uniform
+    assert torch.stack([a, c, 1 - a - c]).mean(1).tolist() == pytest.approx(
+        [1 / 3] * 3, abs=0.03
+    )  # uniform
     away = b.norm(dim=1) / math.hypot(0.1, 0.2)
     torch.testing.assert_close(target[:, 0].double(), 0.9 + (0.5 - 0.9) * away, atol=1e-5, rtol=0)
 
@@ -610,7 +694,9 @@ def test_a_targeted_attack_aims_at_a_wrong_class():
 
 @pytest.fixture(scope="module")
 def digits():
-    return dataclasses.replace(data.load("faint10", train_size=60, test_size=40, held_out=40), crop=0)
+    return dataclasses.replace(
+        data.load("faint10", train_size=60, test_size=40, held_out=40), crop=0
+    )
 
 
 def begin(digits, method, epochs=1, folder=None, **compute):
@@ -622,7 +708,9 @@ def begin(digits, method, epochs=1, folder=None, **compute):
 QUICK = PGD(steps=2, step=6 / 255)
 WHOLE = {
     "Goodfellow": Adversarial(FGSM(), loss=Both(), selection=QUICK),
-    "IAT": Adversarial(QUICK, mix=InterpolatedAT(), loss=Both(mix=InterpolatedAT()), selection=None),
+    "IAT": Adversarial(
+        QUICK, mix=InterpolatedAT(), loss=Both(mix=InterpolatedAT()), selection=None
+    ),
     "M-TLAT": Adversarial(None, mix=TargetedMixup(PGD(steps=2, targeted=True)), selection=None),
     "RAT": Adversarial(QUICK, mix=Regional(), selection=None),
     "TRADES on AVmixup": Adversarial(QUICK, mix=AVmixup(), loss=Trades(), selection=None),
@@ -647,13 +735,18 @@ def test_bf16_losses_are_float32(digits):
             loss = method(net, x, y, Draws(0))
             assert loss.dtype == torch.float32 and loss.isfinite()
         e = Examples(net, x, y, Draws(0), inputs=x)
-        assert net(x).dtype == torch.bfloat16 and e.logits.dtype == e.clean_logits.dtype == torch.float32
+        assert (
+            net(x).dtype == torch.bfloat16
+            and e.logits.dtype == e.clean_logits.dtype == torch.float32
+        )
 
 
 def test_the_best_epoch_is_the_most_robust_one(digits):
     t = training.train(begin(digits, Adversarial(QUICK, selection=QUICK), epochs=3))
     robust = [row["held-out robust accuracy"] for row in t.at.history]
-    assert t.at.best["accuracy"] == max(robust) and t.at.best["epoch"] == robust.index(max(robust)) + 1
+    assert (
+        t.at.best["accuracy"] == max(robust) and t.at.best["epoch"] == robust.index(max(robust)) + 1
+    )
     judged = Adversarial(selection=QUICK).judge(t.model, digits.x_val, digits.y_val)
     assert (
         judged["robust accuracy"]
@@ -675,7 +768,11 @@ def test_perturbed_weights_are_asked_anew():
 
     loss = Adversarial(Minus(), perturb=perturb)(net, NUMBERS, LABELS, Draws(0))
     expected = Adversarial(Minus())(other, NUMBERS, LABELS, Draws(0))
-    assert loss.item() == expected.item() != Adversarial(Minus())(net, NUMBERS, LABELS, Draws(0)).item()
+    assert (
+        loss.item()
+        == expected.item()
+        != Adversarial(Minus())(net, NUMBERS, LABELS, Draws(0)).item()
+    )
 
 
 def test_a_weight_of_ones_own_is_one_cell(digits):
@@ -710,7 +807,12 @@ class Breaking:
 @pytest.mark.parametrize("seconds", [0.0, 1e9])
 def test_a_loss_that_is_not_a_number(digits, tmp_path, seconds):
     "The run stops and names the step; the last good checkpoint stays, and the run goes on from there."
-    t = begin(digits, Adversarial(QUICK, loss=Breaking(), selection=None), folder=tmp_path, checkpoint_seconds=seconds)
+    t = begin(
+        digits,
+        Adversarial(QUICK, loss=Breaking(), selection=None),
+        folder=tmp_path,
+        checkpoint_seconds=seconds,
+    )
     with pytest.raises(Diverged, match=r"epoch 0, step [34]: |at epoch 0, step 3"):
         training.train(t)
     if seconds:
@@ -732,11 +834,20 @@ def test_weights_that_are_not_numbers(digits, tmp_path):
                 next(p for p in e.model.parameters() if p.dim() > 1).data.fill_(math.nan)
             return losses
 
-    t = begin(digits, Adversarial(QUICK, loss=Wrecking(), selection=None), folder=tmp_path, checkpoint_seconds=0.0)
+    t = begin(
+        digits,
+        Adversarial(QUICK, loss=Wrecking(), selection=None),
+        folder=tmp_path,
+        checkpoint_seconds=0.0,
+    )
     with pytest.raises(Diverged, match=r"the weights are not numbers after epoch 0, step 2"):
         training.train(t)
     files = [f for f in tmp_path.iterdir() if f.name.startswith("checkpoint.ckpt")]
-    good = [s for s in map(training.read_checkpoint, files) if all(v.isfinite().all() for v in s["model"].values())]
+    good = [
+        s
+        for s in map(training.read_checkpoint, files)
+        if all(v.isfinite().all() for v in s["model"].values())
+    ]
     assert sorted(s["at"]["step"] for s in good) == [1, 2] and len(good) == len(
         files
     )  # nothing after the network broke
@@ -755,7 +866,11 @@ def test_a_broken_network_is_named_by_the_attack_and_the_judge(digits):
 
 
 @pytest.mark.parametrize(
-    "method", [*WHOLE.values(), *(Adversarial(mix=m, weight=w) for m in MIXES for w in (Mail(3.0), Gairat()))]
+    "method",
+    [
+        *WHOLE.values(),
+        *(Adversarial(mix=m, weight=w) for m in MIXES for w in (Mail(3.0), Gairat())),
+    ],
 )
 def test_a_method_can_be_written_down(method):
     assert from_specification(json.loads(json.dumps(specification(method)))) == method
@@ -798,9 +913,24 @@ def test_a_method_can_be_written_down(method):
         (lambda: module.normalised(torch.ones(2), "sum"), "normalise = sum"),
         (lambda: Gairat()(coded(None)), "Gairat: needs an attack that shows its steps"),
         (lambda: Regional()(coded(None)), "Regional: needs an attack that shows its steps"),
-        (lambda: Adversarial(QUICK)(Coded(), torch.rand(2, 1, 2, 2), torch.tensor([0, 4]), Draws(0)), "labels"),
-        (lambda: Adversarial(QUICK)(Coded(), torch.rand(2, 1, 2, 2), torch.tensor([-1, 0]), Draws(0)), "labels"),
-        (lambda: Adversarial(None)(Coded(), torch.rand(2, 1, 2, 2), torch.tensor([0, 4]), Draws(0)), "labels"),
+        (
+            lambda: Adversarial(QUICK)(
+                Coded(), torch.rand(2, 1, 2, 2), torch.tensor([0, 4]), Draws(0)
+            ),
+            "labels",
+        ),
+        (
+            lambda: Adversarial(QUICK)(
+                Coded(), torch.rand(2, 1, 2, 2), torch.tensor([-1, 0]), Draws(0)
+            ),
+            "labels",
+        ),
+        (
+            lambda: Adversarial(None)(
+                Coded(), torch.rand(2, 1, 2, 2), torch.tensor([0, 4]), Draws(0)
+            ),
+            "labels",
+        ),
     ],
 )
 def test_bad_input(make, says):

@@ -11,7 +11,15 @@ import torch
 import torch.nn as nn
 
 from thesis_repro import aip, data, mixup, models, training
-from thesis_repro.aip import AdaMixup, AsDescribed, Golden, LogitCurve, MetaMixup, Parabolic, Ternary
+from thesis_repro.aip import (
+    AdaMixup,
+    AsDescribed,
+    Golden,
+    LogitCurve,
+    MetaMixup,
+    Parabolic,
+    Ternary,
+)
 from thesis_repro.data import Draws, pixels
 from thesis_repro.mixup import Beta, Fixed, Mixup, Pairs, mix, mixed_loss
 from thesis_repro.settings import BadInput
@@ -121,7 +129,9 @@ def reference_ternary(loss_of, rounds, zeta):
 def test_cross_entropy_is_eq_7_1():
     z, y = rng().normal(size=(9, 7)) * 3, rng(1).integers(0, 7, 9)
     ours = mixup.Plain("ce")(lambda x: x, tensor(z).float(), tensor(y), Draws(0))
-    np.testing.assert_allclose(ours, np.mean([ce(a, b) for a, b in zip(z, y, strict=True)]), rtol=1e-6)
+    np.testing.assert_allclose(
+        ours, np.mean([ce(a, b) for a, b in zip(z, y, strict=True)]), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 5), (4, 10)])
@@ -134,8 +144,15 @@ def test_mixing_is_eq_7_2_and_7_3(shape):
 @pytest.mark.parametrize("kind,one", [("ce", ce), ("bce", bce)])
 def test_mixed_loss_is_eq_7_4(kind, one):
     g = rng(3)
-    z, y, y2, lam = g.normal(size=(20, 6)) * 2, g.integers(0, 6, 20), g.integers(0, 6, 20), g.random(20)
-    expected = [m * one(a, b) + (1 - m) * one(a, c) for a, b, c, m in zip(z, y, y2, lam, strict=True)]
+    z, y, y2, lam = (
+        g.normal(size=(20, 6)) * 2,
+        g.integers(0, 6, 20),
+        g.integers(0, 6, 20),
+        g.random(20),
+    )
+    expected = [
+        m * one(a, b) + (1 - m) * one(a, c) for a, b, c, m in zip(z, y, y2, lam, strict=True)
+    ]
     ours = mixed_loss(tensor(z).float(), tensor(y), tensor(y2), tensor(lam).float(), kind)
     np.testing.assert_allclose(ours, expected, rtol=2e-6)
 
@@ -147,7 +164,9 @@ def test_worst_case_is_the_inner_maximum_of_eq_7_5(kind):
     grid = np.linspace(0, 1, 101)
     table = np.array([[loss_of(i, v) for v in grid] for i in range(40)])
     np.testing.assert_allclose(loss, table.max(1), rtol=1e-5)
-    np.testing.assert_allclose(loss, [loss_of(i, v) for i, v in enumerate(lam.double().numpy())], rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, [loss_of(i, v) for i, v in enumerate(lam.double().numpy())], rtol=1e-5
+    )
 
 
 def test_training_minimises_the_inner_maximum_eq_7_5():
@@ -187,7 +206,10 @@ def test_bounds_are_eq_7_12_with_clipping():
     g = rng(4)
     lower, upper = -g.random(60), 1 + g.random(60)
     c1, c2 = (2 * lower + upper) / 3, (lower + 2 * upper) / 3
-    loss1, loss2 = g.integers(0, 3, 60).astype(float), g.integers(0, 3, 60).astype(float)  # with ties
+    loss1, loss2 = (
+        g.integers(0, 3, 60).astype(float),
+        g.integers(0, 3, 60).astype(float),
+    )  # with ties
     ours = aip.update_bounds(*map(tensor, (lower, upper, c1, c2, loss1, loss2)))
     for i in range(60):
         u = c2[i] if loss1[i] >= loss2[i] else upper[i]
@@ -197,7 +219,9 @@ def test_bounds_are_eq_7_12_with_clipping():
 
 def test_the_answer_is_the_midpoint_of_eq_7_13():
     lower, upper = rng().random(9), 1 + rng(1).random(9)
-    np.testing.assert_allclose(aip.midpoint(tensor(lower), tensor(upper)), (upper + lower) / 2, rtol=1e-12)
+    np.testing.assert_allclose(
+        aip.midpoint(tensor(lower), tensor(upper)), (upper + lower) / 2, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("zeta", [0.0, 0.5, 1.0, 2.0])
@@ -205,9 +229,15 @@ def test_the_answer_is_the_midpoint_of_eq_7_13():
 @pytest.mark.parametrize("every_round", [False, True])
 def test_ternary_search_is_algorithm_3(rounds, zeta, every_round):
     top = rng(6).random(200) * 1.6 - 0.3  # some beyond the ends
-    top = top[np.abs(np.modf(top * 3**8)[0] - 0.5) > 0.01]  # float32 and float64 must not differ on a near tie
+    top = top[
+        np.abs(np.modf(top * 3**8)[0] - 0.5) > 0.01
+    ]  # float32 and float64 must not differ on a near tie
     ours = aip.ternary_search(
-        lambda lam: -((lam - tensor(top).float()) ** 2), len(top), rounds, zeta, every_round=every_round
+        lambda lam: -((lam - tensor(top).float()) ** 2),
+        len(top),
+        rounds,
+        zeta,
+        every_round=every_round,
     )
     expected = [reference_ternary(lambda v, t=t: -((v - t) ** 2), rounds, zeta) for t in top]
     assert (np.abs(ours.numpy() - expected) < 1e-5).mean() > 0.99
@@ -219,7 +249,8 @@ def test_algorithm_3_on_a_network(kind):
     expected = [reference_ternary(lambda v, i=i: loss_of(i, v), 8, 1.0) for i in range(40)]
     close = np.abs(Ternary(8)(pairs, Draws(0)).numpy() - expected) < 1e-4
     reached = [
-        [loss_of(i, v) for i, v in enumerate(lam)] for lam in (Ternary(8)(pairs, Draws(0)).double().numpy(), expected)
+        [loss_of(i, v) for i, v in enumerate(lam)]
+        for lam in (Ternary(8)(pairs, Draws(0)).double().numpy(), expected)
     ]
     assert close.mean() > 0.9  # elsewhere two candidates tie in float32
     np.testing.assert_allclose(reached[0], reached[1], rtol=1e-4)
@@ -257,7 +288,9 @@ def test_lagrange_weights_reproduce_polynomials(passes):
     coefficients = rng(passes).normal(size=passes + 1)
     values = np.polyval(coefficients, nodes.numpy())
     np.testing.assert_allclose(
-        aip.lagrange_weights(nodes, at) @ tensor(values), np.polyval(coefficients, at.numpy()), atol=1e-9
+        aip.lagrange_weights(nodes, at) @ tensor(values),
+        np.polyval(coefficients, at.numpy()),
+        atol=1e-9,
     )
 
 
@@ -275,7 +308,9 @@ def test_interleaved_logits_are_the_logits_at_their_ratios(net, batch):
     pairs = aip.pairs_at(net, *batch, layer=2, statistics="frozen")
     ratios, logits = aip.interleaved_logits(pairs, 3)
     for ratio, ours in zip(ratios, logits, strict=True):
-        torch.testing.assert_close(ours, aip.logits_at(pairs, ratio.expand(128)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            ours, aip.logits_at(pairs, ratio.expand(128)), rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
@@ -288,7 +323,9 @@ def test_a_search_is_a_guest(net, batch, search):
     lam = search(pairs, Draws(0))
     assert lam.shape == (128,) and lam.dtype == torch.float32 and not lam.requires_grad
     assert 0 <= lam.min() and lam.max() <= 1
-    assert flags() == before[1] and all(torch.equal(v, before[0][k]) for k, v in net.state_dict().items())
+    assert flags() == before[1] and all(
+        torch.equal(v, before[0][k]) for k, v in net.state_dict().items()
+    )
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -311,11 +348,16 @@ def test_as_described_passes_the_whole_network_sixteen_times(net, batch):
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_ternary_gives_what_the_description_gives(net, batch, layer):
     x, y = batch
-    described, ours = replace(AsDescribed(8), layers=(layer,)), replace(aip.aip(rounds=8), layers=(layer,))
+    described, ours = (
+        replace(AsDescribed(8), layers=(layer,)),
+        replace(aip.aip(rounds=8), layers=(layer,)),
+    )
     pairs = aip.pairs_at(net, x, y, layer, loss="bce")
     close = (described.search(pairs, x) - Ternary(8)(pairs, Draws(0))).abs() < 1e-5
     assert close.float().mean() > 0.98  # a float tie may go either way
-    torch.testing.assert_close(described(net, x, y, Draws(3)), ours(net, x, y, Draws(3)), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        described(net, x, y, Draws(3)), ours(net, x, y, Draws(3)), rtol=1e-4, atol=0
+    )
 
 
 def test_pairs_do_not_see_each_other_under_frozen_statistics(net, batch):
@@ -345,7 +387,8 @@ def test_unimodal_against_a_plain_loop():
 
     def one_top(curve, dip):
         return not any(
-            curve[j] < min(curve[:j].max(), curve[j + 1 :].max()) - dip * curve.max() for j in range(1, len(curve) - 1)
+            curve[j] < min(curve[:j].max(), curve[j + 1 :].max()) - dip * curve.max()
+            for j in range(1, len(curve) - 1)
         )
 
     for dip in (0.0, 0.01, 0.2):
@@ -362,7 +405,9 @@ def test_search_quality_against_plain_sums(net, batch):
     assert row.n == real.sum() and row.mean_loss_share == pytest.approx(
         (reached[real].sum() / best[real].sum()).item(), rel=1e-5
     )
-    assert row.within_1_percent == pytest.approx((reached >= 0.99 * best)[real].float().mean().item())
+    assert row.within_1_percent == pytest.approx(
+        (reached >= 0.99 * best)[real].float().mean().item()
+    )
 
 
 # AIP as a training method
@@ -421,21 +466,35 @@ def test_expected_cost_against_the_published_time():
 def test_a_timed_call_is_four_whole_steps_of_all_layers():
     calls = aip.step_callables(width=0.125, batch=8, size=16)
     assert list(calls) == ["mixup", "Manifold mixup", "AIP as described", "AIP ternary", "AIP fast"]
-    layers = {name: [layer for m in methods for layer in m.layers] for name, methods in aip.timed_methods().items()}
+    layers = {
+        name: [layer for m in methods for layer in m.layers]
+        for name, methods in aip.timed_methods().items()
+    }
     assert layers.pop("mixup") == [0] * 4 and all(v == [0, 1, 2, 3] for v in layers.values())
     seconds = aip.speed(width=0.125, batch=8, repeats=2, only=("mixup", "AIP fast"), size=16)
-    assert list(seconds.columns) == ["mixup", "AIP fast"] and len(seconds) == 2 and (seconds > 0).all(axis=None)
+    assert (
+        list(seconds.columns) == ["mixup", "AIP fast"]
+        and len(seconds) == 2
+        and (seconds > 0).all(axis=None)
+    )
 
 
 def test_stages_are_one_training(digits):
     weights = {
-        e: training.copy_weights(n) for e, n in aip.stages(digits, Mixup(), (0, 1, 2), 0.125, 256, compute=QUIET)
+        e: training.copy_weights(n)
+        for e, n in aip.stages(digits, Mixup(), (0, 1, 2), 0.125, 256, compute=QUIET)
     }
     net = models.build("preactresnet18", 10, 0.125, 3, digits.mean, digits.std)
-    whole = training.start(net, Mixup(), digits, Schedule(epochs=2, batch_size=256, decay=()), compute=QUIET)
+    whole = training.start(
+        net, Mixup(), digits, Schedule(epochs=2, batch_size=256, decay=()), compute=QUIET
+    )
     assert all(torch.equal(v, weights[0][k]) for k, v in net.state_dict().items())
-    assert all(torch.equal(v, weights[2][k]) for k, v in training.train(whole).model.state_dict().items())
-    assert not torch.equal(weights[1]["stages.3.1.conv1.weight"], weights[2]["stages.3.1.conv1.weight"])
+    assert all(
+        torch.equal(v, weights[2][k]) for k, v in training.train(whole).model.state_dict().items()
+    )
+    assert not torch.equal(
+        weights[1]["stages.3.1.conv1.weight"], weights[2]["stages.3.1.conv1.weight"]
+    )
 
 
 # MetaMixup and AdaMixup: who learns from what
@@ -523,7 +582,9 @@ def test_adamixup_is_the_sum_of_three_losses(net, batch, digits):
     total.backward()
     partner = tensor(Draws(0).numpy("partner").permutation(32))
     with torch.no_grad():
-        lower, width, _ = companion["policy"](torch.cat([x, x[partner]], 1)).softmax(1).double().unbind(1)
+        lower, width, _ = (
+            companion["policy"](torch.cat([x, x[partner]], 1)).softmax(1).double().unbind(1)
+        )
         lam = (lower + width * tensor(Draws(0).numpy("ratio").random(32))).float()
         mixed = mix(x, x[partner], lam)
         real = -net(x).log_softmax(1).gather(1, y[:, None]).mean()
@@ -536,10 +597,13 @@ def test_adamixup_is_the_sum_of_three_losses(net, batch, digits):
 
 
 def test_the_mixing_region_stays_inside():
-    lam = aip.mixing_region(torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 5, torch.rand(1000))
+    lam = aip.mixing_region(
+        torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 5, torch.rand(1000)
+    )
     assert 0 <= lam.min() and lam.max() <= 1
     torch.testing.assert_close(
-        aip.mixing_region(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([0.25])), torch.tensor([1 / 3 + 1 / 12])
+        aip.mixing_region(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([0.25])),
+        torch.tensor([1 / 3 + 1 / 12]),
     )
 
 
@@ -548,7 +612,9 @@ def test_the_mixing_region_stays_inside():
 def test_the_second_networks_are_trained_with_the_first(method, bf16, digits):
     few = data.load("digits10", train_size=96, test_size=20, held_out=20)
     net = models.build("preactresnet18", 10, 0.125, 3, few.mean, few.std)
-    run = training.start(net, method, few, Schedule(epochs=2, batch_size=32), compute=replace(QUIET, bf16=bf16))
+    run = training.start(
+        net, method, few, Schedule(epochs=2, batch_size=32), compute=replace(QUIET, bf16=bf16)
+    )
     before = {k: p.detach().clone() for k, p in run.companion.named_parameters()}
     training.train(run)
     assert all(np.isfinite(row["loss"]) for row in run.at.history)
@@ -563,7 +629,9 @@ def test_the_trace_is_the_search(net, batch):
     pairs = aip.pairs_at(net, *batch, layer=2)
     trace = aip.search_trace(pairs, which=(3, 5), rounds=6, points=11)
     answers = trace[trace.kind == "answer"].set_index("pair").lam
-    assert answers.to_numpy() == pytest.approx(Ternary(6)(pairs, Draws(0))[[3, 5]].numpy(), abs=1e-6)
+    assert answers.to_numpy() == pytest.approx(
+        Ternary(6)(pairs, Draws(0))[[3, 5]].numpy(), abs=1e-6
+    )
     widths = trace[(trace.kind == "bracket") & (trace.pair == 3)].groupby("round").lam.agg(np.ptp)
     assert widths.to_numpy() == pytest.approx([3] + [(2 / 3) ** i for i in range(5)], abs=1e-5)
 
@@ -577,7 +645,12 @@ def test_the_figures_show_their_numbers(net, digits):
         and samples.groupby("method").size().to_dict().pop("mixup: λ ~ Beta(1, 1)") == 32
     )
     pairs = aip.pairs_at(net, pixels(digits.x_train[:32]), digits.y_train[:32], layer=1)
-    grid = [(m, a, b, 1 + a * a + b * b) for m in ("mixup", "AIP") for a in (-1, 0, 1) for b in (-1, 0, 1)]
+    grid = [
+        (m, a, b, 1 + a * a + b * b)
+        for m in ("mixup", "AIP")
+        for a in (-1, 0, 1)
+        for b in (-1, 0, 1)
+    ]
     surfaces = pd.DataFrame(grid, columns=["method", "alpha", "beta", "loss"])
     drawn = (
         aip.draw_figure_7_1(samples),

@@ -63,7 +63,9 @@ def softmax(z):
 def gradient_of_ce(model, flat, y):
     "∇_x of the cross entropy of softmax regression: Wᵀ(p − e_y), row by row."
     w, b = model.arrays()
-    return np.stack([w.T @ (softmax(w @ v + b) - np.eye(len(b))[t]) for v, t in zip(flat, y, strict=True)])
+    return np.stack(
+        [w.T @ (softmax(w @ v + b) - np.eye(len(b))[t]) for v, t in zip(flat, y, strict=True)]
+    )
 
 
 # A real network, trained for a few seconds
@@ -114,7 +116,11 @@ def reference_losses(z, y, p):
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_and_their_gradients(name):
     rng = np.random.default_rng(0)
-    z, y, p = rng.normal(size=(20, 5)) * 2, rng.integers(0, 5, 20), softmax(rng.normal(size=(20, 5)))
+    z, y, p = (
+        rng.normal(size=(20, 5)) * 2,
+        rng.integers(0, 5, 20),
+        softmax(rng.normal(size=(20, 5))),
+    )
     logits = torch.tensor(z, requires_grad=True)
     ours = LOSSES[name](logits, torch.tensor(y), torch.tensor(p))
     expected = [reference_losses(*row)[name] for row in zip(z, y, p, strict=True)]
@@ -124,7 +130,10 @@ def test_losses_and_their_gradients(name):
         for j in range(5):
             ahead, behind = z[i].copy(), z[i].copy()
             ahead[j], behind[j] = ahead[j] + h, behind[j] - h
-            slope = (reference_losses(ahead, y[i], p[i])[name] - reference_losses(behind, y[i], p[i])[name]) / (2 * h)
+            slope = (
+                reference_losses(ahead, y[i], p[i])[name]
+                - reference_losses(behind, y[i], p[i])[name]
+            ) / (2 * h)
             assert slopes[i, j] == pytest.approx(slope, abs=1e-5)
 
 
@@ -158,12 +167,18 @@ def test_projection_stays_inside_exactly(norm, dtype, epsilon):
     x[:50] = x[:50].round()  # black and white
     x[50:100] = (255 * x[50:100]).round() / 255  # what images on a disk have
     for size in (1e-4, 0.1, 10):
-        z = Ball(x, epsilon, norm).project(x + size * torch.randn(x.shape, generator=generator, dtype=dtype))
+        z = Ball(x, epsilon, norm).project(
+            x + size * torch.randn(x.shape, generator=generator, dtype=dtype)
+        )
         assert z.dtype == dtype and z.min() >= 0 and z.max() <= 1
         if norm == "linf":
-            assert ((z.double() - x.double()).abs() <= epsilon).all() and ((z - x).abs() <= epsilon).all()
+            assert ((z.double() - x.double()).abs() <= epsilon).all() and (
+                (z - x).abs() <= epsilon
+            ).all()
         assert (distance(z, x, norm) <= epsilon).all()
-        own = torch.linalg.vector_norm((z - x).flatten(1), {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+        own = torch.linalg.vector_norm(
+            (z - x).flatten(1), {"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1
+        )
         assert (own <= epsilon).all()  # also when added up in float32
 
 
@@ -183,14 +198,18 @@ def test_projection_is_the_nearest_point(norm):
         if i % 3 == 0:
             direction *= torch.tensor(rng.integers(0, 2, x.shape))
         q = (x + direction).clamp(0, 1)
-        q = x + (q - x) * (epsilon / distance(q, x, norm).clamp(min=1e-9)).clamp(max=1).view(-1, 1, 1, 1)
+        q = x + (q - x) * (epsilon / distance(q, x, norm).clamp(min=1e-9)).clamp(max=1).view(
+            -1, 1, 1, 1
+        )
         assert (((z - p) * (q - p)).flatten(1).sum(1) <= 1e-5).all()
 
 
 def test_projection_leaves_what_is_inside():
     x, _ = inner()
     z = x + 1e-3
-    assert all(torch.allclose(Ball(x, 0.5, norm).project(z), z, atol=1e-12, rtol=0) for norm in EPSILON)
+    assert all(
+        torch.allclose(Ball(x, 0.5, norm).project(z), z, atol=1e-12, rtol=0) for norm in EPSILON
+    )
 
 
 @pytest.mark.parametrize("norm", EPSILON)
@@ -235,7 +254,11 @@ def test_every_result_is_in_the_ball(attack, digits, plain):
     x[:2] = x[:2].round()
     before = x.clone()
     found = attack(plain, x, y, Draws(0))
-    again = attack.defeat(plain, x, y, Draws(0)) if hasattr(attack, "defeat") else attack(plain, x, y, Draws(0))
+    again = (
+        attack.defeat(plain, x, y, Draws(0))
+        if hasattr(attack, "defeat")
+        else attack(plain, x, y, Draws(0))
+    )
     for z in (found, again):
         assert z.min() >= 0 and z.max() <= 1 and not z.requires_grad and z.grad_fn is None
         assert (distance(z, x, attack.norm) <= attack.epsilon).all()
@@ -268,7 +291,9 @@ def project_in_numpy(z, x, epsilon, norm):
     return x + np.sign(d) * np.maximum(np.abs(d) - t, 0)
 
 
-@pytest.mark.parametrize("norm, epsilon, step", [("linf", 0.05, 0.02), ("l2", 0.1, 0.04), ("l1", 0.2, 0.08)])
+@pytest.mark.parametrize(
+    "norm, epsilon, step", [("linf", 0.05, 0.02), ("l2", 0.1, 0.04), ("l1", 0.2, 0.08)]
+)
 def test_pgd_is_equation_2_21(norm, epsilon, step):
     model, (x, y) = Linear(), inner()
     flat = x.flatten(1).numpy()
@@ -293,7 +318,11 @@ def test_equation_2_18_reaches_the_dual_norm(norm):
     "Of a linear margin w·x + b, the maximum over the p-ball is ε‖w‖ in the dual norm above its value."
     model, (x, _) = Linear(classes=2, inputs=300, scale=0.1), inner(5, (3, 10, 10))
     y, (w, b) = torch.zeros(5, dtype=torch.long), model.arrays()
-    dual = {"linf": np.abs(w[1] - w[0]).sum(), "l2": np.linalg.norm(w[1] - w[0]), "l1": np.abs(w[1] - w[0]).max()}[norm]
+    dual = {
+        "linf": np.abs(w[1] - w[0]).sum(),
+        "l2": np.linalg.norm(w[1] - w[0]),
+        "l1": np.abs(w[1] - w[0]).max(),
+    }[norm]
     epsilon = {"linf": 0.05, "l2": 0.3, "l1": 0.3}[norm]
     expected = x.flatten(1).numpy() @ (w[1] - w[0]) + b[1] - b[0] + epsilon * dual
     for a in [PGD(epsilon, epsilon, 200, norm=norm, loss="cw")] + (
@@ -318,7 +347,9 @@ def test_szegedys_objective_is_equation_2_19():
         slope = 0.7 * r / np.linalg.norm(r) + w.T @ (p - np.eye(4)[target[i]])
         np.testing.assert_allclose(slopes[i].flatten(), slope, atol=1e-10)
     _, at_x = attacks.szegedy_objective(model, x, x, target, 0.7)
-    np.testing.assert_allclose(at_x.flatten(1), gradient_of_ce(model, x.flatten(1).numpy(), target), atol=1e-10)
+    np.testing.assert_allclose(
+        at_x.flatten(1), gradient_of_ce(model, x.flatten(1).numpy(), target), atol=1e-10
+    )
 
 
 def nearest_change(model, x, y, target=None):
@@ -357,7 +388,9 @@ def test_carlini_wagners_objective():
     ours = attacks.cw_objective(*map(torch.tensor, (z, y, x[0], x[1])), c=3.0, confidence=0.5)
     for i in range(4):
         lead = z[i][y[i]] - max(z[i][j] for j in range(5) if j != y[i])
-        assert ours[i].item() == pytest.approx(((x[1][i] - x[0][i]) ** 2).sum() + 3 * max(lead, -0.5))
+        assert ours[i].item() == pytest.approx(
+            ((x[1][i] - x[0][i]) ** 2).sum() + 3 * max(lead, -0.5)
+        )
 
 
 def test_momentum_adds_up_normalised_gradients():
@@ -381,7 +414,14 @@ def test_checkpoints_of_the_paper():
 
 def ascent(**changes):
     z = torch.zeros(4, 1, 1, 1)
-    state = {"z": z + 2, "before": z, "gradient": z + 3, "best": z + 7, "best_gradient": z + 9, "step": z + 1}
+    state = {
+        "z": z + 2,
+        "before": z,
+        "gradient": z + 3,
+        "best": z + 7,
+        "best_gradient": z + 9,
+        "step": z + 1,
+    }
     state |= {"loss": torch.full((4,), 1.0), "best_loss": torch.tensor([5.0, 6, 5, 6])}
     state |= {"rises": torch.tensor([8.0, 7, 8, 8]), "checked_loss": torch.full((4,), 5.0)}
     state |= {"halved": torch.tensor([False, False, True, False])}
@@ -396,7 +436,11 @@ def test_look_back_halves_on_either_condition():
     assert a.halved.tolist() == [True, True, False, False]
     assert a.step.flatten().tolist() == [0.5, 0.5, 1, 1]
     assert a.z.flatten().tolist() == [7, 7, 2, 2] and a.gradient.flatten().tolist() == [9, 9, 3, 3]
-    assert a.loss.tolist() == [5, 6, 1, 1] and not a.rises.any() and a.checked_loss.tolist() == [5, 6, 5, 6]
+    assert (
+        a.loss.tolist() == [5, 6, 1, 1]
+        and not a.rises.any()
+        and a.checked_loss.tolist() == [5, 6, 5, 6]
+    )
     a = ascent(rises=torch.tensor([3.0, 3, 3, 3]))
     attacks._look_back(a, 4)
     assert a.halved.tolist() == [True, False, False, False]
@@ -404,12 +448,14 @@ def test_look_back_halves_on_either_condition():
 
 def test_advance_has_momentum():
     x = torch.full((4, 1, 1, 1), 0.5)
-    a = ascent(z=x + 0.1, before=x + 0.02, gradient=-torch.ones_like(x), step=torch.full_like(x, 0.04))
+    a = ascent(
+        z=x + 0.1, before=x + 0.02, gradient=-torch.ones_like(x), step=torch.full_like(x, 0.04)
+    )
     attacks._advance(a, Ball(x, 0.2), first=False)
     # plain: 0.6 − 0.04; then 0.6 + 0.75 (−0.04) + 0.25 (0.08)
-    assert a.z.flatten().tolist() == pytest.approx([0.59] * 4) and a.before.flatten().tolist() == pytest.approx(
-        [0.6] * 4
-    )
+    assert a.z.flatten().tolist() == pytest.approx(
+        [0.59] * 4
+    ) and a.before.flatten().tolist() == pytest.approx([0.6] * 4)
     attacks._advance(a, Ball(x, 0.2), first=True)
     assert a.z.flatten().tolist() == pytest.approx([0.55] * 4)
 
@@ -418,7 +464,12 @@ def test_record_keeps_the_best():
     a = ascent(loss=torch.tensor([1.0, 1, 1, 1]), rises=torch.zeros(4))
     new = torch.full((4, 1, 1, 1), 4.0)
     attacks._record(a, new, torch.tensor([6.0, 4, 1, 0.5]))
-    assert a.best.flatten().tolist() == [2, 7, 7, 7] and a.best_gradient.flatten().tolist() == [4, 9, 9, 9]
+    assert a.best.flatten().tolist() == [2, 7, 7, 7] and a.best_gradient.flatten().tolist() == [
+        4,
+        9,
+        9,
+        9,
+    ]
     assert a.rises.tolist() == [1, 1, 0, 0] and a.best_loss.tolist() == [6, 6, 5, 6]
 
 
@@ -432,13 +483,17 @@ def same_start(shape):
 
 
 @pytest.mark.parametrize(
-    "norm, epsilon, loss", [("linf", 8 / 255, "ce"), ("l2", 0.4, "ce"), ("linf", 8 / 255, "dlr-targeted")]
+    "norm, epsilon, loss",
+    [("linf", 8 / 255, "ce"), ("l2", 0.4, "ce"), ("linf", 8 / 255, "dlr-targeted")],
 )
 def test_apgd_is_not_weaker_than_pyautoattack(norm, epsilon, loss, digits, defended, monkeypatch):
     base = pytest.importorskip(
         "pyautoattack.autopgd_base", reason='needs the reference: pip install "thesis-repro[eval]"'
     )
-    kind, name = (base.APGDAttack if loss == "ce" else base.APGDAttack_targeted), norm.replace("l", "L", 1)
+    kind, name = (
+        (base.APGDAttack if loss == "ce" else base.APGDAttack_targeted),
+        norm.replace("l", "L", 1),
+    )
     steps, size = (20, 1000) if loss == "ce" else (20, 500)
     # one rounding for both: while it is attacked by ours, a network folds its batch norms
     monkeypatch.setattr(models, "_normalised", lambda conv, norm, x: norm(conv(x)))
@@ -451,10 +506,16 @@ def test_apgd_is_not_weaker_than_pyautoattack(norm, epsilon, loss, digits, defen
 
     def unit(x, norm, generator):
         t = 2 * same_start(x.shape) - 1
-        return t / torch.linalg.vector_norm(t.flatten(1), attacks.NORMS[norm], dim=1).view(-1, 1, 1, 1)
+        return t / torch.linalg.vector_norm(t.flatten(1), attacks.NORMS[norm], dim=1).view(
+            -1, 1, 1, 1
+        )
 
     monkeypatch.setattr(attacks, "_uniform", unit)
-    ours = sum(robust_accuracy(defended, x, y, APGD(epsilon, steps, norm, loss), batch_size=1000)["correct"])
+    ours = sum(
+        robust_accuracy(defended, x, y, APGD(epsilon, steps, norm, loss), batch_size=1000)[
+            "correct"
+        ]
+    )
     assert 0.1 * size < ours < 0.8 * size  # else nothing is compared
     assert ours <= theirs + 0.002 * size
     # in L2 our projection is the exact one, and finds more
@@ -468,20 +529,29 @@ def test_pgd_is_foolboxes(digits, defended):
     attack = foolbox.attacks.LinfPGD(abs_stepsize=2 / 255, steps=10, random_start=False)
     _, theirs, _ = attack(other, x, y, epsilons=8 / 255)
     last = PGD(start="none")(defended, x, y, Draws(0))
-    theirs, share = 100 * (defended(theirs).argmax(1) == y).float().mean().item(), (last - theirs).abs() < 1e-6
+    theirs, share = (
+        100 * (defended(theirs).argmax(1) == y).float().mean().item(),
+        (last - theirs).abs() < 1e-6,
+    )
     assert share.float().mean() > 0.99
-    assert 100 * (defended(last).argmax(1) == y).float().mean().item() == pytest.approx(theirs, abs=0.2)
+    assert 100 * (defended(last).argmax(1) == y).float().mean().item() == pytest.approx(
+        theirs, abs=0.2
+    )
     assert robust_accuracy(defended, digits.x_test, y, PGD(start="none"))["accuracy"] <= theirs
 
 
 def test_autoattack_is_pyautoattacks(digits, plain):
-    pytest.importorskip("pyautoattack", reason='needs the reference: pip install "thesis-repro[eval]"')
+    pytest.importorskip(
+        "pyautoattack", reason='needs the reference: pip install "thesis-repro[eval]"'
+    )
     state = torch.get_rng_state()
     outcome = robust_accuracy(plain, digits.x_test[:12], digits.y_test[:12], AutoAttack(0.4))
     assert outcome["accuracy"] == 0
     x, y = pixels(digits.x_test[:12]), digits.y_test[:12]
     found = AutoAttack(0.4)(plain, x, y, Draws(0))
-    assert (distance(found, x) <= 0.4).all() and torch.equal(found, AutoAttack(0.4)(plain, x, y, Draws(0)))
+    assert (distance(found, x) <= 0.4).all() and torch.equal(
+        found, AutoAttack(0.4)(plain, x, y, Draws(0))
+    )
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -521,16 +591,29 @@ def test_no_traces(bn, mode, digits):
     model.stages[1].eval()
     F.cross_entropy(model(x), y).backward()
     gradients = [p.grad.clone() for p in others]
-    state, modes = {k: v.clone() for k, v in model.state_dict().items()}, [m.training for m in model.modules()]
+    state, modes = (
+        {k: v.clone() for k, v in model.state_dict().items()},
+        [m.training for m in model.modules()],
+    )
 
     def untouched():
-        assert not frozen.requires_grad and frozen.grad is None and all(p.requires_grad for p in others)
+        assert (
+            not frozen.requires_grad
+            and frozen.grad is None
+            and all(p.requires_grad for p in others)
+        )
         assert all(torch.equal(p.grad, g) for p, g in zip(others, gradients, strict=True))
         assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
         assert modes == [m.training for m in model.modules()]
-        assert all(m.track_running_stats for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        assert all(
+            m.track_running_stats for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)
+        )
 
-    for attack in (PGD(steps=2, bn=bn), APGD(steps=2, bn=bn), CarliniWagner(steps=2, searches=1, bn=bn)):
+    for attack in (
+        PGD(steps=2, bn=bn),
+        APGD(steps=2, bn=bn),
+        CarliniWagner(steps=2, searches=1, bn=bn),
+    ):
         attack(model, x, y, Draws(0))
         untouched()
         robust_accuracy(model, digits.x_test[:16], y, attack)
@@ -545,11 +628,21 @@ def test_no_traces(bn, mode, digits):
 def test_no_gradient_goes_to_the_parameters(digits, plain):
     "A pass backwards to them would nearly double the cost under torch.compile, and .grad would not show it."
     asked = []
-    handle = plain.register_forward_hook(lambda m, *_: asked.extend(p.requires_grad for p in m.parameters()))
-    for attack in (FGSM(), PGD(steps=1), APGD(steps=1), CarliniWagner(steps=1, searches=1), LBFGS(searches=1, steps=1)):
+    handle = plain.register_forward_hook(
+        lambda m, *_: asked.extend(p.requires_grad for p in m.parameters())
+    )
+    for attack in (
+        FGSM(),
+        PGD(steps=1),
+        APGD(steps=1),
+        CarliniWagner(steps=1, searches=1),
+        LBFGS(searches=1, steps=1),
+    ):
         attack(plain, pixels(digits.x_test[:2]), digits.y_test[:2], Draws(0))
     handle.remove()
-    assert asked and sum(asked) <= len(list(plain.parameters()))  # L-BFGS's look at the number of classes
+    assert asked and sum(asked) <= len(
+        list(plain.parameters())
+    )  # L-BFGS's look at the number of classes
 
 
 def test_bn_decides_the_statistics(digits):
@@ -557,7 +650,9 @@ def test_bn_decides_the_statistics(digits):
     x, y = pixels(digits.x_test[:16]), digits.y_test[:16]
     logits = {}
     for bn in ("eval", "train"):
-        PGD(steps=1, start="none", bn=bn)(model, x, y, Draws(0), seen=lambda i, z, out, bn=bn: logits.update({bn: out}))
+        PGD(steps=1, start="none", bn=bn)(
+            model, x, y, Draws(0), seen=lambda i, z, out, bn=bn: logits.update({bn: out})
+        )
     with torch.no_grad():
         torch.testing.assert_close(logits["eval"], model.eval()(x))
         torch.testing.assert_close(logits["train"], model.train()(x), rtol=1e-4, atol=1e-4)
@@ -576,7 +671,9 @@ def test_seen_is_called_at_every_iterate(plain, digits):
 
 
 def test_a_hit_is_worse_than_any_loss():
-    logits = torch.tensor([[3.0, 2.9, 2.9], [2.0, 2.1, -9.0], [0.0, 0.1, -9.0], [5.0, 0.0, 0.0]])  # of y = 0
+    logits = torch.tensor(
+        [[3.0, 2.9, 2.9], [2.0, 2.1, -9.0], [0.0, 0.1, -9.0], [5.0, 0.0, 0.0]]
+    )  # of y = 0
     x, y = torch.zeros(1, 1, 1, 4), torch.zeros(1, dtype=torch.long)
     loss = lambda z, y: F.cross_entropy(z, y, reduction="none")
     for order in itertools.permutations(range(4)):
@@ -608,7 +705,10 @@ def test_targeted_goes_towards_the_class(digits, plain):
     assert (plain(found).argmax(1) == target).float().mean() > 0.7
     aimed = attacks._aim(PGD(targeted=True), plain, x, y, Draws(0))
     assert (aimed != y).all() and aimed.unique().numel() == 10
-    assert robust_accuracy(plain, digits.x_test[:100], y, PGD(0.2, 0.05, targeted=True))["accuracy"] < 10
+    assert (
+        robust_accuracy(plain, digits.x_test[:100], y, PGD(0.2, 0.05, targeted=True))["accuracy"]
+        < 10
+    )
 
 
 def test_scaled_logits_undo_a_mask(digits, defended):
@@ -620,7 +720,8 @@ def test_scaled_logits_undo_a_mask(digits, defended):
     loud.inner = defended
     x, y = digits.x_test[:200], digits.y_test[:200]
     open_, masked, scaled = (
-        robust_accuracy(m, x, y, PGD(logit_scale=s))["correct"] for m, s in ((defended, 1.0), (loud, 1.0), (loud, 1e-4))
+        robust_accuracy(m, x, y, PGD(logit_scale=s))["correct"]
+        for m, s in ((defended, 1.0), (loud, 1.0), (loud, 1e-4))
     )
     assert sum(masked) > sum(open_) and sum(scaled) == pytest.approx(sum(open_), abs=1)
 
@@ -656,7 +757,9 @@ class Counting(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "attack", [PGD(steps=20), APGD(steps=20), MomentumFGSM(steps=20)], ids=lambda a: type(a).__name__
+    "attack",
+    [PGD(steps=20), APGD(steps=20), MomentumFGSM(steps=20)],
+    ids=lambda a: type(a).__name__,
 )
 def test_the_fallen_leave(attack, digits, plain, defended):
     x, y = digits.x_test[:200], digits.y_test[:200]
@@ -665,7 +768,9 @@ def test_the_fallen_leave(attack, digits, plain, defended):
     assert fallen["accuracy"] < standing["accuracy"]
     clean = [sum(robust_accuracy(m, x, y, None)["correct"]) for m in (plain, defended)]
     # all the way, each image rightly classified would pass 20 times, and twice to see where it ended
-    assert weak.images < 0.85 * (200 + 22 * clean[0]) and strong.images < 0.95 * (200 + 22 * clean[1])
+    assert weak.images < 0.85 * (200 + 22 * clean[0]) and strong.images < 0.95 * (
+        200 + 22 * clean[1]
+    )
     whole = attack(defended, pixels(x), y, Draws(0, step=0))  # nobody leaves: not stronger
     with torch.no_grad():
         alone = (defended(whole).argmax(1) == y) & (defended(pixels(x)).argmax(1) == y)
@@ -713,7 +818,11 @@ def test_an_evaluation_stops_and_goes_on(tmp_path, digits, plain):
     assert calls == [0, 30]
     assert robust_accuracy(plain, x, y, Mortal(), batch_size=30, file=file) == whole
     assert calls == [0, 30, 60]
-    assert robust_accuracy(plain, x, y, Mortal(), batch_size=30, file=file) == whole and calls == [0, 30, 60]
+    assert robust_accuracy(plain, x, y, Mortal(), batch_size=30, file=file) == whole and calls == [
+        0,
+        30,
+        60,
+    ]
     assert [f.name for f in file.parent.iterdir()] == ["outcomes.json"]
     with pytest.raises(BadInput, match="another evaluation"):
         robust_accuracy(plain, x, y, Mortal(), batch_size=30, seed=1, file=file)
@@ -749,7 +858,9 @@ class Wavering(torch.nn.Module):
 
     def forward(self, x):
         sign = -1 if torch.is_autocast_enabled("cpu") else 1
-        return sign * torch.stack([1 + 0 * x.flatten(1).sum(1), 0.1 * x.flatten(1).sum(1), -x.flatten(1).sum(1)], 1)
+        return sign * torch.stack(
+            [1 + 0 * x.flatten(1).sum(1), 0.1 * x.flatten(1).sum(1), -x.flatten(1).sum(1)], 1
+        )
 
 
 def test_bf16_alone_cannot_make_a_sample_fall():
@@ -764,14 +875,19 @@ def test_bf16_alone_cannot_make_a_sample_fall():
 
 def test_bf16_gives_float32s_verdict(digits, defended):
     for attack in (PGD(), APGD(steps=20)):
-        full, half = (robust_accuracy(defended, digits.x_test, digits.y_test, attack, bf16=b) for b in (False, True))
+        full, half = (
+            robust_accuracy(defended, digits.x_test, digits.y_test, attack, bf16=b)
+            for b in (False, True)
+        )
         assert half["accuracy"] <= full["accuracy"] + 0.3
 
 
 def test_accuracy_falls_with_the_radius(digits, defended):
     x, y = digits.x_test[:100], digits.y_test[:100]
     rows = attacks.accuracy_over_epsilon(defended, x, y, PGD(), [8 / 255, 0.0, 1.0, 2 / 255])
-    assert [r["epsilon"] for r in rows] == [0.0, 2 / 255, 8 / 255, 1.0] and all(r["n"] == 100 for r in rows)
+    assert [r["epsilon"] for r in rows] == [0.0, 2 / 255, 8 / 255, 1.0] and all(
+        r["n"] == 100 for r in rows
+    )
     assert rows[0]["accuracy"] == robust_accuracy(defended, x, y, None)["accuracy"]
     assert rows[0]["accuracy"] > rows[2]["accuracy"] > rows[3]["accuracy"] == 0
     assert all(a["accuracy"] >= b["accuracy"] for a, b in itertools.pairwise(rows))
@@ -781,7 +897,13 @@ def test_compiled_and_channels_last_networks(digits, defended):
     x, y = digits.x_test[:100], digits.y_test[:100]
     plainly = robust_accuracy(defended, x, y, PGD())["correct"]
     compiled = torch.compile(defended, backend="eager", dynamic=True)
-    assert sum(a != b for a, b in zip(plainly, robust_accuracy(compiled, x, y, PGD())["correct"], strict=True)) <= 1
+    assert (
+        sum(
+            a != b
+            for a, b in zip(plainly, robust_accuracy(compiled, x, y, PGD())["correct"], strict=True)
+        )
+        <= 1
+    )
     images = pixels(x).contiguous(memory_format=torch.channels_last)
     for attack in (PGD(steps=2), PGD(0.5, 0.1, 2, norm="l2"), APGD(steps=3), MomentumFGSM(steps=2)):
         iterates = []
@@ -790,11 +912,16 @@ def test_compiled_and_channels_last_networks(digits, defended):
 
 
 def test_speed_is_measured_in_pairs():
-    pytest.importorskip("pyautoattack", reason='needs the reference: pip install "thesis-repro[eval]"')
+    pytest.importorskip(
+        "pyautoattack", reason='needs the reference: pip install "thesis-repro[eval]"'
+    )
     subject = attacks.speed_subject(32, width=0.125)
     result = attacks.attack_speed(subject, steps=5)
     assert set(result) == {"ours", "ours accuracy", "pyautoattack", "pyautoattack accuracy"}
-    assert 10 < result["ours accuracy"] < 90 and abs(result["ours accuracy"] - result["pyautoattack accuracy"]) < 15
+    assert (
+        10 < result["ours accuracy"] < 90
+        and abs(result["ours accuracy"] - result["pyautoattack accuracy"]) < 15
+    )
 
 
 # Misuse
@@ -840,7 +967,9 @@ def test_an_l2_radius_may_exceed_one():
 
 
 @pytest.mark.parametrize(
-    "attack", [PGD(steps=1), APGD(steps=1), CarliniWagner(steps=1), FGSM()], ids=lambda a: type(a).__name__
+    "attack",
+    [PGD(steps=1), APGD(steps=1), CarliniWagner(steps=1), FGSM()],
+    ids=lambda a: type(a).__name__,
 )
 def test_bad_batches(attack, digits, plain):
     x, y = pixels(digits.x_test[:4]), digits.y_test[:4]
@@ -852,7 +981,12 @@ def test_bad_batches(attack, digits, plain):
 def test_a_mixture_may_be_off_by_rounding(digits, plain):
     x, y = pixels(digits.x_test[:4]), digits.y_test[:4]
     x[:2], x[2:] = 1 + 1e-7, -1e-7
-    for attack in (PGD(steps=2), PGD(0.5, 0.1, 2, norm="l2"), PGD(2.0, 1.0, 2, norm="l1"), CarliniWagner(steps=2)):
+    for attack in (
+        PGD(steps=2),
+        PGD(0.5, 0.1, 2, norm="l2"),
+        PGD(2.0, 1.0, 2, norm="l1"),
+        CarliniWagner(steps=2),
+    ):
         z = attack(plain, x, y, Draws(0))
         assert z.min() >= 0 and z.max() <= 1 and z.isfinite().all()
 
@@ -888,7 +1022,9 @@ def test_not_a_number_names_the_step(digits, defended):
         with pytest.raises(Broken, match="at step 3 of the attack"):
             attack(Failing(defended, 3), x, y, Draws(0))
         model = Failing(defended, 4)
-        with pytest.raises(Broken, match="at step 3 of the attack"):  # one call was for the clean images
+        with pytest.raises(
+            Broken, match="at step 3 of the attack"
+        ):  # one call was for the clean images
             robust_accuracy(model, digits.x_test[:20], y, attack)
         assert all(p.requires_grad for p in model.parameters())
     with pytest.raises(Broken, match="before any step"):

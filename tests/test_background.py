@@ -34,7 +34,9 @@ def net(digits):
     "A small network that has learned something, in eval mode."
     model = models.build("resnet18", 10, 0.0625, 3, digits.mean, digits.std)
     plan = Schedule(epochs=8, batch_size=20, lr=0.05, kind="cosine")
-    return training.train(training.start(model, Plain("ce"), replace(digits, crop=0), plan, compute=QUIET)).model.eval()
+    return training.train(
+        training.start(model, Plain("ce"), replace(digits, crop=0), plan, compute=QUIET)
+    ).model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,14 @@ def e(net, digits):
 def preset(tmp_path, monkeypatch):
     "The smallest preset, with a folder of its own for what it makes."
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
-    small = {"train_size": 60, "test_size": 60, "held_out": 10, "epochs": 1, "batch_size": 20, "attack_size": 30}
+    small = {
+        "train_size": 60,
+        "test_size": 60,
+        "held_out": 10,
+        "epochs": 1,
+        "batch_size": 20,
+        "attack_size": 30,
+    }
     return settings.load("smoke", chapter=2, jobs=1, surface_points=3, **small)
 
 
@@ -76,7 +85,9 @@ MAKERS = """2.19 szegedy, 2.20 FGSM, 2.21 PGD, 2.23 fosc, 2.24 alp, 2.25 trades,
 @pytest.mark.parametrize("equation,word", [pair.split() for pair in MAKERS.split(",")])
 def test_an_equation_leads_to_what_computes_it(equation, word):
     found = atlas.where(f"eq {equation}")
-    assert any(word.lower() in name.rpartition(".")[2].lower() for name in (found.function, *found.also))
+    assert any(
+        word.lower() in name.rpartition(".")[2].lower() for name in (found.function, *found.also)
+    )
 
 
 def test_the_zoo_has_a_row_for_every_method_of_the_contract():
@@ -90,7 +101,10 @@ def test_every_row_can_be_a_run(preset):
     runs = {name: background.zoo_run(preset, name) for name in (UNDEFENDED, *ZOO)}
     assert len({r.key for r in runs.values()}) == len(runs)
     plan = background.runs_2_ours(preset)
-    assert {row for row, _ in plan} == set(runs) and {column for _, column in plan} == {"clean", "PGD-20"}
+    assert {row for row, _ in plan} == set(runs) and {column for _, column in plan} == {
+        "clean",
+        "PGD-20",
+    }
     assert all(p.runs[0].seed == 0 and len(p.runs) == 1 for p in plan.values())
 
 
@@ -116,7 +130,9 @@ def test_attack_table_measures_changes(net, digits):
     moved = x.clone()
     moved[:, 0, 0, 0] += torch.where(x[:, 0, 0, 0] > 0.5, -0.1, 0.1)
     line = background.attack_table(net, x, y, {"one pixel": moved, "none": x[:5]}).loc
-    np.testing.assert_allclose(line["one pixel", ["L∞ × 255", "L2", "L1"]].astype(float), [25.5, 0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(
+        line["one pixel", ["L∞ × 255", "L2", "L1"]].astype(float), [25.5, 0.1, 0.1], rtol=1e-5
+    )
     assert line["none", "images"] == 5 and line["none", "L2"] == 0
     right = (net(x[:5]).argmax(1) == y[:5]).float().mean().item()
     assert line["none", "accuracy"] == pytest.approx(100 * right)
@@ -172,7 +188,9 @@ def linear():
 
 def test_the_nearest_boundary_of_a_linear_network(linear):
     x = torch.tensor([[0.5, 0.2], [1.0, -0.3], [0.0, 1.0]], dtype=torch.float64)
-    margin, edge = background.nearest_boundary(linear, x, torch.zeros(3, dtype=torch.int64), radius=3.0)
+    margin, edge = background.nearest_boundary(
+        linear, x, torch.zeros(3, dtype=torch.int64), radius=3.0
+    )
     expected = (3 * x[:, 0] + 4 * x[:, 1] + 0.5) / 5
     np.testing.assert_allclose(margin, expected, rtol=1e-3)  # the nearest of 144 directions
     assert (margin >= expected - 1e-9).all()
@@ -223,7 +241,9 @@ def test_center_loss_and_its_gradients(net, digits):
     z = h @ w.T + b
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    expected = [-np.log(p[i, t]) + 0.2 * np.sum((h[i] - c[t]) ** 2) for i, t in enumerate(y.tolist())]
+    expected = [
+        -np.log(p[i, t]) + 0.2 * np.sum((h[i] - c[t]) ** 2) for i, t in enumerate(y.tolist())
+    ]
     np.testing.assert_allclose(losses.detach(), expected, rtol=1e-4)
     slope = torch.autograd.grad(losses.sum(), centres)[0].numpy()
     by_hand = np.zeros_like(c)
@@ -237,7 +257,9 @@ def test_crowding_by_hand():
     h, y = g.normal(size=(30, 2)) + 3 * (np.arange(30)[:, None] % 3), np.arange(30) % 3
     means = np.stack([h[y == c].mean(0) for c in range(3)])
     own = np.mean([np.linalg.norm(a - means[c]) for a, c in zip(h, y, strict=True)])
-    near = np.mean([min(np.linalg.norm(means[c] - means[o]) for o in range(3) if o != c) for c in range(3)])
+    near = np.mean(
+        [min(np.linalg.norm(means[c] - means[o]) for o in range(3) if o != c) for c in range(3)]
+    )
     found = background.crowding(torch.tensor(h), torch.tensor(y))
     assert found == pytest.approx(own / near, rel=1e-6)
 
@@ -264,7 +286,11 @@ def test_wrong_labels_are_wrong_and_as_many_as_said():
     d = data.load("faint10", train_size=1000, test_size=20, held_out=20)
     told = background.with_wrong_labels(d, 0.2)
     share = (told.y_train != d.y_train).float().mean().item()
-    assert 0.16 < share < 0.24 and torch.equal(told.x_train, d.x_train) and torch.equal(told.y_test, d.y_test)
+    assert (
+        0.16 < share < 0.24
+        and torch.equal(told.x_train, d.x_train)
+        and torch.equal(told.y_test, d.y_test)
+    )
     assert told.y_train.min() >= 0 and told.y_train.max() <= 9
     assert torch.equal(background.with_wrong_labels(d, 0.0).y_train, d.y_train)
 
@@ -297,7 +323,9 @@ def test_training_epoch_by_epoch_is_training(digits):
     model = fresh()
     model.load_state_dict(weights["best"])
     seen = background.under_attack(model, d.x_test, d.y_test)
-    assert seen == pytest.approx({k: rows[best][f"test {k}"] for k in ("accuracy", "loss")}, rel=1e-5)
+    assert seen == pytest.approx(
+        {k: rows[best][f"test {k}"] for k in ("accuracy", "loss")}, rel=1e-5
+    )
 
 
 # Figure 2.16
@@ -305,15 +333,21 @@ def test_training_epoch_by_epoch_is_training(digits):
 
 def test_importance(e):
     samples = background.importance(e.model, e.x, e.y)
-    assert samples[["GAIRAT", "MAIL", "WMMR"]].mean().to_numpy() == pytest.approx([1, 1, 1], rel=1e-5)
+    assert samples[["GAIRAT", "MAIL", "WMMR"]].mean().to_numpy() == pytest.approx(
+        [1, 1, 1], rel=1e-5
+    )
     x = adversarial.attacked(PGD(), Examples(e.model, e.x, e.y, Draws(0))).adversarial
     p = e.model(x).softmax(1).detach().double().numpy()
     y = e.y.numpy()
-    other = np.array([max(v for j, v in enumerate(row) if j != t) for row, t in zip(p, y, strict=True)])
+    other = np.array(
+        [max(v for j, v in enumerate(row) if j != t) for row, t in zip(p, y, strict=True)]
+    )
     np.testing.assert_allclose(samples.true, p[range(100), y], atol=1e-5)
     np.testing.assert_allclose(samples.margin, other - p[range(100), y], atol=1e-5)
     ordered = samples.sort_values("margin")
-    assert (ordered.MAIL.diff().dropna() >= -1e-6).all() and (ordered.WMMR.diff().dropna() >= -1e-6).all()
+    assert (ordered.MAIL.diff().dropna() >= -1e-6).all() and (
+        ordered.WMMR.diff().dropna() >= -1e-6
+    ).all()
     by_steps = samples.groupby("kappa").GAIRAT.agg(["min", "max"])
     assert (by_steps["max"] - by_steps["min"]).max() < 1e-5
     assert (by_steps["max"].diff().dropna() <= 1e-6).all()
@@ -346,9 +380,15 @@ def test_figures_are_measured_once(preset, monkeypatch):
 
 
 def test_the_table_of_the_zoo(preset):
-    few, scores = ["Fast AT", "COT", "MART", "Free AT"], {UNDEFENDED: 10.0, "Fast AT": 12.0, "COT": 30.0, "MART": 10.0}
+    few, scores = (
+        ["Fast AT", "COT", "MART", "Free AT"],
+        {UNDEFENDED: 10.0, "Fast AT": 12.0, "COT": 30.0, "MART": 10.0},
+    )
     cells = [Cell(m, "clean", (50.0,)) for m in (UNDEFENDED, *few)]
-    cells += [Cell(m, "PGD-20", (scores[m],)) if m in scores else Cell(m, "PGD-20") for m in (UNDEFENDED, *few)]
+    cells += [
+        Cell(m, "PGD-20", (scores[m],)) if m in scores else Cell(m, "PGD-20")
+        for m in (UNDEFENDED, *few)
+    ]
     table = background.shown_zoo(Table(number="2.ours", title="", frame=compare("2.ours", cells)))
     assert list(table.index) == [UNDEFENDED, *few]
     assert table["beats undefended"].tolist() == ["—", "yes", "—", "no", "—"]

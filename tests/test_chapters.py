@@ -35,20 +35,36 @@ def test_stock_papermill_and_the_command_line_share_the_store(tmp_path, tiny):
     "The whole chapter, on one data set with one seed; then table 7.1 from the shell trains nothing."
     out, command = (
         tmp_path / "out.ipynb",
-        [sys.executable, "-m", "papermill", str(paths.notebooks() / "chapters" / f"{CHAPTER}.ipynb")],
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(paths.notebooks() / "chapters" / f"{CHAPTER}.ipynb"),
+        ],
     )
     given = ["-p", "preset", "tiny", "-p", "parts", "SVHN", "-p", "seeds", "1"]
     done = subprocess.run(
-        [*command, str(out), *given, "--no-progress-bar"], env=tiny, cwd=tmp_path, capture_output=True, text=True
+        [*command, str(out), *given, "--no-progress-bar"],
+        env=tiny,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     made = records(tmp_path)
     table = tmp_path / "outputs" / "tiny" / "tables" / "table_7_1.csv"
     by_papermill = table.read_bytes()
     shell = ["table", "7.1", "--preset", "tiny", "--parts", "SVHN", "--seeds", "1"]
-    subprocess.run([sys.executable, "-m", "thesis_repro", *shell], env=tiny, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "thesis_repro", *shell], env=tiny, check=True, capture_output=True
+    )
     assert records(tmp_path) == made and table.read_bytes() == by_papermill
-    shown = [o for c in nbformat.read(out, 4).cells for o in c.get("outputs", ()) if "text/html" in o.get("data", ())]
+    shown = [
+        o
+        for c in nbformat.read(out, 4).cells
+        for o in c.get("outputs", ())
+        if "text/html" in o.get("data", ())
+    ]
     assert any("Table 7.1" in o["data"]["text/html"] for o in shown)
 
 

@@ -39,7 +39,9 @@ def elsewhere(tmp_path, monkeypatch):
 def refused(capsys, *words):
     "The one line that a command prints when it refuses; nothing may have been written."
     written = lambda: sorted(
-        f for k in ("runs/*/*/*", "tables/*", "measurements/*.json") for f in paths.outputs().glob(f"*/{k}")
+        f
+        for k in ("runs/*/*/*", "tables/*", "measurements/*.json")
+        for f in paths.outputs().glob(f"*/{k}")
     )
     before = written()
     assert main([str(w) for w in words]) == 2
@@ -56,12 +58,16 @@ def test_a_table_is_made_saved_and_found_again(capsys):
     command = ["table", "7.1", "--preset", "tiny", "--seeds", "1", "--parts", "CIFAR-10"]
     assert main(command) == 0
     folder = paths.outputs("tiny") / "tables"
-    assert {p.name for p in folder.iterdir()} == {f"table_7_1.{s}" for s in ("csv", "md", "tex", "json")}
+    assert {p.name for p in folder.iterdir()} == {
+        f"table_7_1.{s}" for s in ("csv", "md", "tex", "json")
+    }
     assert "96.97 ± 0.16" in capsys.readouterr().out
     made = {p: p.stat().st_mtime_ns for p in paths.outputs("tiny").glob("runs/*/*/*/record.json")}
     assert len(made) == 7  # the five printed rows, the fast search and AdaMixup
     assert main(command) == 0
-    assert {p: p.stat().st_mtime_ns for p in paths.outputs("tiny").glob("runs/*/*/*/record.json")} == made
+    assert {
+        p: p.stat().st_mtime_ns for p in paths.outputs("tiny").glob("runs/*/*/*/record.json")
+    } == made
     capsys.readouterr()
     assert main(["claims", "--preset", "tiny", "--json"]) == 0
     judged = {c["id"]: c for c in json.loads(capsys.readouterr().out)}
@@ -82,7 +88,17 @@ def test_a_run_from_its_specification(elsewhere, capsys):
     from thesis_repro.runs import Run
     from thesis_repro.training import Schedule
 
-    run = Run("digits10", "preactresnet18", Mixup(), Schedule(epochs=1, batch_size=50), 3, 0.03, 100, 50, 50)
+    run = Run(
+        "digits10",
+        "preactresnet18",
+        Mixup(),
+        Schedule(epochs=1, batch_size=50),
+        3,
+        0.03,
+        100,
+        50,
+        50,
+    )
     file = elsewhere / "mine.json"
     file.write_text(json.dumps(specification(run)))
     assert main(["run", str(file), "--preset", "tiny"]) == 0
@@ -94,7 +110,12 @@ def test_a_run_from_its_specification(elsewhere, capsys):
 
 @pytest.mark.parametrize(
     "item, function",
-    [("eq 7.12", "aip"), ("table 7.1", "aip.table_7_1"), ("algorithm 3", "aip.ternary"), ("eq 7.3", "mixup.mix")],
+    [
+        ("eq 7.12", "aip"),
+        ("table 7.1", "aip.table_7_1"),
+        ("algorithm 3", "aip.ternary"),
+        ("eq 7.3", "mixup.mix"),
+    ],
 )
 def test_where(item, function, capsys):
     assert main(["where", item, "--json"]) == 0
@@ -117,7 +138,9 @@ def test_atlas_has_every_item_of_the_contract(capsys):
     assert [i["id"] for i in listed] == rows
     assert {"id", "kind", "title", "state", "notebook", "function", "files"} <= set(listed[0])
     chapter = [i for i in listed if i["home"] == "aip"]
-    assert chapter and all(i["state"] == "made" for i in chapter), [i["id"] for i in chapter if i["state"] != "made"]
+    assert chapter and all(i["state"] == "made" for i in chapter), [
+        i["id"] for i in chapter if i["state"] != "made"
+    ]
 
 
 def test_claims_without_results_are_not_measured(capsys):
@@ -133,7 +156,21 @@ def test_claims_without_results_are_not_measured(capsys):
 def trained(elsewhere, capsys):
     "The key of a run of the preset tiny."
     assert (
-        main(["run", "7.1", "--preset", "tiny", "--row", "Baseline", "--column", "Last / CIFAR-10", "--seed", "0"]) == 0
+        main(
+            [
+                "run",
+                "7.1",
+                "--preset",
+                "tiny",
+                "--row",
+                "Baseline",
+                "--column",
+                "Last / CIFAR-10",
+                "--seed",
+                "0",
+            ]
+        )
+        == 0
     )
     capsys.readouterr()
     folder = next((elsewhere / "outputs" / "tiny" / "runs").glob("aip/table_7_1/baseline-seed-0-*"))
@@ -145,7 +182,11 @@ def test_a_run_is_attacked_by_its_key_or_its_name(trained, capsys):
     for name in (trained, "baseline-seed-0"):
         assert main(["attack", name, *words]) == 0
         found = json.loads(capsys.readouterr().out)
-        assert found["n"] == 20 and found["accuracy"] <= found["clean"] and found["attack"]["epsilon"] == 0.1
+        assert (
+            found["n"] == 20
+            and found["accuracy"] <= found["clean"]
+            and found["attack"]["epsilon"] == 0.1
+        )
 
 
 def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
@@ -189,13 +230,17 @@ def test_a_figure_whose_runs_failed_tells_which_and_the_command_lists_them(monke
     assert "failed: m2at-seed-1-0123456789ab: diverged: the loss is nan" in capsys.readouterr().err
     files = {f.name for f in (paths.outputs("tiny") / "figures").iterdir()}
     assert files == {f"figure_5_3.{s}" for s in ("png", "pdf", "csv", "json")}
-    facts = json.loads((paths.outputs("tiny") / "figures" / "figure_5_3.json").read_text(encoding="utf-8"))
+    facts = json.loads(
+        (paths.outputs("tiny") / "figures" / "figure_5_3.json").read_text(encoding="utf-8")
+    )
     assert facts["failed"] == lost and facts["cells"] == [] and facts["number"] == "5.3"
     assert facts["title"].startswith("Clean and robust accuracy")
     assert main(["report", "--preset", "tiny"]) == 0
     page = (paths.outputs("tiny") / "report" / "index.html").read_text(encoding="utf-8")
     assert "m2at-seed-1-0123456789ab" in page and "the loss is nan at step 310" in page
-    monkeypatch.setattr(cli, "_execute", lambda *_: main(["figure", "5.3", "--preset", "tiny"]) == 1)
+    monkeypatch.setattr(
+        cli, "_execute", lambda *_: main(["figure", "5.3", "--preset", "tiny"]) == 1
+    )
     with pytest.warns(UserWarning):  # the chapter went to its end, and yet
         assert main(["reproduce", "--preset", "tiny", "--chapter", "5"]) == 1
 
@@ -211,11 +256,15 @@ def test_table_and_figure_5_ours_without_any_of_their_runs(monkeypatch):
     with pytest.warns(UserWarning):
         frame = m2at.table_5_ours(settings.load("tiny", 5)).frame
         figure = m2at.figure_5_ours(settings.load("tiny", 5))
-    assert (frame.n == 0).all() and frame.reason[frame.column == "Clean"].str.contains("out of memory").all()
+    assert (frame.n == 0).all() and frame.reason[frame.column == "Clean"].str.contains(
+        "out of memory"
+    ).all()
     assert figure.number == "5.ours" and set(figure.failed.values()) == {"out of memory"}
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGALRM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 75), (signal.SIGALRM, 75), (signal.SIGINT, 130)]
+)
 def test_a_stopped_reproduce_writes_the_report_of_what_is_there(monkeypatch, capsys, number, code):
     def stop(*_):
         raise stopping.Stopped(number)
@@ -240,7 +289,10 @@ def test_a_report_that_cannot_be_written_does_not_hide_that_it_was_stopped(monke
     monkeypatch.setattr(cli, "_execute", stop)
     monkeypatch.setattr(pages, "write_report", full)
     assert main(["reproduce", "--preset", "tiny", "--chapter", "7"]) == 75
-    assert "report: not written: the disk is full; thesis-repro report --preset tiny" in capsys.readouterr().err
+    assert (
+        "report: not written: the disk is full; thesis-repro report --preset tiny"
+        in capsys.readouterr().err
+    )
     monkeypatch.setattr(pages, "write_report", stop)  # the second signal
     assert main(["reproduce", "--preset", "tiny", "--chapter", "7"]) == 75
 
@@ -267,7 +319,9 @@ def benches(monkeypatch):
         return [bench.figure(f"{name} figure", counts[name], "times", at_least=0)]
 
     for name in counts:
-        monkeypatch.setattr(bench, name, lambda preset, name=name: made(name, preset), raising=False)
+        monkeypatch.setattr(
+            bench, name, lambda preset, name=name: made(name, preset), raising=False
+        )
     monkeypatch.setattr(bench, "BENCHES", {name: ("thesis_repro.bench", name) for name in counts})
     return counts
 
@@ -287,7 +341,9 @@ def test_bench_keeps_the_figures_of_the_others_and_says_where_each_was_made(benc
     assert [f["bench"] for f in json.loads(capsys.readouterr().out)] == ["one"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"figures": 3}', '{"figures": [{"name": "x"}], "environment": {}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"figures": 3}', '{"figures": [{"name": "x"}], "environment": {}}']
+)
 def test_a_damaged_file_of_benches_is_said_and_made_anew(benches, content):
     file = paths.outputs("tiny") / "bench.json"
     file.parent.mkdir(parents=True)
@@ -347,7 +403,10 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
     [
         (["reproduce", "--preset", "huge"], "unknown preset: huge"),
         (["reproduce", "--preset", "tiny", "--chapter", "99"], "unknown chapter: 99"),
-        (["reproduce", "--preset", "tiny", "--epochs", "abc"], "epochs = abc: must be a whole number"),
+        (
+            ["reproduce", "--preset", "tiny", "--epochs", "abc"],
+            "epochs = abc: must be a whole number",
+        ),
         (["table", "9.9", "--preset", "tiny"], "9.9"),
         (["table", "3.1", "--preset", "tiny"], "not made yet"),
         (["table", "6.ours", "--preset", "tiny"], "not made yet"),
@@ -358,7 +417,10 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
         (["bench", "nothing"], "unknown bench: nothing"),
         (["data", "fetch", "nothing"], "unknown data set: nothing"),
         (["data", "verify"], "which data set"),
-        (["table", "7.1", "--preset", "thesis", "--device", "cpu"], "thesis-repro data fetch cifar10"),
+        (
+            ["table", "7.1", "--preset", "thesis", "--device", "cpu"],
+            "thesis-repro data fetch cifar10",
+        ),
         (["table", "7.1", "--preset", "tiny", "--device", "cuda:96"], "device = cuda:96"),
     ],
 )
@@ -390,13 +452,22 @@ runs.Store(settings.load("tiny")).make(run, progress=False)
 heavy = {"matplotlib", "seaborn", "papermill", "nbdev", "nbformat", "jupyter_client", "IPython"} & set(sys.modules)
 assert not heavy, heavy
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def test_importing_the_package_costs_little_beyond_torch():
     code = "import torch, time; t = time.perf_counter(); import thesis_repro; print(time.perf_counter() - t)"
     seconds = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, capture_output=True, text=True
+            ).stdout
+        )
         for _ in range(3)
     ]
     assert min(seconds) < 0.5
@@ -419,4 +490,6 @@ def test_chapters_without_the_data_set_are_left_out_and_say_so(elsewhere, monkey
     assert main(["reproduce", "--preset", "tiny", "--parts", "SVHN"]) == 0
     out = capsys.readouterr().out
     assert executed == ["07_aip"]
-    assert all(f"{c}: left out: it does not use SVHN" in out for c in ("05_m2at", "06_margin_reweighting"))
+    assert all(
+        f"{c}: left out: it does not use SVHN" in out for c in ("05_m2at", "06_margin_reweighting")
+    )

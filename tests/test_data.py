@@ -57,7 +57,13 @@ def test_draws_are_pinned():
 
 
 def test_draws_differ_in_everything_they_depend_on():
-    keys = [(s, e, t, p) for s in (0, 1, 12) for e in (0, 1, 12) for t in (0, 1, 12) for p in ("order", "augment", "")]
+    keys = [
+        (s, e, t, p)
+        for s in (0, 1, 12)
+        for e in (0, 1, 12)
+        for t in (0, 1, 12)
+        for p in ("order", "augment", "")
+    ]
     first = [Draws(s, e, t).numpy(p).integers(2**62) for s, e, t, p in keys]
     assert len(set(first)) == len(keys)
     assert [Draws(s).at(e, t).numpy(p).integers(2**62) for s, e, t, p in keys] == first
@@ -81,7 +87,8 @@ def test_no_scan_is_in_both_train_and_test():
 
 
 @pytest.mark.parametrize(
-    ("name", "classes"), [("digits10", 10), ("digits10_cluttered", 10), ("digits100", 100), ("digits200", 200)]
+    ("name", "classes"),
+    [("digits10", 10), ("digits10_cluttered", 10), ("digits100", 100), ("digits200", 200)],
 )
 def test_digits_are_repeatable_and_balanced(name, classes):
     made, again = data._read_digits(name), data._read_digits.__wrapped__(name)
@@ -122,9 +129,14 @@ def found(images):
 
 
 def test_subsets_are_balanced_nested_and_disjoint():
-    small, large = (load("digits10", train_size=n, test_size=200, held_out=100) for n in (505, 1000))
+    small, large = (
+        load("digits10", train_size=n, test_size=200, held_out=100) for n in (505, 1000)
+    )
     assert set(torch.bincount(small.y_train).tolist()) == {50, 51}
-    assert torch.bincount(small.y_val).tolist() == [10] * 10 and torch.bincount(small.y_test).tolist() == [20] * 10
+    assert (
+        torch.bincount(small.y_val).tolist() == [10] * 10
+        and torch.bincount(small.y_test).tolist() == [20] * 10
+    )
     assert found(small.x_train) < found(large.x_train)
     assert found(small.x_val) == found(large.x_val)
     assert not found(large.x_train) & found(large.x_val)
@@ -141,7 +153,10 @@ def test_sizes_beyond_the_data_give_all_of_it():
 
 def test_labels_stay_with_their_images():
     source = data._read_digits("digits200")
-    label = {x.transpose(2, 0, 1).tobytes(): y for x, y in zip(source.x_train, source.y_train, strict=True)}
+    label = {
+        x.transpose(2, 0, 1).tobytes(): y
+        for x, y in zip(source.x_train, source.y_train, strict=True)
+    }
     d = load("digits200", train_size=300, held_out=50)
     for x, y in [*zip(d.x_train, d.y_train, strict=True), *zip(d.x_val, d.y_val, strict=True)]:
         assert label[x.numpy().tobytes()] == y
@@ -150,7 +165,9 @@ def test_labels_stay_with_their_images():
 def test_bad_sizes_and_names():
     refused(lambda: load("digits10", held_out=5000), "held_out = 5000", "5,000 training images")
     refused(lambda: load("digits10", train_size=-1), "negative")
-    refused(lambda: load("mnist"), "unknown data set: mnist", "digits10", "tiny_imagenet", "npz:PATH")
+    refused(
+        lambda: load("mnist"), "unknown data set: mnist", "digits10", "tiny_imagenet", "npz:PATH"
+    )
     refused(lambda: load("npz"), "unknown data set")
     refused(lambda: data.fetch("mnist"), "unknown data set: mnist")
     refused(lambda: data.verify(""), "unknown data set")
@@ -180,14 +197,17 @@ def naive(x, padding, top, left, mirror):
 
 
 @pytest.mark.parametrize(
-    ("shape", "padding", "flip"), [((40, 3, 12, 12), 4, True), ((20, 1, 9, 13), 2, False), ((8, 3, 6, 6), 0, True)]
+    ("shape", "padding", "flip"),
+    [((40, 3, 12, 12), 4, True), ((20, 1, 9, 13), 2, False), ((8, 3, 6, 6), 0, True)],
 )
 def test_augmentation_against_a_naive_reference(shape, padding, flip):
     x, draws = torch.from_numpy(noise(*shape)), Draws(3, 1, 4)
     out = data.crop_and_flip(x, padding, flip, draws)
     assert out.dtype == torch.uint8 and out.shape == x.shape
     rng = draws.numpy("augment")
-    places = [rng.integers(0, high, len(x)) for high in (2 * padding + 1, 2 * padding + 1, 1 + flip)]
+    places = [
+        rng.integers(0, high, len(x)) for high in (2 * padding + 1, 2 * padding + 1, 1 + flip)
+    ]
     expected = naive(x.numpy(), padding, *places)
     assert np.array_equal(out.numpy().astype(np.float64), expected)
     # The form for GPUs, which needs none to be right.
@@ -200,7 +220,9 @@ def test_augmentation_against_a_naive_reference(shape, padding, flip):
 def test_batches_on_a_gpu_are_those_of_the_cpu(stream, folder):
     d = load("digits10", train_size=203, held_out=10)
     g = load("digits10", train_size=203, held_out=10, device="cuda", stream=stream)
-    for (_, x, y), (_, x2, y2) in zip(batches(d, 50, Draws(0)), batches(g, 50, Draws(0)), strict=True):
+    for (_, x, y), (_, x2, y2) in zip(
+        batches(d, 50, Draws(0)), batches(g, 50, Draws(0)), strict=True
+    ):
         assert x2.is_cuda and y2.is_cuda and torch.equal(y, y2.cpu())
         assert torch.equal((x * 255).round(), (x2 * 255).round().cpu())
 
@@ -226,7 +248,9 @@ def test_an_epoch_has_every_image_once_and_epochs_differ():
         assert found((x * 255).round().to(torch.uint8)) == found(d.x_train)
         orders.append(x)
     assert not torch.equal(*orders)
-    assert not torch.equal(orders[0], torch.cat([x for _, x, _ in batches(d, 50, Draws(1, 0), augment=False)]))
+    assert not torch.equal(
+        orders[0], torch.cat([x for _, x, _ in batches(d, 50, Draws(1, 0), augment=False)])
+    )
 
 
 def test_pixels_are_those_of_torchvision():
@@ -266,18 +290,26 @@ def test_streaming_gives_the_same_batches(name, folder, request, tmp_path):
     if name == "cifar10":
         request.getfixturevalue("cifar10")
     if name == "npz":
-        name = write_npz(tmp_path / "a.npz", x_train=noise(90, 8, 12, 1), x_test=noise(30, 8, 12, 1))
+        name = write_npz(
+            tmp_path / "a.npz", x_train=noise(90, 8, 12, 1), x_test=noise(30, 8, 12, 1)
+        )
     sizes = {"train_size": 60, "test_size": 20, "held_out": 10}
     for _ in range(2):  # made, then found
         streamed, d = load(name, **sizes, stream=True), load(name, **sizes)
-        assert isinstance(streamed.x_train, data.OnDisk) and isinstance(streamed.x_train.array, np.memmap)
+        assert isinstance(streamed.x_train, data.OnDisk) and isinstance(
+            streamed.x_train.array, np.memmap
+        )
         assert streamed.x_train.shape == d.x_train.shape and repr(streamed) == repr(d)
         assert (streamed.mean, streamed.std) == (d.mean, d.std)
-        for (i, x, y), (j, x2, y2) in zip(batches(d, 16, Draws(1)), batches(streamed, 16, Draws(1)), strict=True):
+        for (i, x, y), (j, x2, y2) in zip(
+            batches(d, 16, Draws(1)), batches(streamed, 16, Draws(1)), strict=True
+        ):
             assert i == j and torch.equal(x, x2) and torch.equal(y, y2)
         for k in ("x_val", "x_test"):
             assert torch.equal(getattr(streamed, k)[3:9], getattr(d, k)[3:9])
-            assert torch.equal(getattr(streamed, k)[torch.tensor([4, 1])], getattr(d, k)[torch.tensor([4, 1])])
+            assert torch.equal(
+                getattr(streamed, k)[torch.tensor([4, 1])], getattr(d, k)[torch.tensor([4, 1])]
+            )
     assert not list(folder.rglob("*.tmp"))
 
 
@@ -338,12 +370,18 @@ def test_npz(tmp_path, save, labels):
     assert torch.equal(d.x_train, torch.from_numpy(noise(60, 8, 8, 3)).permute(0, 3, 1, 2))
     assert d.y_train.tolist() == [0, 1, 2] * 20 and d.y_train.dtype == torch.int64
     assert (d.classes, d.flip, d.crop) == (3, True, 1)
-    assert "keys, shapes, types and labels" in data.verify(name) and data.fetch(name) == data.verify(name)
+    assert "keys, shapes, types and labels" in data.verify(name) and data.fetch(
+        name
+    ) == data.verify(name)
 
 
 @pytest.mark.parametrize(("side", "crop"), [(16, 2), (28, 3), (32, 4), (64, 4)])
 def test_npz_padding(tmp_path, side, crop):
-    d = load(write_npz(tmp_path / "a.npz", x_train=noise(9, side, side, 1), x_test=noise(3, side, side, 1)))
+    d = load(
+        write_npz(
+            tmp_path / "a.npz", x_train=noise(9, side, side, 1), x_test=noise(3, side, side, 1)
+        )
+    )
     assert d.crop == crop and len(d.mean) == 1
 
 
@@ -360,7 +398,10 @@ WRONG = {
     "float labels": ({"y_train": np.zeros(60)}, "y_train is float64"),
     "one-hot labels": ({"y_train": np.zeros((60, 3), int)}, "y_train is int64 of shape (60, 3)"),
     "negative label": ({"y_train": np.arange(60) % 3 - 1}, "label -1"),
-    "single class": ({"y_train": np.zeros(60, int), "y_test": np.zeros(30, int)}, "makes 1 classes"),
+    "single class": (
+        {"y_train": np.zeros(60, int), "y_test": np.zeros(30, int)},
+        "makes 1 classes",
+    ),
     "absurd label": ({"y_train": np.arange(60) + 10**12}, "labels up to"),
     "unknown test label": ({"y_test": np.arange(30) % 4}, "y_test has the label 3"),
     "negative test label": ({"y_test": np.arange(30) % 4 - 1}, "y_test has the label -1"),
@@ -387,7 +428,9 @@ def test_damaged_npz(tmp_path, folder, save):
         refused(lambda: load(name), "mine.npz: damaged")
         refused(lambda: load(name, stream=True), "mine.npz: damaged")
     for place in (len(whole) // 3, len(whole) // 2):  # one flipped bit in the pixels
-        (tmp_path / "mine.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        (tmp_path / "mine.npz").write_bytes(
+            whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+        )
         refused(lambda: load(name), "mine.npz: damaged")
         refused(lambda: load(name, stream=True), "mine.npz: damaged")
 
@@ -424,14 +467,18 @@ def cifar_files(kind):
     parts = np.array_split(np.arange(50), len(trains))
     files = {name: batch(part) for name, part in zip(trains, parts, strict=True)}
     files[kind.test_list[0][0]] = batch(np.arange(50, 60))
-    files[kind.meta["filename"]] = pickle.dumps({kind.meta["key"]: [f"class {i}" for i in range(100 if fine else 10)]})
+    files[kind.meta["filename"]] = pickle.dumps(
+        {kind.meta["key"]: [f"class {i}" for i in range(100 if fine else 10)]}
+    )
     return files, x, y
 
 
 def publish(monkeypatch, kind, files):
     "Make torchvision expect these files; the archive that holds them."
     for which in ("train_list", "test_list"):
-        monkeypatch.setattr(kind, which, [[name, md5(files[name])] for name, _ in getattr(kind, which)])
+        monkeypatch.setattr(
+            kind, which, [[name, md5(files[name])] for name, _ in getattr(kind, which)]
+        )
     monkeypatch.setattr(kind, "meta", kind.meta | {"md5": md5(files[kind.meta["filename"]])})
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
@@ -480,14 +527,24 @@ def test_damaged_cifar_names_the_file(cifar10, file):
     whole = path.read_bytes()
     path.write_bytes(whole[:-10])
     for call in (load, data.verify, functools.partial(load, stream=True)):
-        refused(lambda call=call: call("cifar10"), f"{file}: damaged", md5(whole), "thesis-repro data fetch cifar10")
+        refused(
+            lambda call=call: call("cifar10"),
+            f"{file}: damaged",
+            md5(whole),
+            "thesis-repro data fetch cifar10",
+        )
     path.unlink()
     refused(lambda: load("cifar10"), f"{file}: missing", "thesis-repro data fetch cifar10")
 
 
 def test_missing_sets_name_the_command(folder):
     for name in ("cifar10", "cifar100", "svhn", "svhn_extra", "tiny_imagenet"):
-        refused(lambda name=name: load(name), "missing", f"run: thesis-repro data fetch {name}", str(folder))
+        refused(
+            lambda name=name: load(name),
+            "missing",
+            f"run: thesis-repro data fetch {name}",
+            str(folder),
+        )
     assert not folder.exists()  # nothing is written
 
 
@@ -505,18 +562,29 @@ def house_numbers(monkeypatch, split, n, seed):
 
 
 def test_svhn(folder, monkeypatch):
-    made = {s: house_numbers(monkeypatch, s, n, n) for s, n in (("train", 30), ("test", 20), ("extra", 40))}
+    made = {
+        s: house_numbers(monkeypatch, s, n, n)
+        for s, n in (("train", 30), ("test", 20), ("extra", 40))
+    }
     write(folder / "svhn", {made[s][0]: made[s][1] for s in ("train", "test")})
     d = load("svhn")
     for x, y, split in ((d.x_train, d.y_train, "train"), (d.x_test, d.y_test, "test")):
-        assert np.array_equal(x.numpy(), made[split][2]) and np.array_equal(y.numpy(), made[split][3])
+        assert np.array_equal(x.numpy(), made[split][2]) and np.array_equal(
+            y.numpy(), made[split][3]
+        )
     assert (d.classes, d.flip, d.crop) == (10, False, 4)
 
-    refused(lambda: load("svhn_extra"), "extra_32x32.mat: missing", "thesis-repro data fetch svhn_extra")
+    refused(
+        lambda: load("svhn_extra"), "extra_32x32.mat: missing", "thesis-repro data fetch svhn_extra"
+    )
     write(folder / "svhn", {made["extra"][0]: made["extra"][1]})
     more = load("svhn_extra")
-    assert np.array_equal(more.x_train.numpy(), np.concatenate([made["train"][2], made["extra"][2]]))
-    assert np.array_equal(more.y_train.numpy(), np.concatenate([made["train"][3], made["extra"][3]]))
+    assert np.array_equal(
+        more.x_train.numpy(), np.concatenate([made["train"][2], made["extra"][2]])
+    )
+    assert np.array_equal(
+        more.y_train.numpy(), np.concatenate([made["train"][3], made["extra"][3]])
+    )
 
     (folder / "svhn" / "test_32x32.mat").write_bytes(made["test"][1][:-100])
     refused(lambda: load("svhn"), "test_32x32.mat: damaged", "thesis-repro data fetch svhn")
@@ -543,7 +611,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = self.server.files.get(self.path[1:])
         if content is None:
             return self.send_error(404)
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.ranges else 0
+        start = (
+            int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.ranges else 0
+        )
         if start and start >= len(content):
             return self.send_error(416)
         self.send_response(206 if start else 200)
@@ -595,7 +665,9 @@ def test_download_from_a_server_without_ranges(server, tmp_path):
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("part", [b"something else", CONTENT + b"too long", CONTENT, CONTENT[:-1] + b"?"])
+@pytest.mark.parametrize(
+    "part", [b"something else", CONTENT + b"too long", CONTENT, CONTENT[:-1] + b"?"]
+)
 def test_download_recovers_from_a_wrong_part(server, tmp_path, part):
     server.files["a.bin"] = CONTENT
     (tmp_path / "a.bin.part").write_bytes(part)
@@ -612,16 +684,29 @@ def test_a_truncated_file_is_completed(server, tmp_path):
 
 def test_a_download_that_cannot_succeed(server, tmp_path):
     path = tmp_path / "a.bin"
-    refused(lambda: data._download(server.url("a.bin"), path, md5(CONTENT)), "cannot be downloaded", "404", str(path))
+    refused(
+        lambda: data._download(server.url("a.bin"), path, md5(CONTENT)),
+        "cannot be downloaded",
+        "404",
+        str(path),
+    )
     assert len(server.asked) == 1  # a refusal is not repeated
     server.files["a.bin"] = CONTENT[:-1] + b"?"
-    refused(lambda: data._download(server.url("a.bin"), path, md5(CONTENT)), "another MD5", str(path))
+    refused(
+        lambda: data._download(server.url("a.bin"), path, md5(CONTENT)), "another MD5", str(path)
+    )
     server.patience = 0
-    refused(lambda: data._download(server.url("a.bin"), path, md5(CONTENT)), "the connection was lost")
+    refused(
+        lambda: data._download(server.url("a.bin"), path, md5(CONTENT)), "the connection was lost"
+    )
     assert not path.exists()
     server.shutdown()
     server.server_close()
-    refused(lambda: data._download(server.url("a.bin"), path, md5(CONTENT)), "cannot be downloaded", "refused")
+    refused(
+        lambda: data._download(server.url("a.bin"), path, md5(CONTENT)),
+        "cannot be downloaded",
+        "refused",
+    )
 
 
 def test_fetch_cifar(cifar10, server, monkeypatch, capsys):
@@ -671,7 +756,9 @@ def tiny_files():
     one = lambda wnid: jpeg(Image.new("RGB", (64, 64), colour[wnid]))
     files = {"wnids.txt": "\n".join(WNIDS).encode(), "words.txt": b"n02124075\tEgyptian cat\n"}
     for w in WNIDS:
-        files[f"train/{w}/{w}_boxes.txt"] = "".join(f"{w}_{i}.JPEG\t0\t10\t63\t58\n" for i in range(4)).encode()
+        files[f"train/{w}/{w}_boxes.txt"] = "".join(
+            f"{w}_{i}.JPEG\t0\t10\t63\t58\n" for i in range(4)
+        ).encode()
         files |= {f"train/{w}/images/{w}_{i}.JPEG": one(w) for i in range(4)}
     files[f"train/{WNIDS[2]}/images/{WNIDS[2]}_1.JPEG"] = jpeg(Image.new("L", (64, 64), 99))
     val = [WNIDS[i] for i in (1, 0, 2, 2, 1, 0)]
@@ -711,7 +798,14 @@ def test_fetch_and_load_tiny_imagenet(tiny, server):
     line = data.fetch("tiny_imagenet")
     assert "12 training and 6 test images, 64 × 64 × 3, 3 classes" in line and len(server.asked) > 2
     d = load("tiny_imagenet")
-    assert d.y_train.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and d.y_test.tolist() == [1, 0, 2, 2, 1, 0]
+    assert d.y_train.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and d.y_test.tolist() == [
+        1,
+        0,
+        2,
+        2,
+        1,
+        0,
+    ]
     grey = [9]
     assert (d.x_train[grey] == 99).all()  # grey became three equal channels
     for x, y in ((d.x_train, d.y_train), (d.x_test, d.y_test)):
@@ -724,7 +818,9 @@ def test_fetch_and_load_tiny_imagenet(tiny, server):
     asked = len(server.asked)
     assert data.fetch("tiny_imagenet") == line and len(server.asked) == asked
     for (_, x, _), (_, x2, _) in zip(
-        batches(d, 5, Draws(0)), batches(load("tiny_imagenet", stream=True), 5, Draws(0)), strict=True
+        batches(d, 5, Draws(0)),
+        batches(load("tiny_imagenet", stream=True), 5, Draws(0)),
+        strict=True,
     ):
         assert torch.equal(x, x2)
 
@@ -743,7 +839,9 @@ def edit_no_image(root):
 
 
 def edit_other_size(root):
-    (root / f"train/{WNIDS[1]}/images/{WNIDS[1]}_2.JPEG").write_bytes(jpeg(Image.new("RGB", (1, 64))))
+    (root / f"train/{WNIDS[1]}/images/{WNIDS[1]}_2.JPEG").write_bytes(
+        jpeg(Image.new("RGB", (1, 64)))
+    )
 
 
 def edit_missing_val(root):
@@ -799,7 +897,9 @@ def test_damaged_tiny_imagenet(tiny, edit, words):
     write_tiny(tiny)
     edit(tiny / "tiny-imagenet-200")
     refused(lambda: load("tiny_imagenet"), *words, "run: thesis-repro data fetch tiny_imagenet")
-    assert sorted(p.name for p in tiny.iterdir()) == ["tiny-imagenet-200"]  # nothing half-decoded stays
+    assert sorted(p.name for p in tiny.iterdir()) == [
+        "tiny-imagenet-200"
+    ]  # nothing half-decoded stays
     assert "3 classes" in data.fetch("tiny_imagenet")  # and the command it names mends it
     assert len(load("tiny_imagenet").y_train) == 12
 
@@ -818,13 +918,24 @@ def test_a_flipped_bit_among_the_decoded_images_is_noticed_by_verify(tiny, serve
     content = bytearray(file.read_bytes())
     content[-1000] ^= 1
     file.write_bytes(content)
-    refused(lambda: data.verify("tiny_imagenet"), "x_train.npy: damaged", "thesis-repro data fetch tiny_imagenet")
+    refused(
+        lambda: data.verify("tiny_imagenet"),
+        "x_train.npy: damaged",
+        "thesis-repro data fetch tiny_imagenet",
+    )
     data.fetch("tiny_imagenet")
     assert torch.equal(load("tiny_imagenet").x_train, whole)
 
 
 @pytest.mark.parametrize(
-    "member", ["../evil.txt", "/tmp/evil.txt", "other/evil.txt", "tiny-imagenet-200/../../evil.txt", "..\\evil.txt"]
+    "member",
+    [
+        "../evil.txt",
+        "/tmp/evil.txt",
+        "other/evil.txt",
+        "tiny-imagenet-200/../../evil.txt",
+        "..\\evil.txt",
+    ],
 )
 def test_archives_that_reach_outside_are_refused(tiny, server, member):
     archive = io.BytesIO(zipped(tiny_files()))
@@ -852,7 +963,10 @@ def test_a_truncated_tiny_archive(tiny, server):
     refused(lambda: load("tiny_imagenet"), "missing", "thesis-repro data fetch tiny_imagenet")
     refused(lambda: data.fetch("tiny_imagenet"), "cannot be downloaded")
     server.files["tiny.zip"] = whole
-    assert "3 classes" in data.fetch("tiny_imagenet") and server.asked[-1] == f"bytes={len(whole) // 2}-"
+    assert (
+        "3 classes" in data.fetch("tiny_imagenet")
+        and server.asked[-1] == f"bytes={len(whole) // 2}-"
+    )
 
 
 def test_fetch_of_what_ships_needs_no_network(monkeypatch):
@@ -886,6 +1000,8 @@ def test_both_speeds_measure_the_same_work():
         theirs = data.dataloader_speed(d, seconds=0.2, workers=0)
     assert steps == ["RandomCrop", "RandomHorizontalFlip", "ToTensor"]
     assert (
-        seen[0].shape == (7, 3, 32, 32) and seen[0].dtype == torch.float32 and 0 <= seen[0].min() < seen[0].max() <= 1
+        seen[0].shape == (7, 3, 32, 32)
+        and seen[0].dtype == torch.float32
+        and 0 <= seen[0].min() < seen[0].max() <= 1
     )
     assert data.data_path_speed(d, seconds=0.2) > theirs > 0

@@ -27,7 +27,10 @@ def preset(folder, seed=0, shift=None, curve=0.0, unit="%"):
     ]
     made(cells).save(folder / "tables")
     x = np.arange(20.0)
-    curves = [pd.DataFrame({"x": x, "loss": np.exp(-x / 5) + curve * (m == "AIP"), "method": m}) for m in ROWS]
+    curves = [
+        pd.DataFrame({"x": x, "loss": np.exp(-x / 5) + curve * (m == "AIP"), "method": m})
+        for m in ROWS
+    ]
     picture = drawn(cells=(Cell("pairs", "share", (0.5, 0.52), unit="share"),))
     dataclasses.replace(picture, data=pd.concat(curves)).save(folder / "figures")
     return folder
@@ -60,7 +63,10 @@ def test_a_changed_cell_is_found_named_and_fails(before, tmp_path, capsys):
     after = preset(tmp_path / "after", shift={("AIP", "Best / SVHN"): 40.0})
     found = states(before, after)
     beyond = {k for k, s in found.items() if s == "beyond"}
-    assert beyond == {("table_7_1", "AIP", "Best / SVHN"), ("table_7_1", "all 4 rows", "Best / SVHN")}
+    assert beyond == {
+        ("table_7_1", "AIP", "Best / SVHN"),
+        ("table_7_1", "all 4 rows", "Best / SVHN"),
+    }
     assert main(["diff", str(before), str(after)]) == 1
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if "[AIP, Best / SVHN]" in line)
@@ -88,7 +94,9 @@ def test_a_changed_curve_of_a_figure_is_found_and_named(before, tmp_path, change
     assert not any("points: mixup" in row for _, row, _ in moved)
 
 
-def test_a_lost_point_cell_or_artefact_is_gone_and_a_new_one_is_only_named(before, tmp_path, capsys):
+def test_a_lost_point_cell_or_artefact_is_gone_and_a_new_one_is_only_named(
+    before, tmp_path, capsys
+):
     after = preset(tmp_path / "after")
     file = after / "figures" / "figure_7_2.csv"
     pd.read_csv(file).iloc[:-1].to_csv(file, index=False)
@@ -96,24 +104,35 @@ def test_a_lost_point_cell_or_artefact_is_gone_and_a_new_one_is_only_named(befor
     for suffix in (".json", ".csv"):
         (after / "tables" / f"table_7_1{suffix}").unlink()
     assert {s for (a, _, _), s in states(before, after).items() if a == "table_7_1"} == {"gone"}
-    assert main(["diff", str(before), str(after)]) == 1 and "gone: table_7_1 (" in capsys.readouterr().out
+    assert (
+        main(["diff", str(before), str(after)]) == 1
+        and "gone: table_7_1 (" in capsys.readouterr().out
+    )
     drawn().save(after / "figures")
     shutil.copytree(before, tmp_path / "less")
     for file in (tmp_path / "less" / "tables").iterdir():
         file.unlink()
-    assert main(["diff", str(tmp_path / "less"), str(before)]) == 0 and "new: table_7_1 (" in capsys.readouterr().out
+    assert (
+        main(["diff", str(tmp_path / "less"), str(before)]) == 0
+        and "new: table_7_1 (" in capsys.readouterr().out
+    )
     assert main(["diff", str(before), str(tmp_path / "less"), "--common"]) == 0
 
 
 def test_strict_counts_what_noise_would_hide(before, tmp_path):
     after = preset(tmp_path / "after", shift={("AIP", "Best / SVHN"): 0.01})
     place = ("table_7_1", "AIP", "Best / SVHN")
-    assert states(before, after)[place] == "within seed noise" and states(before, after, strict=True)[place] == "beyond"
+    assert (
+        states(before, after)[place] == "within seed noise"
+        and states(before, after, strict=True)[place] == "beyond"
+    )
 
 
 def test_one_seed_is_judged_by_the_tolerance_of_its_kind():
     line = lambda v, unit: [("table_9_1", "a", "b", unit, (v,))]
-    of = lambda v, unit: diff.Numbers("", pd.DataFrame(line(v, unit), columns=[*diff._PLACE, "unit", "values"]), {})
+    of = lambda v, unit: diff.Numbers(
+        "", pd.DataFrame(line(v, unit), columns=[*diff._PLACE, "unit", "values"]), {}
+    )
     state = lambda unit, a, b: diff.moved(of(a, unit), of(b, unit)).state[0]
     assert state("%", 80.0, 82.9) == "within tolerance" and state("%", 80.0, 83.1) == "beyond"
     assert state("s", 0.1, 0.4) == "within tolerance" and state("s", 0.1, 0.6) == "beyond"
@@ -131,7 +150,11 @@ def test_a_number_without_seeds_scatters_like_the_others_of_its_unit():
         return diff.Numbers("", pd.DataFrame(lines, columns=[*diff._PLACE, "unit", "values"]), {})
 
     of = lambda alone: diff.moved(side(70.0), side(alone)).set_index("artefact").loc["figure_9_1"]
-    assert of(62.0).state == "within seed noise" and of(20.0).state == "beyond" and 20 < of(62.0).noise < 50
+    assert (
+        of(62.0).state == "within seed noise"
+        and of(20.0).state == "beyond"
+        and 20 < of(62.0).noise < 50
+    )
 
 
 def test_false_alarms_are_as_rare_as_promised():
@@ -141,7 +164,11 @@ def test_false_alarms_are_as_rare_as_promised():
     for _ in range(200):
         sides = []
         for _ in "ab":
-            lines = [("t", f"r{i}", f"c{j}", "%", tuple(rng.normal(50, 5, 2))) for i in range(10) for j in range(4)]
+            lines = [
+                ("t", f"r{i}", f"c{j}", "%", tuple(rng.normal(50, 5, 2)))
+                for i in range(10)
+                for j in range(4)
+            ]
             sides.append(diff.Numbers("", pd.DataFrame(lines, columns=columns), {}))
         alarms += (diff.moved(*sides).state == "beyond").any()
     assert alarms <= 20

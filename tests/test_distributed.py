@@ -29,7 +29,18 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
-from thesis_repro import cli, data, distributed, models, paths, plan, runs, settings, stopping, training
+from thesis_repro import (
+    cli,
+    data,
+    distributed,
+    models,
+    paths,
+    plan,
+    runs,
+    settings,
+    stopping,
+    training,
+)
 from thesis_repro.adversarial import Adversarial, Trades
 from thesis_repro.aip import aip
 from thesis_repro.attacks import PGD
@@ -38,7 +49,14 @@ from thesis_repro.m2at import MaskAndMix
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.runs import Run, RunsFailed, Store
 from thesis_repro.training import Compute, Diverged, Schedule
-from thesis_repro.zoo import Accompanied, Bilevel, Free, LearnableBoundary, TripletLossAdversarial, WeightPerturbation
+from thesis_repro.zoo import (
+    Accompanied,
+    Bilevel,
+    Free,
+    LearnableBoundary,
+    TripletLossAdversarial,
+    WeightPerturbation,
+)
 
 FORK = multiprocessing.get_context("forkserver")
 WARM = [
@@ -62,7 +80,9 @@ def _member(rank: int, meeting, target, args):
     code = 0
     try:
         if meeting:
-            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+            dist.init_process_group(
+                "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
+            )
         with warnings.catch_warnings(), stopping.interruptible():
             warnings.simplefilter("ignore")
             code = target(*args) or 0
@@ -161,8 +181,12 @@ def _normalised():
                 a = _derivatives(ours, _shared, x, weights)
                 b = _derivatives(theirs, lambda norm, x: norm(x), x, weights)
             for i, (p, q) in enumerate(zip(a, b, strict=True)):
-                torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9, msg=lambda m, at=(n, turn, i): f"{at}: {m}")
-            torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-12, atol=1e-12)
+                torch.testing.assert_close(
+                    p, q, rtol=1e-9, atol=1e-9, msg=lambda m, at=(n, turn, i): f"{at}: {m}"
+                )
+            torch.testing.assert_close(
+                ours.state_dict(), theirs.state_dict(), rtol=1e-12, atol=1e-12
+            )
 
 
 def test_the_layer_is_batch_normalisation_of_the_whole_batch(tmp_path):
@@ -176,18 +200,24 @@ def _passes():
         shared = distributed.share(models.build(name, 10, 0.0625).double())
         assert list(shared.state_dict()) == list(alone.state_dict())
         for n in (7, 1):
-            x = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+            x = torch.rand(
+                n, 3, 16, 16, generator=torch.Generator().manual_seed(n), dtype=torch.float64
+            )
             x.requires_grad_()
             penalised = []
             for net in (alone, shared):
                 out = net(net(x, stop=2), start=2)
                 slope = torch.autograd.grad(out.square().mean(), x, create_graph=True)[0]
                 penalty = (out.square().mean() + slope.square().sum()).reshape(1)
-                penalised.append([out, slope, penalty, *torch.autograd.grad(penalty, [*net.parameters()])])
+                penalised.append(
+                    [out, slope, penalty, *torch.autograd.grad(penalty, [*net.parameters()])]
+                )
             torch.testing.assert_close(*penalised, rtol=1e-8, atol=1e-10)
         alone.requires_grad_(False), shared.requires_grad_(False)  # folded into convolutions
         with models.frozen_statistics(alone), models.frozen_statistics(shared):
-            torch.testing.assert_close(*(torch.autograd.grad(m(x).sum(), x)[0] for m in (alone, shared)))
+            torch.testing.assert_close(
+                *(torch.autograd.grad(m(x).sum(), x)[0] for m in (alone, shared))
+            )
         a, b = alone.float(), shared.float()
         with torch.autocast("cpu", torch.bfloat16):
             images = x.float().detach().repeat(6, 1, 1, 1)
@@ -226,7 +256,10 @@ METHODS = {
     "plain": Plain(),
     "adversarial": Adversarial(**SHORT),
     "TRADES with AWP": Adversarial(
-        PGD(steps=2, loss="kl", start="normal"), loss=Trades(), perturb=WeightPerturbation(), selection=None
+        PGD(steps=2, loss="kl", start="normal"),
+        loss=Trades(),
+        perturb=WeightPerturbation(),
+        selection=None,
     ),
     "M2AT": Adversarial(**SHORT, mix=MaskAndMix()),
     "manifold mixup": Mixup((1, 2, 3), Beta(2.0)),
@@ -252,11 +285,21 @@ def trained(name: str, double: bool = True) -> dict:
     d = images()
     net = models.build("resnet18", d.classes, 0.0625, 3, d.mean, d.std)
     schedule = Schedule(epochs=2, batch_size=31, lr=0.05, clip=5.0)
-    t = training.start(net.double() if double else net, METHODS[name], d, schedule, 1, Compute(progress=False))
+    t = training.start(
+        net.double() if double else net, METHODS[name], d, schedule, 1, Compute(progress=False)
+    )
     training.train(t)
     modules = {"model": t.model, "companion": t.companion}
-    weights = {k: m.state_dict() for k, m in modules.items() if m is not None and name != "one backward pass"}
-    return {"history": t.at.history, "best": t.at.best["epoch"], "weights": weights or t.model.state_dict()}
+    weights = {
+        k: m.state_dict()
+        for k, m in modules.items()
+        if m is not None and name != "one backward pass"
+    }
+    return {
+        "history": t.at.history,
+        "best": t.at.best["epoch"],
+        "weights": weights or t.model.state_dict(),
+    }
 
 
 def _train_all(folder):
@@ -306,7 +349,17 @@ def small(method="plain", epochs=3, **schedule) -> Run:
     "A run of nine steps."
     schedule = Schedule(epochs=epochs, batch_size=31, **{"lr": 0.05, **schedule})
     sizes = {"train_size": 90, "test_size": 30, "held_out": 21}
-    return Run("faint10", "resnet18", METHODS[method], schedule, 0, 0.0625, **sizes, home="tests/runs", part="CIFAR-10")
+    return Run(
+        "faint10",
+        "resnet18",
+        METHODS[method],
+        schedule,
+        0,
+        0.0625,
+        **sizes,
+        home="tests/runs",
+        part="CIFAR-10",
+    )
 
 
 def store_at(folder, **changes) -> Store:
@@ -365,7 +418,9 @@ def test_a_record_says_in_how_many_processes(undisturbed):
     assert alone.key in known and record.key not in known, "a plan is for one process"
 
 
-@pytest.mark.parametrize("ranks", [(0, 1), *(pytest.param((n,), marks=pytest.mark.long) for n in (0, 1))])
+@pytest.mark.parametrize(
+    "ranks", [(0, 1), *(pytest.param((n,), marks=pytest.mark.long) for n in (0, 1))]
+)
 def test_killed_and_made_again_is_undisturbed(undisturbed, tmp_path, ranks):
     run = undisturbed[1]
     codes = pair(tmp_path, _make, tmp_path, run, 4, signal.SIGKILL, ranks)
@@ -378,7 +433,10 @@ def test_killed_and_made_again_is_undisturbed(undisturbed, tmp_path, ranks):
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_signal_to_one_stops_both_at_the_same_step(undisturbed, tmp_path, rank):
     run = undisturbed[1]
-    assert pair(tmp_path, _make, tmp_path, run, 4, signal.SIGTERM, (rank,), NEVER) == [stopping.AGAIN] * 2
+    assert (
+        pair(tmp_path, _make, tmp_path, run, 4, signal.SIGTERM, (rank,), NEVER)
+        == [stopping.AGAIN] * 2
+    )
     assert (checkpoint(tmp_path, run)["epoch"], checkpoint(tmp_path, run)["step"]) == (1, 2)
     assert pair(tmp_path, _make, tmp_path, run) == [0, 0]
     equal(left(tmp_path, run), left(*undisturbed), 0, 0)
@@ -388,7 +446,11 @@ def test_begun_in_two_and_finished_in_one_and_the_other_way_round(tmp_path):
     run, folders = small(epochs=2, lr=0.01), [tmp_path / name for name in ("whole", "two", "one")]
     _make(folders[0], run)
     pair(tmp_path, _make, folders[1], run, 2, signal.SIGTERM, (0,), NEVER)
-    with pytest.raises(stopping.Stopped), stopping.interruptible(), pytest.MonkeyPatch.context() as m:
+    with (
+        pytest.raises(stopping.Stopped),
+        stopping.interruptible(),
+        pytest.MonkeyPatch.context() as m,
+    ):
         m.setattr(training, "_update", training._update)
         _make(folders[2], run, 2, signal.SIGTERM, (0,), NEVER)
     _make(folders[1], run)
@@ -396,8 +458,13 @@ def test_begun_in_two_and_finished_in_one_and_the_other_way_round(tmp_path):
     for folder, processes in zip(folders[1:], (None, 2), strict=True):
         equal(left(folder, run), left(folders[0], run), rtol=1e-2, atol=2e-3)
         record = store_at(folder).record(run)
-        assert record.repeatable.startswith("within tolerance: computed in 2 parts that differ in machine, processes")
-        assert "2 processes, 1 thread(s)" in record.repeatable and record.cost.get("processes") == processes
+        assert record.repeatable.startswith(
+            "within tolerance: computed in 2 parts that differ in machine, processes"
+        )
+        assert (
+            "2 processes, 1 thread(s)" in record.repeatable
+            and record.cost.get("processes") == processes
+        )
 
 
 def _drifting(folder, run):
@@ -441,7 +508,10 @@ def _failing(folder, run):
 
     _at_step(2, broken, ranks=(1,))
     with pytest.raises(
-        SystemExit, match="process 1 of 2: MemoryError: of this process" if distributed.rank() else "process 0 of 2"
+        SystemExit,
+        match="process 1 of 2: MemoryError: of this process"
+        if distributed.rank()
+        else "process 0 of 2",
     ):
         store_at(folder).ensure([run])
 
@@ -486,7 +556,9 @@ def test_what_cannot_be_shared_is_refused(tmp_path):
 
 def test_one_process_shares_nothing(monkeypatch):
     for name in ("share", "check_same"):
-        monkeypatch.setattr(distributed, name, lambda *a, name=name: pytest.fail(name) if name == "share" else None)
+        monkeypatch.setattr(
+            distributed, name, lambda *a, name=name: pytest.fail(name) if name == "share" else None
+        )
     for name in ("all_reduce", "all_gather_into_tensor", "broadcast_object_list"):
         monkeypatch.setattr(dist, name, lambda *a, name=name, **k: pytest.fail(name))
     trained("plain", double=False)
@@ -498,7 +570,9 @@ def test_other_commands_are_refused_by_one_voice(monkeypatch, capsys, command, r
     monkeypatch.setenv("WORLD_SIZE", "2"), monkeypatch.setenv("RANK", str(rank))
     assert cli.main(command) == 2
     said = capsys.readouterr()
-    assert said.out == "" and said.err.startswith(f"thesis-repro: {command[0]}: not in 2 processes") == (rank == 0)
+    assert said.out == "" and said.err.startswith(
+        f"thesis-repro: {command[0]}: not in 2 processes"
+    ) == (rank == 0)
     assert said.err == "" or rank == 0
 
 
@@ -511,7 +585,10 @@ def test_each_process_takes_a_gpu_of_its_own_and_one_run_at_a_time(monkeypatch, 
         assert "--jobs and --launcher: not in 2 processes" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(BadInput, match="2 processes on a machine with 1 GPU"), distributed.group("cuda"):
+    with (
+        pytest.raises(BadInput, match="2 processes on a machine with 1 GPU"),
+        distributed.group("cuda"),
+    ):
         pass
 
 
@@ -549,7 +626,9 @@ def test_a_command_in_two_processes_speaks_once(tmp_path):
     assert codes == [1, 1] and "diverged: the loss is" in first and second == ""
     codes, first, second = commanded(tmp_path, str(tmp_path / "missing.json"))
     assert codes == [2, 2] and "missing.json" in first and second == ""
-    codes, first, second = commanded(tmp_path, specified(tmp_path, small(epochs=500)), "--time-limit", "2s")
+    codes, first, second = commanded(
+        tmp_path, specified(tmp_path, small(epochs=500)), "--time-limit", "2s"
+    )
     assert codes == [75, 75] and "stopped by its time limit" in first and second == ""
 
 
@@ -567,7 +646,12 @@ def test_torchrun_is_stopped_and_goes_on(tmp_path):
         "thesis_repro",
     ]
     words += ["run", specified(tmp_path, run), "--device", "cpu", "--jobs", "1"]
-    env = {**os.environ, "THESIS_REPRO_OUTPUTS": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.root())}
+    env = {
+        **os.environ,
+        "THESIS_REPRO_OUTPUTS": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(paths.root()),
+    }
     with (tmp_path / "said").open("w") as f:
         process = subprocess.Popen(words, env=env, stdout=f, stderr=f)
     while process.poll() is None and "loss" not in (tmp_path / "said").read_text():

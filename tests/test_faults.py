@@ -34,7 +34,9 @@ from thesis_repro.runs import Planned, Robustness, Run, RunsFailed, Store
 from thesis_repro.training import Compute, Schedule
 
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["thesis_repro.cli", "thesis_repro.runs", "thesis_repro.adversarial", "sklearn.datasets"])
+FORK.set_forkserver_preload(
+    ["thesis_repro.cli", "thesis_repro.runs", "thesis_repro.adversarial", "sklearn.datasets"]
+)
 
 NEVER = 86_400.0  # seconds between two checkpoints: only what stops a run saves it
 
@@ -65,7 +67,9 @@ def small(method=Plain(), seed=0, epochs=3, label="small", train_size=150, **sch
 
 
 def store_at(folder, **changes) -> Store:
-    return Store(settings.load("smoke", device="cpu", precision="fp32", **{"jobs": 1, **changes}), folder)
+    return Store(
+        settings.load("smoke", device="cpu", precision="fp32", **{"jobs": 1, **changes}), folder
+    )
 
 
 @contextlib.contextmanager
@@ -81,7 +85,13 @@ def quiet():
 def _events(at: int, fault):
     "From now on the call of `fault` comes before the `at`-th training step, evaluation, fsync or rename."
     count = iter(range(10**9))
-    places = [(training, "_update"), (training, "_close_epoch"), (training, "evaluate"), (os, "fsync"), (os, "replace")]
+    places = [
+        (training, "_update"),
+        (training, "_close_epoch"),
+        (training, "evaluate"),
+        (os, "fsync"),
+        (os, "replace"),
+    ]
     for module, name in places:
 
         def before(*args, real=getattr(module, name), **words):
@@ -129,11 +139,15 @@ def left_by(folder, run) -> tuple[dict, list]:
     "The record without what differs from day to day, and the weights."
     record = json.loads((store_at(folder).home(run) / "record.json").read_text())
     weights = training.read_checkpoint(store_at(folder).home(run) / "weights.ckpt")
-    return {k: v for k, v in record.items() if k != "cost"}, [(k, v) for w in weights.values() for k, v in w.items()]
+    return {k: v for k, v in record.items() if k != "cost"}, [
+        (k, v) for w in weights.values() for k, v in w.items()
+    ]
 
 
 def same(a, b) -> bool:
-    return a[0] == b[0] and all(ka == kb and torch.equal(va, vb) for (ka, va), (kb, vb) in zip(a[1], b[1], strict=True))
+    return a[0] == b[0] and all(
+        ka == kb and torch.equal(va, vb) for (ka, va), (kb, vb) in zip(a[1], b[1], strict=True)
+    )
 
 
 # kill -9, SIGTERM, Ctrl-C
@@ -150,10 +164,14 @@ def test_a_run_that_is_killed_and_stopped_is_the_run(tmp_path, kind, long):
     faults = [signal.SIGKILL] * kills + [signal.SIGTERM] * stops
     rng.shuffle(faults)
     ends = []
-    for number in faults:  # killed between saves of every step, stopped where nothing but the stop would save
+    for number in (
+        faults
+    ):  # killed between saves of every step, stopped where nothing but the stop would save
         often = number == signal.SIGKILL
         where = {"at": rng.randrange(2, 24 if often else 5), "delay": rng.uniform(0, 0.02)}
-        ends.append(make(tmp_path / "faulty", run, number=number, seconds=0.0 if often else NEVER, **where))
+        ends.append(
+            make(tmp_path / "faulty", run, number=number, seconds=0.0 if often else NEVER, **where)
+        )
     assert ends == [-number if number == signal.SIGKILL else stopping.AGAIN for number in faults]
     assert make(tmp_path / "faulty", run, seconds=NEVER) == 0
     assert same(left_by(tmp_path / "faulty", run), left_by(tmp_path / "whole", run))
@@ -197,11 +215,24 @@ def _command(words, folder, **environment):
 def test_a_time_limit_is_exit_code_75_and_one_line(tmp_path):
     run = small(epochs=500)
     (tmp_path / "run.json").write_text(json.dumps(runs.specification(run)))
-    words = ["run", str(tmp_path / "run.json"), "--preset", "smoke", "--device", "cpu", "--jobs", "1"]
+    words = [
+        "run",
+        str(tmp_path / "run.json"),
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        "--jobs",
+        "1",
+    ]
     assert child(_command, [*words, "--time-limit", "3s"], tmp_path) == stopping.AGAIN
     said = (tmp_path / "said").read_text().splitlines()[-1]
-    assert said.endswith("thesis-repro: stopped by its time limit; the same command goes on where this one stood")
-    assert list(tmp_path.glob("smoke/runs/*/*/*/checkpoint.ckpt")) and not list(tmp_path.glob("smoke/runs/*/*/*/done"))
+    assert said.endswith(
+        "thesis-repro: stopped by its time limit; the same command goes on where this one stood"
+    )
+    assert list(tmp_path.glob("smoke/runs/*/*/*/checkpoint.ckpt")) and not list(
+        tmp_path.glob("smoke/runs/*/*/*/done")
+    )
 
 
 @pytest.mark.parametrize("text", ["", "0", "soon", "9 minutes", "m", "-3s"])
@@ -227,7 +258,12 @@ def fault_at_call(n: int, fault):
     "Call fault() in place of the n-th call that a save makes of the operating system; gives the list of calls."
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((os, "fsync"), (os, "replace"), (torch, "save"), (training.hashlib, "sha256")):
+        for module, name in (
+            (os, "fsync"),
+            (os, "replace"),
+            (torch, "save"),
+            (training.hashlib, "sha256"),
+        ):
 
             def instead(*args, real=getattr(module, name), name=name):
                 calls.append(name)
@@ -241,7 +277,14 @@ def full():
     raise OSError(28, "No space left on device")
 
 
-PHASES = ["save", "sha256", "fsync", "replace", "replace", "fsync"]  # serialise, digest, file, old, new, folder
+PHASES = [
+    "save",
+    "sha256",
+    "fsync",
+    "replace",
+    "replace",
+    "fsync",
+]  # serialise, digest, file, old, new, folder
 
 
 @pytest.mark.parametrize("phase", range(len(PHASES)))
@@ -271,7 +314,10 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(saved):
     saved.write_bytes(saved.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="damaged .*; going back to the checkpoint before it"):
         assert training.load_checkpoint(saved)["step"] == 1
-    with fault_at_call(3, full), pytest.raises(BadInput, match="disk is full"):  # at the first rename after it
+    with (
+        fault_at_call(3, full),
+        pytest.raises(BadInput, match="disk is full"),
+    ):  # at the first rename after it
         training.save_checkpoint(saved, {"step": 3})
     with pytest.warns(UserWarning, match="missing"):
         assert training.load_checkpoint(saved)["step"] == 1
@@ -285,9 +331,13 @@ def small_disk(tmp_path):
     "A disk of 4 MB."
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, text=True
+    )
     if mounted.returncode:
-        pytest.skip(f"a disk of 4 MB cannot be mounted here (it takes root): {mounted.stderr.strip()}")
+        pytest.skip(
+            f"a disk of 4 MB cannot be mounted here (it takes root): {mounted.stderr.strip()}"
+        )
     yield place
     subprocess.run(["umount", "-l", place], check=True)
 
@@ -302,7 +352,10 @@ def test_a_full_disk_is_named_and_the_next_call_goes_on(small_disk, tmp_path):
         while True:
             f.write(bytes(4096))
     for call in (lambda: store.ensure([run]), lambda: atomic_write(notebook, bytes(10**6))):
-        with quiet(), pytest.raises(Unwritable, match=rf"the disk is full \(mounted at {small_disk}, 4 MB\)"):
+        with (
+            quiet(),
+            pytest.raises(Unwritable, match=rf"the disk is full \(mounted at {small_disk}, 4 MB\)"),
+        ):
             call()
     assert json.loads(notebook.read_text()) == {"cells": ["old"]}
     with quiet():
@@ -347,7 +400,9 @@ def _looks(store) -> dict:
         home / "record.json": lambda: store.record(run),
         home / "weights.ckpt": lambda: store.weights(run),
         wild / "diverged.json": lambda: store.diverged(WILD) or None,
-        next(store.folder.glob("measurements/*.json")): lambda: runs.kept_outcome(store, run, Robustness(size=20)),
+        next(store.folder.glob("measurements/*.json")): lambda: runs.kept_outcome(
+            store, run, Robustness(size=20)
+        ),
     }
 
 
@@ -386,7 +441,9 @@ def test_damaged_weights_say_how_to_make_them_again(finished):
     file = finished.home(run) / "weights.ckpt"
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
-    with pytest.raises(BadInput, match=f"damaged .*remove {file.parent}, and the run is made again"):
+    with pytest.raises(
+        BadInput, match=f"damaged .*remove {file.parent}, and the run is made again"
+    ):
         finished.weights(run)
     file.write_bytes(whole)
 
@@ -398,7 +455,9 @@ def test_a_diverged_run_is_recorded_and_not_made_in_vain(finished, monkeypatch):
     kept = json.loads((finished.home(WILD) / "diverged.json").read_text())
     assert "the loss is" in kept["reason"] and {"epoch", "step", "environment"} <= kept.keys()
     monkeypatch.setattr(training, "start", lambda *a, **k: pytest.fail("trained again"))
-    with pytest.raises(RunsFailed, match=r"wild-seed-0.*: diverged: the loss is .*--retry tries again"):
+    with pytest.raises(
+        RunsFailed, match=r"wild-seed-0.*: diverged: the loss is .*--retry tries again"
+    ):
         finished.ensure([WILD, small(epochs=1)])
     assert finished.record(WILD) is None and finished.record(small(epochs=1)) is not None
 
@@ -411,13 +470,26 @@ def test_a_table_shows_what_diverged_and_the_n_of_the_rest(finished, monkeypatch
         with quiet():
             table = report.table_of_runs("7.ours", "Mine", plan, finished.preset, train=train)
         line = table.frame.iloc[0]
-        assert line.n == 1 and "diverged: the loss is" in line.reason and "1 of 2 runs gave no number" in line.reason
+        assert (
+            line.n == 1
+            and "diverged: the loss is" in line.reason
+            and "1 of 2 runs gave no number" in line.reason
+        )
         assert bool(table.failed) == train
 
 
 def test_the_command_lists_what_failed_and_retry_tries_again(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(runs.specification(WILD)))
-    words = ["run", str(tmp_path / "run.json"), "--preset", "smoke", "--device", "cpu", "--jobs", "1"]
+    words = [
+        "run",
+        str(tmp_path / "run.json"),
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        "--jobs",
+        "1",
+    ]
     mark = lambda: next(tmp_path.glob("smoke/runs/*/*/*/diverged.json"))
     assert child(_command, words, tmp_path) == 1
     first = mark().stat().st_mtime_ns
@@ -433,7 +505,8 @@ def test_the_command_lists_what_failed_and_retry_tries_again(tmp_path):
 def _logging(folder):
     "Write down each training that starts and each that is finished."
     log = lambda word, key: os.write(
-        os.open(Path(folder) / "log", os.O_APPEND | os.O_CREAT | os.O_WRONLY), f"{word} {key}\n".encode()
+        os.open(Path(folder) / "log", os.O_APPEND | os.O_CREAT | os.O_WRONLY),
+        f"{word} {key}\n".encode(),
     )
     start, write = runs._fulfil, runs._write
 
@@ -461,7 +534,11 @@ def _schedule(folder, wanted, at: int):
 
 
 def logged(folder, word: str) -> list[str]:
-    return [line.split()[1] for line in (Path(folder) / "log").read_text().splitlines() if line.startswith(word)]
+    return [
+        line.split()[1]
+        for line in (Path(folder) / "log").read_text().splitlines()
+        if line.startswith(word)
+    ]
 
 
 def test_two_schedulers_with_random_kills_make_each_run_once(tmp_path, long):
@@ -533,16 +610,25 @@ class Telling:
         return Plain()(model, x, y, draws)
 
 
-POOLED = [small(Telling(), seed=s, epochs=4000) for s in (0, 1)] + [small(Telling(), seed=s, epochs=2) for s in (2, 3)]
+POOLED = [small(Telling(), seed=s, epochs=4000) for s in (0, 1)] + [
+    small(Telling(), seed=s, epochs=2) for s in (2, 3)
+]
 
 
 def pool(folder, n=2) -> subprocess.Popen:
     "A command that makes the first `n` of POOLED in two workers."
     folder.mkdir(exist_ok=True)
     here = str(Path(__file__).parent)
-    env = {**os.environ, "TELLING": str(folder), "PYTHONPATH": f"{paths.root()}:{here}", "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "TELLING": str(folder),
+        "PYTHONPATH": f"{paths.root()}:{here}",
+        "OMP_NUM_THREADS": "1",
+    }
     words = [sys.executable, "-c", POOL, here, str(folder), str(n)]
-    return subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        words, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def workers(folder, seeds=(0, 1)) -> list[int]:
@@ -559,7 +645,8 @@ def saved_at(folder) -> list:
     "Where the runs of a pool stand."
     with quiet():
         return [
-            training.load_checkpoint(store_at(folder).home(r) / "checkpoint.ckpt")["at"]["step"] for r in POOLED[:2]
+            training.load_checkpoint(store_at(folder).home(r) / "checkpoint.ckpt")["at"]["step"]
+            for r in POOLED[:2]
         ]
 
 
@@ -582,7 +669,9 @@ def test_a_signal_to_the_whole_group_does_the_same(tmp_path, number):
     os.killpg(process.pid, number)  # as a terminal's Ctrl-C
     _, said = process.communicate(timeout=60)
     assert process.returncode == stopping.Stopped(number).code, said
-    assert all(gone(p, 20) for p in pids) and len(saved_at(tmp_path)) == 2 and "Traceback" not in said
+    assert (
+        all(gone(p, 20) for p in pids) and len(saved_at(tmp_path)) == 2 and "Traceback" not in said
+    )
 
 
 @pytest.mark.long
@@ -602,7 +691,9 @@ def test_a_killed_worker_does_not_end_the_command(tmp_path):
     for s in (0, 1):
         (tmp_path / f"{s}-1").unlink(missing_ok=True)
         (tmp_path / f"{s}-0").unlink(missing_ok=True)
-    assert killed not in workers(tmp_path)  # it is made again, and so is the other one that joblib took down
+    assert killed not in workers(
+        tmp_path
+    )  # it is made again, and so is the other one that joblib took down
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == stopping.AGAIN, said
@@ -632,17 +723,35 @@ def test_a_stopped_notebook_has_its_runs_saved_and_is_not_done(tmp_path, jobs, h
     from nbformat.v4 import new_code_cell, new_notebook
 
     head = new_code_cell('preset: str = "smoke"  # a preset', metadata={"tags": ["parameters"]})
-    cells = [head, new_code_cell(CHAPTER.replace("JOBS", str(jobs))), new_code_cell("print('after')")]
+    cells = [
+        head,
+        new_code_cell(CHAPTER.replace("JOBS", str(jobs))),
+        new_code_cell("print('after')"),
+    ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "in.ipynb")
-    env = {**os.environ, "TELLING": str(tmp_path), "PYTHONPATH": f"{paths.root()}:{Path(__file__).parent}"}
+    env = {
+        **os.environ,
+        "TELLING": str(tmp_path),
+        "PYTHONPATH": f"{paths.root()}:{Path(__file__).parent}",
+    }
     limit = "0" if how == "SIGTERM" else "45"
-    words = [sys.executable, "-c", DRIVER, str(tmp_path / "in.ipynb"), str(tmp_path / "out.ipynb"), limit]
+    words = [
+        sys.executable,
+        "-c",
+        DRIVER,
+        str(tmp_path / "in.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        limit,
+    ]
     process = subprocess.Popen(words, env=env, start_new_session=True)
     pids = workers(tmp_path, range(jobs))
     process.terminate() if how == "SIGTERM" else None
     assert process.wait(120) == stopping.AGAIN
     facts = nbformat.read(tmp_path / "out.ipynb", 4).metadata["thesis_repro"]
-    assert facts["status"] == "failed" and ("SIGTERM" if how == "SIGTERM" else "its time limit") in facts["error"]
+    assert (
+        facts["status"] == "failed"
+        and ("SIGTERM" if how == "SIGTERM" else "its time limit") in facts["error"]
+    )
     assert all(gone(p, 20) for p in pids)
     assert all((store_at(tmp_path).home(r) / "checkpoint.ckpt").exists() for r in POOLED[:jobs])
     assert not list(tmp_path.glob("runs/*/*/*/done"))
@@ -657,7 +766,9 @@ def test_a_run_in_parts_on_different_threads_says_so(tmp_path):
     file = store_at(tmp_path).home(run) / "checkpoint.ckpt"
     state = training.read_checkpoint(file)
     assert len(state["at"]["places"]) == 1 and "1 thread(s)" in state["at"]["places"][0]
-    state["at"]["places"] = [state["at"]["places"][0].replace("1 thread(s)", "2 thread(s)")]  # begun elsewhere
+    state["at"]["places"] = [
+        state["at"]["places"][0].replace("1 thread(s)", "2 thread(s)")
+    ]  # begun elsewhere
     training.save_checkpoint(file, state)
     assert make(tmp_path, run) == 0
     said = store_at(tmp_path).record(run).repeatable
@@ -667,7 +778,10 @@ def test_a_run_in_parts_on_different_threads_says_so(tmp_path):
 def test_deterministic_is_refused_where_it_cannot_be(monkeypatch, tmp_path):
     with pytest.raises(BadInput, match="deterministic: not with compile = yes"):
         Compute(deterministic=True, compile=True)
-    with pytest.raises(BadInput, match=r"deterministic: put_ .*leave it out"), training.deterministic():
+    with (
+        pytest.raises(BadInput, match=r"deterministic: put_ .*leave it out"),
+        training.deterministic(),
+    ):
         torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
     assert not torch.are_deterministic_algorithms_enabled()
     monkeypatch.setenv("THESIS_REPRO_DETERMINISTIC", "1")
@@ -684,7 +798,9 @@ def test_deterministic_training_on_a_gpu_gives_the_same_bits(tmp_path, kind, mon
     monkeypatch.setenv("THESIS_REPRO_DETERMINISTIC", "1")
     run = small(KINDS[kind], epochs=3)
     records = [store_at(tmp_path / d, device="cuda").make(run, progress=False) for d in "ab"]
-    assert same(*(left_by(tmp_path / d, run) for d in "ab")) and records[0].repeatable.startswith("bitwise")
+    assert same(*(left_by(tmp_path / d, run) for d in "ab")) and records[0].repeatable.startswith(
+        "bitwise"
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -730,10 +846,15 @@ def test_two_fresh_clones_give_identical_records(tmp_path):
             "PYTHONPATH": str(clone),
             "OMP_NUM_THREADS": "1",
         }
-        subprocess.run([sys.executable, *words], cwd=clone, env=env, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, *words], cwd=clone, env=env, check=True, capture_output=True
+        )
         files = sorted(clone.glob("outputs/smoke/runs/*/*/*/record.json"))
         found.append(
-            {f.parent.name: {k: v for k, v in json.loads(f.read_text()).items() if k != "cost"} for f in files}
+            {
+                f.parent.name: {k: v for k, v in json.loads(f.read_text()).items() if k != "cost"}
+                for f in files
+            }
         )
     assert len(found[0]) == 7 and found[0] == found[1]
 

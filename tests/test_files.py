@@ -41,8 +41,12 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize(("number", "says"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permission denied")])
-def test_a_refused_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, call, number, says):
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permission denied")]
+)
+def test_a_refused_write_keeps_the_old_file_and_leaves_no_other(
+    tmp_path, monkeypatch, call, number, says
+):
     target = atomic_write(tmp_path / "table.csv", "old")
 
     def refuse(*args):
@@ -52,7 +56,11 @@ def test_a_refused_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkey
     with pytest.raises(BadInput) as error:
         atomic_write(target, "new")
     monkeypatch.undo()
-    assert str(target) in str(error.value) and says in str(error.value) and "\n" not in str(error.value)
+    assert (
+        str(target) in str(error.value)
+        and says in str(error.value)
+        and "\n" not in str(error.value)
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"] and target.read_text() == "old"
 
 
@@ -80,12 +88,19 @@ def test_permissions_follow_the_umask(tmp_path):
 
 
 def test_json_is_strict_and_keeps_every_digit(tmp_path):
-    value = {"loss": [1 / 3, float("inf"), float("nan")], "λ": np.float32(0.5), "n": np.int64(3), "where": tmp_path}
+    value = {
+        "loss": [1 / 3, float("inf"), float("nan")],
+        "λ": np.float32(0.5),
+        "n": np.int64(3),
+        "where": tmp_path,
+    }
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    read = json.loads(atomic_json(tmp_path / "x.json", value).read_text(encoding="utf-8"), parse_constant=refuse)
+    read = json.loads(
+        atomic_json(tmp_path / "x.json", value).read_text(encoding="utf-8"), parse_constant=refuse
+    )
     assert read == {"loss": [1 / 3, None, None], "λ": 0.5, "n": 3, "where": str(tmp_path)}
 
 

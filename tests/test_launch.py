@@ -27,13 +27,28 @@ def sweep(n: int, epochs: int) -> list[Run]:
     "Small runs of three kinds."
     schedule = Schedule(epochs=epochs, batch_size=50)
     run = lambda i: Run(
-        "faint10", "resnet18", METHODS[i % 3], schedule, i, 0.0625, 150, 50, 50, home="tests/sweep", part="CIFAR-10"
+        "faint10",
+        "resnet18",
+        METHODS[i % 3],
+        schedule,
+        i,
+        0.0625,
+        150,
+        50,
+        50,
+        home="tests/sweep",
+        part="CIFAR-10",
     )
     return [run(i) for i in range(n)]
 
 
 def store_at(folder, **changes) -> Store:
-    return Store(settings.load("smoke", device="cpu", precision="fp32", **{"jobs": 2, "threads": 1, **changes}), folder)
+    return Store(
+        settings.load(
+            "smoke", device="cpu", precision="fp32", **{"jobs": 2, "threads": 1, **changes}
+        ),
+        folder,
+    )
 
 
 def left_by(folder, runs) -> list:
@@ -43,15 +58,22 @@ def left_by(folder, runs) -> list:
         (home,) = Path(folder).glob(f"runs/*/*/*-{run.key}")  # in one place alone
         weights = read_checkpoint(home / "weights.ckpt")
         record = json.loads((home / "record.json").read_text())
-        record["environment"].pop("commit")  # of the tests' own repository, which may move meanwhile
+        record["environment"].pop(
+            "commit"
+        )  # of the tests' own repository, which may move meanwhile
         found.append(
-            ({k: v for k, v in record.items() if k != "cost"}, [(k, v) for w in weights.values() for k, v in w.items()])
+            (
+                {k: v for k, v in record.items() if k != "cost"},
+                [(k, v) for w in weights.values() for k, v in w.items()],
+            )
         )
     return found
 
 
 def same(a: list, b: list) -> bool:
-    bits = lambda a, b: all(ka == kb and torch.equal(va, vb) for (ka, va), (kb, vb) in zip(a, b, strict=True))
+    bits = lambda a, b: all(
+        ka == kb and torch.equal(va, vb) for (ka, va), (kb, vb) in zip(a, b, strict=True)
+    )
     return all(ra == rb and bits(wa, wb) for (ra, wa), (rb, wb) in zip(a, b, strict=True))
 
 
@@ -99,7 +121,12 @@ def test_jobs_and_threads(monkeypatch):
     of = lambda **k: (lambda p: (launch.jobs(p), launch.threads_each(p)))(
         settings.load("smoke", **{"device": "cpu", **k})
     )
-    assert of() == (12, 1) and of(jobs=3) == (3, 4) and of(jobs=5) == (5, 2) and of(jobs=3, threads=2) == (3, 2)
+    assert (
+        of() == (12, 1)
+        and of(jobs=3) == (3, 4)
+        and of(jobs=5) == (5, 2)
+        and of(jobs=3, threads=2) == (3, 2)
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert (
@@ -146,7 +173,9 @@ def test_workers_stay_for_the_next_tasks(tmp_path):
     assert {text.split()[1:] == ["cpu", "1"] for made in twice for text in made.values()} == {True}
 
 
-@pytest.mark.parametrize("key, value", [("launcher", "kubernetes"), ("threads", -1), ("launcher", "")])
+@pytest.mark.parametrize(
+    "key, value", [("launcher", "kubernetes"), ("threads", -1), ("launcher", "")]
+)
 def test_a_launcher_that_is_none_is_refused(key, value):
     with pytest.raises(BadInput, match=key):
         settings.load("smoke", **{key: value})
@@ -206,7 +235,9 @@ def test_a_sweep_survives_the_loss_of_a_node(tmp_path, cluster, long):
     assert len(kept) < len(later) < n
 
     records = store_at(home).ensure(runs)
-    assert len(records) == n and finished(home).items() >= later.items() >= kept.items()  # none was made twice
+    assert (
+        len(records) == n and finished(home).items() >= later.items() >= kept.items()
+    )  # none was made twice
     assert same(left_by(home, runs), left_by(tmp_path / "undisturbed", runs))
 
 
@@ -226,13 +257,18 @@ def test_what_fails_under_ray_is_listed_and_the_rest_made(tmp_path, cluster):
         home="tests/sweep",
         part="CIFAR-10",
     )
-    store, before = store_at(tmp_path, launcher="ray", ray_address=cluster.address), signal.getsignal(signal.SIGTERM)
+    store, before = (
+        store_at(tmp_path, launcher="ray", ray_address=cluster.address),
+        signal.getsignal(signal.SIGTERM),
+    )
     import ray
 
     try:
         with pytest.raises(RunsFailed) as e:
             store.ensure([*good, bad])
-        assert list(e.value.failures) == [bad.name] and "unknown model" in e.value.failures[bad.name]
+        assert (
+            list(e.value.failures) == [bad.name] and "unknown model" in e.value.failures[bad.name]
+        )
         assert all(store.record(r) for r in good)
         assert signal.getsignal(signal.SIGTERM) is before  # Ray has given it back
     finally:

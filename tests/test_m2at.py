@@ -35,7 +35,12 @@ def box_of(lam, u, v, height, width):
 def mask_of(box, height, width):
     "Eq. 5.5 for one image, by the pixels' centres."
     x1, y1, x2, y2 = box
-    return np.array([[float(x1 < j + 0.5 < x2 and y1 < i + 0.5 < y2) for j in range(width)] for i in range(height)])
+    return np.array(
+        [
+            [float(x1 < j + 0.5 < x2 and y1 < i + 0.5 < y2) for j in range(width)]
+            for i in range(height)
+        ]
+    )
 
 
 def share_of(box, height, width):
@@ -57,7 +62,9 @@ def labels_of(y, chosen, share, classes):
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.9, 1.0])
 def test_the_rectangle_and_its_share_are_eq_5_3_and_5_4(height, width, lam):
     corners = np.array(EDGES + rng().random((20, 2)).tolist())
-    boxes = m2at.rectangle(torch.full((25,), lam, dtype=torch.float64), tensor(corners), height, width)
+    boxes = m2at.rectangle(
+        torch.full((25,), lam, dtype=torch.float64), tensor(corners), height, width
+    )
     expected = [box_of(lam, u, v, height, width) for u, v in corners]
     np.testing.assert_allclose(boxes, expected, rtol=1e-12)
     shares = m2at.covered_share(boxes, height, width)
@@ -76,7 +83,8 @@ def test_the_mask_is_eq_5_5():
 def test_edge_rectangles():
     "The whole image, nothing, and a corner on the far border."
     whole, empty, far = (
-        m2at.rectangle(torch.tensor([m]), torch.tensor([[c, c]]), 8, 8) for m, c in ((0, 0.0), (1, 0.3), (0, 1.0))
+        m2at.rectangle(torch.tensor([m]), torch.tensor([[c, c]]), 8, 8)
+        for m, c in ((0, 0.0), (1, 0.3), (0, 1.0))
     )
     assert m2at.binary_mask(whole, 8, 8).all() and m2at.covered_share(whole, 8, 8) == 1
     for box in (empty, far):
@@ -86,7 +94,9 @@ def test_edge_rectangles():
 def test_the_masks_share_is_the_boxs_in_the_mean():
     corners, lam = rng(3).random((4000, 2)), rng(4).random(4000)
     boxes = m2at.rectangle(tensor(lam), tensor(corners), 8, 8)
-    difference = m2at.binary_mask(boxes, 8, 8).double().mean((1, 2, 3)) - m2at.covered_share(boxes, 8, 8)
+    difference = m2at.binary_mask(boxes, 8, 8).double().mean((1, 2, 3)) - m2at.covered_share(
+        boxes, 8, 8
+    )
     assert abs(difference.mean()) < 0.004
 
 
@@ -103,7 +113,9 @@ def test_masking_never_leaves_the_pixels_by_a_rounding():
     moved = (x + 8 / 255).clamp(0, 1)
     mask = tensor(rng(1).random((50, 1, 8, 8)) < 0.5)
     inside, outside = m2at.masked_perturbations(x, moved, mask)
-    assert torch.equal(torch.maximum(inside, outside), moved) and torch.equal(torch.minimum(inside, outside), x)
+    assert torch.equal(torch.maximum(inside, outside), moved) and torch.equal(
+        torch.minimum(inside, outside), x
+    )
 
 
 @pytest.mark.parametrize("number", [1, 3, 9])
@@ -112,7 +124,9 @@ def test_labels_are_eq_5_6_to_5_8(number):
     chosen = m2at.random_classes(tensor(y), 10, number, rng(2))
     s = m2at.smoothing_distribution(chosen, 10)
     t, t_bar = m2at.masked_labels(tensor(y), s, tensor(share))
-    expected = [labels_of(a, set(c.tolist()), b, 10) for a, b, c in zip(y, share, chosen, strict=True)]
+    expected = [
+        labels_of(a, set(c.tolist()), b, 10) for a, b, c in zip(y, share, chosen, strict=True)
+    ]
     np.testing.assert_allclose(t, [e[0] for e in expected], atol=1e-6)
     np.testing.assert_allclose(t_bar, [e[1] for e in expected], atol=1e-6)
     np.testing.assert_allclose(t.sum(1), 1, atol=1e-6)
@@ -150,10 +164,14 @@ def test_lowest_classes_are_the_least_probable_others_in_ascending_order():
 def test_mixing_is_eq_5_9_and_5_10():
     a, b, lam = rng().random((6, 3, 4, 4)), rng(1).random((6, 3, 4, 4)), rng(2).random(6)
     expected = np.stack([m * p + (1 - m) * q for m, p, q in zip(lam, a, b, strict=True)])
-    np.testing.assert_allclose(m2at.mixed_images(tensor(a), tensor(b), tensor(lam)), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        m2at.mixed_images(tensor(a), tensor(b), tensor(lam)), expected, rtol=1e-12
+    )
     t, u = rng(3).random((6, 5)), rng(4).random((6, 5))
     expected = np.stack([m * p + (1 - m) * q for m, p, q in zip(lam, t, u, strict=True)])
-    np.testing.assert_allclose(m2at.mixed_labels(tensor(t), tensor(u), tensor(lam)), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        m2at.mixed_labels(tensor(t), tensor(u), tensor(lam)), expected, rtol=1e-12
+    )
 
 
 # The claim of section 5.2.3: λ₁ = 0 and λ₁ = 1 are AVmixup with γ = 1
@@ -161,7 +179,9 @@ def test_mixing_is_eq_5_9_and_5_10():
 
 def avmixup(x, moved, y, ratio, classes):
     "AVmixup with γ = 1 and label smoothing of the clean image 1, of the adversarial one 0: eq. 4 and 5 of Lee et al., one by one."
-    image = np.stack([r * a + (1 - r) * (a + 1.0 * (b - a)) for r, a, b in zip(ratio, x, moved, strict=True)])
+    image = np.stack(
+        [r * a + (1 - r) * (a + 1.0 * (b - a)) for r, a, b in zip(ratio, x, moved, strict=True)]
+    )
     label = np.full((len(y), classes), 0.0)
     for i, (r, k) in enumerate(zip(ratio, y, strict=True)):
         label[i] = (1 - r) / (classes - 1)
@@ -171,11 +191,19 @@ def avmixup(x, moved, y, ratio, classes):
 
 @pytest.mark.parametrize("lam1", [0.0, 1.0])
 def test_the_ends_are_avmixup_in_the_images_and_in_the_labels_of_the_other_reading(lam1):
-    x, moved, y = rng().random((20, 3, 8, 8)), rng(1).random((20, 3, 8, 8)), rng(2).integers(0, 10, 20)
+    x, moved, y = (
+        rng().random((20, 3, 8, 8)),
+        rng(1).random((20, 3, 8, 8)),
+        rng(2).integers(0, 10, 20),
+    )
     lam2 = rng(3).random(20)
-    clean = lam2 if lam1 else 1 - lam2  # the weight of x: the empty rectangle makes ξ the clean image
+    clean = (
+        lam2 if lam1 else 1 - lam2
+    )  # the weight of x: the empty rectangle makes ξ the clean image
     image, label = avmixup(x, moved, y, clean, 10)
-    ends = lambda mass: m2at.at_the_end(tensor(x), tensor(moved), tensor(y), lam1, tensor(lam2), 10, mass)
+    ends = lambda mass: m2at.at_the_end(
+        tensor(x), tensor(moved), tensor(y), lam1, tensor(lam2), 10, mass
+    )
     np.testing.assert_allclose(ends("unperturbed")[0], image, atol=1e-6)
     np.testing.assert_allclose(ends("unperturbed")[1], label, atol=1e-6)
     np.testing.assert_allclose(ends("perturbed")[0], image, atol=1e-6)
@@ -204,7 +232,14 @@ def batch(n=64, classes=10, size=8, seed=0):
     x[:, 0, 0, 0] = 0.5  # FirstPixel then gives x itself no order of the classes, and x̂ one
     delta = tensor(rng(8).choice([-8 / 255, 8 / 255], x.shape)).float()
     y = tensor(rng(9).integers(0, classes, n))
-    return Examples(FirstPixel(classes), x, y, Draws(seed, 1, 2), adversarial=(x + delta).clamp(0, 1), classes=classes)
+    return Examples(
+        FirstPixel(classes),
+        x,
+        y,
+        Draws(seed, 1, 2),
+        adversarial=(x + delta).clamp(0, 1),
+        classes=classes,
+    )
 
 
 def strengths(e, inputs):
@@ -248,9 +283,13 @@ def test_corners_and_ratios_are_uniform_and_beta():
     e = dataclasses.replace(batch(), y=torch.zeros(n, dtype=torch.long), x=torch.zeros(n, 1, 4, 6))
     box = m2at.mask_boxes(e, "sample").double().numpy() / [6, 4, 6, 4]
     for column in box[:, :2].T:
-        np.testing.assert_allclose(np.quantile(column, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.015)
+        np.testing.assert_allclose(
+            np.quantile(column, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.015
+        )
     uncut = box[(box[:, 2] < 1) & (box[:, 0] < 0.05)]
-    assert np.quantile((uncut[:, 2] - uncut[:, 0]) ** 2, 0.5) == pytest.approx(0.5, abs=0.1)  # 1 − λ₁, uniform
+    assert np.quantile((uncut[:, 2] - uncut[:, 0]) ** 2, 0.5) == pytest.approx(
+        0.5, abs=0.1
+    )  # 1 − λ₁, uniform
     lam = m2at.ratios(e, "m2at mixing", 5.0, "sample")
     assert lam.var().item() == pytest.approx(1 / 44, rel=0.05)  # Beta(5, 5)
 
@@ -273,13 +312,27 @@ def test_the_seven_rows_of_the_ablation():
     truth = torch.nn.functional.one_hot(e.y, 10).float()
     mass = {name: t.gather(1, e.y[:, None]).squeeze(1) for name, (_, t) in made.items()}
     share = m2at.covered_share(m2at.mask_boxes(e, "batch"), 8, 8)
-    lam2, smooth = m2at.ratios(e, "m2at mixing", 1.0, "batch"), m2at.ratios(e, "m2at smoothing", 1.0, "batch")
+    lam2, smooth = (
+        m2at.ratios(e, "m2at mixing", 1.0, "batch"),
+        m2at.ratios(e, "m2at smoothing", 1.0, "batch"),
+    )
     inside, outside = m2at.halves(e, m2at.mask_boxes(e, "batch"))
     weight = lam2[:, None, None, None]
-    line, patch = weight * e.adversarial + (1 - weight) * e.x, weight * inside + (1 - weight) * outside
+    line, patch = (
+        weight * e.adversarial + (1 - weight) * e.x,
+        weight * inside + (1 - weight) * outside,
+    )
     images = [e.adversarial, line, line, inside, inside, patch, patch, patch]
     one = torch.ones(64)
-    masses = [smooth, one, lam2 * smooth + 1 - lam2, one, share, one, lam2 * share + (1 - lam2) * (1 - share)]
+    masses = [
+        smooth,
+        one,
+        lam2 * smooth + 1 - lam2,
+        one,
+        share,
+        one,
+        lam2 * share + (1 - lam2) * (1 - share),
+    ]
     masses.append(1 - masses[-1])
     for (name, (inputs, target)), image, expected in zip(made.items(), images, masses, strict=True):
         torch.testing.assert_close(inputs, image, atol=1e-6, rtol=0, msg=name)
@@ -322,10 +375,14 @@ def test_the_lowest_classes_cost_one_forward_pass_without_a_graph():
     logits = (e.adversarial.flatten(1)[:, :1] - 0.5) * e.model.w
     for row, z, label in zip(target, logits.detach(), e.y.tolist(), strict=True):
         chosen = {k for k in range(10) if row[k] > 0 and k != label}
-        assert chosen == set(sorted((k for k in range(10) if k != label), key=lambda k: z[k].item())[:3])
+        assert chosen == set(
+            sorted((k for k in range(10) if k != label), key=lambda k: z[k].item())[:3]
+        )
 
 
-@pytest.mark.parametrize("how", [MaskAndMix(), MaskAndMix(smoothed=3), MaskAndMix(smoothed=9, choice="lowest")])
+@pytest.mark.parametrize(
+    "how", [MaskAndMix(), MaskAndMix(smoothed=3), MaskAndMix(smoothed=9, choice="lowest")]
+)
 def test_nothing_else_asks_the_network(how):
     e = batch()
     how(e)
@@ -376,7 +433,9 @@ def test_m2at_is_adversarial_training_with_a_mix(digits):
         mask = tensor(mask_of(box[i].tolist(), 8, 8)).float()
         delta = e.adversarial[i] - x[i]
         inputs.append(x[i] + delta * (lam2[i] * mask + (1 - lam2[i]) * (1 - mask)))
-        t, t_bar = labels_of(y[i].item(), set(range(10)) - {y[i].item()}, share_of(box[i].tolist(), 8, 8), 10)
+        t, t_bar = labels_of(
+            y[i].item(), set(range(10)) - {y[i].item()}, share_of(box[i].tolist(), 8, 8), 10
+        )
         targets.append(lam2[i] * t + (1 - lam2[i]) * t_bar)
     log_p = net(torch.stack(inputs)).log_softmax(1)
     expected = -(tensor(np.stack(targets)) * log_p).sum(1).mean()
@@ -413,7 +472,9 @@ def test_the_wide_network_is_another_run_and_the_other_labels_another_method():
     wide, usual = (plan[f"CIFAR-10 / {r}", "PGD-20"].runs[0] for r in ("M2AT (WRN28-10)", "M2AT"))
     assert wide.model == "wrn28_10" and usual.model == "wrn34_10" and wide.method == usual.method
     assert ablated["Masking + Mixing + LS", "PGD-20"].runs[0].key == usual.key
-    assert ablated["LS", "PGD-20"].runs[0].key == plan["CIFAR-10 / PGD with LS", "PGD-20"].runs[0].key
+    assert (
+        ablated["LS", "PGD-20"].runs[0].key == plan["CIFAR-10 / PGD with LS", "PGD-20"].runs[0].key
+    )
     assert ablated[m2at.OTHER_LABELS, "PGD-20"].runs[0].key != usual.key
     s = usual.schedule
     assert (s.epochs, s.batch_size, s.lr, s.momentum, s.weight_decay, s.decay) == (
@@ -433,7 +494,11 @@ def test_transfer_is_from_another_network_of_the_same_seed():
         assert row != source
         for run in p.runs:
             other = p.metric.source(run)
-            assert other.key != run.key and other.seed == run.seed and other.label == f"CIFAR-10 / {source}"
+            assert (
+                other.key != run.key
+                and other.seed == run.seed
+                and other.label == f"CIFAR-10 / {source}"
+            )
     for (row, column), p in m2at.runs_5_ours(preset).items():
         if column in m2at.TRANSFERS:
             assert all(p.metric.source(r).key != r.key for r in p.runs), row
@@ -442,7 +507,11 @@ def test_transfer_is_from_another_network_of_the_same_seed():
 def test_what_was_not_asked_for_is_not_trained():
     plan = m2at.runs_5_1(settings.load("smoke", chapter=5), ("CIFAR-100",))
     assert not any(p.runs for (row, _), p in plan.items() if row.startswith("CIFAR-10 /"))
-    assert all("was not asked for" in p.reason for (row, _), p in plan.items() if row.startswith("CIFAR-10 /"))
+    assert all(
+        "was not asked for" in p.reason
+        for (row, _), p in plan.items()
+        if row.startswith("CIFAR-10 /")
+    )
 
 
 # Gradient masking
@@ -486,7 +555,13 @@ def test_each_sign_is_raised_alone(changed):
 
 
 @pytest.mark.parametrize(
-    "near", [{"AutoAttack": 41.1}, {"FGSM": 49.1}, {"PGD at ε = 1": 1.9}, {"random against gradient": 0.49}]
+    "near",
+    [
+        {"AutoAttack": 41.1},
+        {"FGSM": 49.1},
+        {"PGD at ε = 1": 1.9},
+        {"random against gradient": 0.49},
+    ],
 )
 def test_within_the_rule_no_sign_is_raised(near):
     assert masking_verdict(HONEST | near) == "no sign of masking"
@@ -495,15 +570,24 @@ def test_within_the_rule_no_sign_is_raised(near):
 def test_what_is_not_measured_is_open_and_not_absent():
     verdict = masking_verdict(HONEST | {"AutoAttack": float("nan")})
     assert verdict.startswith("no sign of masking in 6 of 7 tests; open: AutoAttack")
-    assert masking_verdict({}) == masking_verdict(dict.fromkeys(HONEST, float("nan"))) and masking_verdict(
-        {}
-    ).startswith("not judged")
-    weak = HONEST | {"PGD-20": 8.0, "CW-PGD-100": 0.0, "AutoAttack": 0.0, "PGD-20, logits scaled": 1.0}
-    assert masking_signs(weak)["AutoAttack finds much more than PGD-20"] is None  # 8 cannot fall by 10
+    assert masking_verdict({}) == masking_verdict(
+        dict.fromkeys(HONEST, float("nan"))
+    ) and masking_verdict({}).startswith("not judged")
+    weak = HONEST | {
+        "PGD-20": 8.0,
+        "CW-PGD-100": 0.0,
+        "AutoAttack": 0.0,
+        "PGD-20, logits scaled": 1.0,
+    }
+    assert (
+        masking_signs(weak)["AutoAttack finds much more than PGD-20"] is None
+    )  # 8 cannot fall by 10
     half = {k: v for k, v in HONEST.items() if k != "PGD-20 from Standard"}
     assert masking_signs(half)["transfer finds more than PGD-20"] is None
     assert (
-        masking_signs(half | {"PGD-20 from an adversarially trained network": 10.0})["transfer finds more than PGD-20"]
+        masking_signs(half | {"PGD-20 from an adversarially trained network": 10.0})[
+            "transfer finds more than PGD-20"
+        ]
         is True
     )
 
@@ -543,7 +627,9 @@ def test_runner_up_shares_are_counted_on_what_was_right_and_is_misled():
         for s, line in enumerate(table)
         for c, v in enumerate(line)
     ]
-    o = m2at.outcomes(pd.DataFrame(rows, columns=["sample", "class", "probability", "input", "label"]))
+    o = m2at.outcomes(
+        pd.DataFrame(rows, columns=["sample", "class", "probability", "input", "label"])
+    )
     assert m2at.runner_up_shares(o) == {"FGSM": 0.5, "PGD": 1.0}
     assert m2at.shown_samples(o) == {"(a) FGSM and PGD mislead": 1}
 
@@ -559,7 +645,9 @@ def test_overfitting_is_the_fall_from_the_best_epoch():
 
 def test_a_step_that_cannot_cross_its_ball_is_told_from_one_that_can():
     attacks = m2at.budget_attacks((8, 32))
-    reach = {place: a.steps * a.step / a.epsilon for place, a in attacks.items() if "PGD" in place[0]}
+    reach = {
+        place: a.steps * a.step / a.epsilon for place, a in attacks.items() if "PGD" in place[0]
+    }
     assert reach["PGD-10", 32] < 1 < reach["PGD-10, step ε/4", 32]
     assert attacks["PGD-10", 8] == attacks["PGD-10, step ε/4", 8] == PGD()
     assert m2at.wide_pgd(1.0).steps * m2at.wide_pgd(1.0).step == pytest.approx(2.5)
@@ -571,6 +659,12 @@ def test_the_thesis_transfer_numbers_are_its_white_box_numbers():
 
 
 def test_a_table_of_ours_keeps_its_reasons():
-    frame = compare("5.ours", [Cell("PGD", "PGD-20", (50.0, 52.0)), Cell("PGD", "AutoAttack", (), "switched off")])
-    assert frame.verdict.tolist() == ["ours only", "not measured"] and frame.reason.tolist() == ["", "switched off"]
+    frame = compare(
+        "5.ours",
+        [Cell("PGD", "PGD-20", (50.0, 52.0)), Cell("PGD", "AutoAttack", (), "switched off")],
+    )
+    assert frame.verdict.tolist() == ["ours only", "not measured"] and frame.reason.tolist() == [
+        "",
+        "switched off",
+    ]
     assert frame.ours[0] == 51.0 and np.isnan(frame.ours[1])

@@ -70,7 +70,8 @@ def each(function, p, y, *rest):
 def test_equations_of_one_sample(k):
     p, y = simplex(k=k)
     second = [
-        max(v for c, v in enumerate(row) if c != label) for row, label in zip(p.tolist(), y.tolist(), strict=True)
+        max(v for c, v in enumerate(row) if c != label)
+        for row, label in zip(p.tolist(), y.tolist(), strict=True)
     ]
     pairs = {
         "6.3": (mr.misclassification_rate(p, y), each(rate_of, p, y)),
@@ -80,7 +81,10 @@ def test_equations_of_one_sample(k):
         "6.11": (mr.similarity(p, y), each(cosine_of, p, y)),
         "6.14": (
             mr.margin_factor(p, y, 2),
-            [(2 - share_of(a, b)) * cosine_of(a, b) for a, b in zip(p.tolist(), y.tolist(), strict=True)],
+            [
+                (2 - share_of(a, b)) * cosine_of(a, b)
+                for a, b in zip(p.tolist(), y.tolist(), strict=True)
+            ],
         ),
     }
     for name, (ours, reference) in pairs.items():
@@ -89,7 +93,9 @@ def test_equations_of_one_sample(k):
 
 @BOTH
 @pytest.mark.parametrize("tau", (2, 3, 4))
-def test_the_reweighted_margin_is_eq_6_15_and_positive_where_the_sample_is_misclassified(tau, similar):
+def test_the_reweighted_margin_is_eq_6_15_and_positive_where_the_sample_is_misclassified(
+    tau, similar
+):
     p, y = simplex(seed=1)
     ours = mr.reweighted_margin(p, y, tau, similar)
     np.testing.assert_allclose(ours, each(reweighted_of, p, y, tau, similar), rtol=1e-9, atol=1e-12)
@@ -140,7 +146,9 @@ def test_equal_margins_finds_every_pair_and_no_other():
     found = mr.equal_margins(p, y, 0.02)
     m = each(margin_of, p, y)
     expected = {(i, j) for i in range(60) for j in range(i) if abs(m[i] - m[j]) <= 0.02}
-    assert {(max(a, b), min(a, b)) for a, b in zip(found["sample"], found.other, strict=True)} == expected
+    assert {
+        (max(a, b), min(a, b)) for a, b in zip(found["sample"], found.other, strict=True)
+    } == expected
     gaps = found.confidence - found["other confidence"]
     assert len(found) and (gaps >= 0).all() and (gaps.diff().dropna() <= 1e-12).all()
     np.testing.assert_allclose(found.confidence, [p[i, y[i]] for i in found["sample"]])
@@ -231,7 +239,9 @@ def test_with_the_similarity_a_certain_sample_weighs_what_one_on_the_boundary_do
     p, y = path(spread=0.0)
     m, w = mr.probability_margin(p, y), MarginReweighting(into).of(p, y)
     at_boundary = w[m.abs().argmin()]
-    assert w[0] == pytest.approx(at_boundary.item(), rel=0.02)  # not what section 6.2 wants; see the notebook
+    assert w[0] == pytest.approx(
+        at_boundary.item(), rel=0.02
+    )  # not what section 6.2 wants; see the notebook
     assert 0.7 < p[w.argmin(), 0] < 0.85
 
 
@@ -239,8 +249,13 @@ def test_with_the_similarity_a_certain_sample_weighs_what_one_on_the_boundary_do
 def test_without_similarity_exactly_the_wrong_samples_outweigh_their_twins(tau):
     for k in CLASSES:
         p, y = simplex(k=k, seed=8)
-        for into in ("MAIL", "WMMR"):  # γ = 1: at 10 the sigmoid of a large margin is one, for a twin as well
-            kept = mr.heavier_than_twin(MarginReweighting(into, tau, similarity=False, gamma=1.0), p, y)
+        for into in (
+            "MAIL",
+            "WMMR",
+        ):  # γ = 1: at 10 the sigmoid of a large margin is one, for a twin as well
+            kept = mr.heavier_than_twin(
+                MarginReweighting(into, tau, similarity=False, gamma=1.0), p, y
+            )
             assert kept["correct"] == 0 and kept["wrong"] > 0.99
 
 
@@ -273,7 +288,9 @@ class Twofold(nn.Module):
 
     def __init__(self, classes=5):
         super().__init__()
-        self.w = nn.Parameter(torch.as_tensor(np.random.default_rng(0).normal(size=(4, classes)) * 3).float())
+        self.w = nn.Parameter(
+            torch.as_tensor(np.random.default_rng(0).normal(size=(4, classes)) * 3).float()
+        )
 
     def forward(self, x):
         return x.flatten(1) @ self.w
@@ -284,7 +301,13 @@ def examples(progress=1.0, n=24):
     x, other = (torch.as_tensor(g.random((n, 1, 2, 2))).float() for _ in range(2))
     y = torch.as_tensor(g.integers(0, 5, n))
     return Examples(
-        Twofold(), x, y, Draws(0, progress=progress), adversarial=other, inputs=other, target=F.one_hot(y, 5).float()
+        Twofold(),
+        x,
+        y,
+        Draws(0, progress=progress),
+        adversarial=other,
+        inputs=other,
+        target=F.one_hot(y, 5).float(),
     )
 
 
@@ -294,7 +317,9 @@ def test_weights_of_a_batch_are_those_of_its_adversarial_images_with_mean_one(in
     p = (e.inputs.double().flatten(1) @ e.model.w.double()).softmax(1).detach()
     expected = np.array(each(reweighted_of, p, e.y, 2))
     expected = np.array([mail_of(m) for m in expected]) if into == "MAIL" else np.exp(expected)
-    found = {how: MarginReweighting(into, normalise=how)(e).detach() for how in ("mean", "none", "three")}
+    found = {
+        how: MarginReweighting(into, normalise=how)(e).detach() for how in ("mean", "none", "three")
+    }
     np.testing.assert_allclose(found["mean"], expected / expected.mean(), rtol=1e-4)
     np.testing.assert_allclose(found["none"], expected, rtol=1e-4)
     np.testing.assert_allclose(found["three"], 3 * expected, rtol=1e-4)
@@ -340,7 +365,11 @@ def test_until_then_it_is_adversarial_training():
 
 @pytest.mark.parametrize(
     "given, said",
-    [({"into": "GAIRAT"}, "into = GAIRAT"), ({"tau": 1}, "tau = 1"), ({"normalise": "M"}, "normalise = M")],
+    [
+        ({"into": "GAIRAT"}, "into = GAIRAT"),
+        ({"tau": 1}, "tau = 1"),
+        ({"normalise": "M"}, "normalise = M"),
+    ],
 )
 def test_bad_weights_are_refused(given, said):
     with pytest.raises(BadInput, match=said):
@@ -353,7 +382,13 @@ def test_bad_weights_are_refused(given, said):
 def test_hyper_parameters_of_section_6_3_1():
     small, wide = mr.schedule("resnet18"), mr.schedule("wrn34_10")
     for s, lr, decay in ((small, 0.01, 3.5e-3), (wide, 0.1, 0.5e-4)):
-        assert (s.epochs, s.batch_size, s.momentum, s.lr, s.weight_decay) == (120, 128, 0.9, lr, decay)
+        assert (s.epochs, s.batch_size, s.momentum, s.lr, s.weight_decay) == (
+            120,
+            128,
+            0.9,
+            lr,
+            decay,
+        )
         rates = [s.rate(e) / lr for e in (0, 74.99, 75, 89.99, 90, 99.99, 100, 119)]
         np.testing.assert_allclose(rates, [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     for network, part, tau in (
@@ -364,15 +399,19 @@ def test_hyper_parameters_of_section_6_3_1():
     ):
         rows = mr.methods(network, part)
         assert {m.attack for m in rows.values()} == {PGD(epsilon=8 / 255, step=2 / 255, steps=10)}
-        assert {m.selection.steps for m in rows.values()} == {20} and rows["Standard"].weight is None
+        assert {m.selection.steps for m in rows.values()} == {20} and rows[
+            "Standard"
+        ].weight is None
         assert all(
-            isinstance(m.weight, After) and m.weight.fraction == 0.625 for k, m in rows.items() if k != "Standard"
+            isinstance(m.weight, After) and m.weight.fraction == 0.625
+            for k, m in rows.items()
+            if k != "Standard"
         )
         assert rows["Ours + MAIL"].weight.weight == MarginReweighting("MAIL", tau)
         assert rows["Ours + WMMR"].weight.weight == MarginReweighting("WMMR", tau)
-        assert rows["MAIL"].weight.weight == Mail(gamma=10.0, beta=-0.5) and rows["WMMR"].weight.weight == Wmmr(
-            alpha=2.0
-        )
+        assert rows["MAIL"].weight.weight == Mail(gamma=10.0, beta=-0.5) and rows[
+            "WMMR"
+        ].weight.weight == Wmmr(alpha=2.0)
 
 
 @pytest.mark.parametrize("number", [f"6.{n}" for n in range(1, 9)])
@@ -390,7 +429,9 @@ def test_plans_have_the_cells_that_the_thesis_prints(number, size):
                 else isinstance(cell.metric.attack, AutoAttack)
             )
         else:
-            assert len(cell.runs) == preset.seeds and (column.endswith("Clean") or cell.metric.attack.steps == 100)
+            assert len(cell.runs) == preset.seeds and (
+                column.endswith("Clean") or cell.metric.attack.steps == 100
+            )
         if isinstance(cell.metric, Robustness) and cell.runs:
             assert cell.metric.size == (size if column.endswith("AA") else preset.attack_size)
 
@@ -398,11 +439,24 @@ def test_plans_have_the_cells_that_the_thesis_prints(number, size):
 def test_tables_share_their_runs():
     preset = settings.load("smoke", chapter=6)
     plans = {n: getattr(mr, f"runs_6_{n}")(preset) for n in range(1, 9)}
-    runs = {n: {place: tuple(r.key for r in cell.runs) for place, cell in plan.items()} for n, plan in plans.items()}
+    runs = {
+        n: {place: tuple(r.key for r in cell.runs) for place, cell in plan.items()}
+        for n, plan in plans.items()
+    }
     ours = "WRN34-10 / Ours + MAIL", "CW-PGD"
-    assert runs[1][ours] == runs[3][ours] == runs[5][ours] == runs[7]["WRN34-10 / τ = 2", "CIFAR-10 / CW-PGD"]
-    assert runs[1][ours] == runs[8]["Last / w/ sim.", "CW-PGD"] == runs[8]["Best / w/ sim.", "CW-PGD"]
-    assert runs[2]["ResNet-18 / Ours + MAIL", "Clean"] == runs[7]["ResNet-18 / τ = 3", "CIFAR-100 / Clean"]
+    assert (
+        runs[1][ours]
+        == runs[3][ours]
+        == runs[5][ours]
+        == runs[7]["WRN34-10 / τ = 2", "CIFAR-10 / CW-PGD"]
+    )
+    assert (
+        runs[1][ours] == runs[8]["Last / w/ sim.", "CW-PGD"] == runs[8]["Best / w/ sim.", "CW-PGD"]
+    )
+    assert (
+        runs[2]["ResNet-18 / Ours + MAIL", "Clean"]
+        == runs[7]["ResNet-18 / τ = 3", "CIFAR-100 / Clean"]
+    )
     assert runs[1][ours] != runs[8]["Last / w/o sim.", "CW-PGD"]
     assert plans[1][ours].metric.which == "last" and plans[3][ours].metric.which == "best"
     assert plans[8]["Best / w/ sim.", "CW-PGD"].metric.which == "best"
@@ -414,7 +468,9 @@ def test_a_data_set_that_was_not_asked_for_costs_nothing():
     preset = settings.load("smoke", chapter=6)
     plan = mr.runs_6_7(preset, ("CIFAR-10",))
     assert all(
-        not c.runs and "CIFAR-100" in c.reason for (_, column), c in plan.items() if column.startswith("CIFAR-100")
+        not c.runs and "CIFAR-100" in c.reason
+        for (_, column), c in plan.items()
+        if column.startswith("CIFAR-100")
     )
     assert all(c.runs for (_, column), c in plan.items() if column.startswith("CIFAR-10 "))
 
@@ -430,7 +486,10 @@ def test_a_data_set_that_the_chapter_does_not_use_is_refused_where_one_is_needed
 def test_columns_are_four_different_attacks():
     preset = settings.load("smoke", chapter=6, autoattack_size=50)
     named = mr.columns(preset, "best")
-    assert list(named) == ["Clean", "PGD-100", "CW-PGD", "APGD-CE", "AA"] and named["Clean"] == "best.accuracy"
+    assert (
+        list(named) == ["Clean", "PGD-100", "CW-PGD", "APGD-CE", "AA"]
+        and named["Clean"] == "best.accuracy"
+    )
     assert (
         named["PGD-100"].attack.loss == "ce"
         and named["CW-PGD"].attack.loss == "cw"
@@ -445,7 +504,10 @@ def test_columns_are_four_different_attacks():
 def test_equal_margin_shares_by_brute_force():
     g = np.random.default_rng(2)
     frame = pd.DataFrame({"margin": g.uniform(-1, 1, 80), "confidence": g.random(80)})
-    has = [any(abs(a - m) <= 0.05 and abs(b - p) > 0.3 for a, b in frame.values) for m, p in frame.values]
+    has = [
+        any(abs(a - m) <= 0.05 and abs(b - p) > 0.3 for a, b in frame.values)
+        for m, p in frame.values
+    ]
     ours = mr.equal_margin_shares(frame, 0.05, 0.3)
     assert ours["all"] == pytest.approx(np.mean(has))
     high = frame.confidence > 0.9
@@ -474,7 +536,9 @@ def test_ranked_samples_are_attacked_below_and_as_they_are_above():
     frame.loc[20:, "attacked"] = False
     confidence = p.gather(1, y[:, None]).squeeze(1).numpy()
     shown = mr.ranked(frame)
-    places = {kind: list(dict.fromkeys(part["sample"])) for kind, part in shown.groupby("confidence")}
+    places = {
+        kind: list(dict.fromkeys(part["sample"])) for kind, part in shown.groupby("confidence")
+    }
     assert places["low"] == [np.argsort(confidence[:20])[i] for i in (2, 6, 10)]
     assert places["high"] == [20 + np.argsort(confidence[20:])[i] for i in (14, 16, 18)]
     for i, part in shown.groupby("sample"):
@@ -485,9 +549,15 @@ def test_ranked_samples_are_attacked_below_and_as_they_are_above():
 def test_columns_of_a_sample():
     p, y = simplex(n=40, k=4, seed=4)
     frame = mr._sample_columns(p, y, False)
-    for column, reference in (("margin", margin_of), ("misclassification rate", rate_of), ("similarity", cosine_of)):
+    for column, reference in (
+        ("margin", margin_of),
+        ("misclassification rate", rate_of),
+        ("similarity", cosine_of),
+    ):
         np.testing.assert_allclose(frame[column], each(reference, p, y), atol=1e-12)
-    assert list(frame.correct) == [max(row) == row[k] for row, k in zip(p.tolist(), y.tolist(), strict=True)]
+    assert list(frame.correct) == [
+        max(row) == row[k] for row, k in zip(p.tolist(), y.tolist(), strict=True)
+    ]
 
 
 def test_gains_are_differences_of_rows_in_the_thesis():

@@ -71,7 +71,9 @@ def test_interval_covers_as_often_as_it_says():
     assert covered == pytest.approx(0.8, abs=0.03)  # three standard errors
 
 
-@pytest.mark.parametrize("call", [lambda: metrics.mean_std([]), lambda: metrics.confidence_interval([1, 2], level=95)])
+@pytest.mark.parametrize(
+    "call", [lambda: metrics.mean_std([]), lambda: metrics.confidence_interval([1, 2], level=95)]
+)
 def test_bad_statistics(call):
     with pytest.raises(BadInput) as e:
         call()
@@ -180,7 +182,9 @@ def test_directions_remove_the_scale_of_filters(network, images):
             if isinstance(norm, nn.BatchNorm2d):
                 norm.eps = 0.0  # eps is what makes the invariance only nearly true
         x, y = images[0].double(), images[1]
-        surfaces.append(loss_surface(m, x, y, filter_normalised_directions(m), points=3, progress=False)[2])
+        surfaces.append(
+            loss_surface(m, x, y, filter_normalised_directions(m), points=3, progress=False)[2]
+        )
     np.testing.assert_allclose(surfaces[0], surfaces[1], rtol=1e-9)
     assert surfaces[0].std() > 0.01
 
@@ -196,12 +200,16 @@ def test_a_quadratic_bowl():
     x = torch.tensor(np.random.default_rng(0).normal(size=(7, 2)))
     y = torch.tensor(np.random.default_rng(1).normal(size=7))
     loss = lambda out, y: (out[:, 0] - y).square().mean()
-    alphas, betas, losses = loss_surface(model, x, y, (d, e), 2.0, 5, batch_size=3, loss=loss, progress=False)
+    alphas, betas, losses = loss_surface(
+        model, x, y, (d, e), 2.0, 5, batch_size=3, loss=loss, progress=False
+    )
     assert alphas.tolist() == betas.tolist() == [-2, -1, 0, 1, 2]
     for i, a in enumerate(alphas):
         for j, b in enumerate(betas):
             w = np.array([1.5, -2.0]) + a * np.array([1.0, 0.5]) + b * np.array([-0.25, 2.0])
-            assert losses[i, j] == pytest.approx(((x.numpy() @ w - y.numpy()) ** 2).mean(), rel=1e-12)
+            assert losses[i, j] == pytest.approx(
+                ((x.numpy() @ w - y.numpy()) ** 2).mean(), rel=1e-12
+            )
 
 
 def test_cross_entropy_of_a_linear_model():
@@ -210,7 +218,14 @@ def test_cross_entropy_of_a_linear_model():
     x, y = rng.normal(size=(10, 6)), rng.integers(3, size=10)
     directions = filter_normalised_directions(model, seed=2)
     alphas, betas, losses = loss_surface(
-        model, torch.tensor(x), torch.tensor(y), directions, radius=1.5, points=4, batch_size=4, progress=False
+        model,
+        torch.tensor(x),
+        torch.tensor(y),
+        directions,
+        radius=1.5,
+        points=4,
+        batch_size=4,
+        progress=False,
     )
     w, bias = model.weight.detach().numpy(), model.bias.detach().numpy()
     d, e = (v["weight"].numpy() for v in directions)
@@ -220,7 +235,9 @@ def test_cross_entropy_of_a_linear_model():
         assert losses[i, j] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("statistics, context", [("running", frozen_statistics), ("batch", batch_statistics)])
+@pytest.mark.parametrize(
+    "statistics, context", [("running", frozen_statistics), ("batch", batch_statistics)]
+)
 def test_the_middle_is_the_network_itself(network, images, statistics, context):
     x, y = images
     with torch.no_grad(), context(network):
@@ -260,7 +277,12 @@ def test_the_network_is_untouched(network, images, statistics):
     before, modes = snapshot(network), [m.training for m in network.modules()]
     pointers = [p.data_ptr() for p in network.parameters()]
     loss_surface(
-        network, *images, filter_normalised_directions(network), points=3, statistics=statistics, progress=False
+        network,
+        *images,
+        filter_normalised_directions(network),
+        points=3,
+        statistics=statistics,
+        progress=False,
     )
     assert same(network, before) and [m.training for m in network.modules()] == modes
     assert pointers == [p.data_ptr() for p in network.parameters()]
@@ -277,7 +299,9 @@ def test_the_network_is_untouched_after_an_interruption(network, images):
         return F.cross_entropy(logits, y)
 
     with pytest.raises(KeyboardInterrupt):
-        loss_surface(network, *images, filter_normalised_directions(network), points=3, loss=interrupted)
+        loss_surface(
+            network, *images, filter_normalised_directions(network), points=3, loss=interrupted
+        )
     assert same(network, before) and [m.training for m in network.modules()] == modes
 
 

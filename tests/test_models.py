@@ -36,7 +36,12 @@ def randomise(model, seed=0):
     g = torch.Generator().manual_seed(seed)
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
-            for t, low in ((m.weight, 0.5), (m.running_var, 0.5), (m.bias, -0.5), (m.running_mean, -0.5)):
+            for t, low in (
+                (m.weight, 0.5),
+                (m.running_var, 0.5),
+                (m.bias, -0.5),
+                (m.running_mean, -0.5),
+            ):
                 t.data = low + torch.rand(t.shape, generator=g)
     return model
 
@@ -77,9 +82,21 @@ def by_hand(blocks, widths, stem, classes, channels, pre):
         ("resnet18", (2, 2, 2, 2), (64, 128, 256, 512), 64, 1.0),
         ("preactresnet34", (3, 4, 6, 3), (64, 128, 256, 512), 64, 1.0),
         ("preactresnet34", (3, 4, 6, 3), (8, 16, 32, 64), 8, 0.125),
-        ("preactresnet18", (2, 2, 2, 2), (8, 8, 8, 8), 8, 0.01),  # equal channels still need a strided shortcut
+        (
+            "preactresnet18",
+            (2, 2, 2, 2),
+            (8, 8, 8, 8),
+            8,
+            0.01,
+        ),  # equal channels still need a strided shortcut
         ("wrn28_10", (4, 4, 4), (160, 320, 640), 16, 1.0),
-        ("wrn28_10", (4, 4, 4), (16, 32, 64), 16, 0.1),  # WRN-28-1: equal channels and stride 1, no first shortcut
+        (
+            "wrn28_10",
+            (4, 4, 4),
+            (16, 32, 64),
+            16,
+            0.1,
+        ),  # WRN-28-1: equal channels and stride 1, no first shortcut
         ("wrn34_10", (5, 5, 5), (40, 80, 160), 16, 0.25),
     ],
 )
@@ -90,8 +107,17 @@ def test_counts_by_hand(name, blocks, widths, stem, width, classes, channels):
 
 def test_depths_are_as_named():
     "A ResNet counts its stem and its classifier; a wide one (6n + 4) its stem and its three shortcuts."
-    depths = {n: 2 * sum(a.blocks) + (4 if n.startswith("wrn") else 2) for n, a in models.ARCHITECTURES.items()}
-    named = {"resnet18": 18, "preactresnet18": 18, "preactresnet34": 34, "wrn28_10": 28, "wrn34_10": 34}
+    depths = {
+        n: 2 * sum(a.blocks) + (4 if n.startswith("wrn") else 2)
+        for n, a in models.ARCHITECTURES.items()
+    }
+    named = {
+        "resnet18": 18,
+        "preactresnet18": 18,
+        "preactresnet34": 34,
+        "wrn28_10": 28,
+        "wrn34_10": 34,
+    }
     assert depths == named
 
 
@@ -124,7 +150,10 @@ def reference(model, x, pre, wide):
             if pre:
                 a = torch.relu(norm(h, key + "norm1."))
                 path = conv(a, key + "shortcut.", stride) if key + "shortcut.weight" in w else h
-                h = path + conv(torch.relu(norm(conv(a, key + "conv1.", stride), key + "norm2.")), key + "conv2.")
+                h = path + conv(
+                    torch.relu(norm(conv(a, key + "conv1.", stride), key + "norm2.")),
+                    key + "conv2.",
+                )
             else:
                 path = h
                 if key + "shortcut.0.weight" in w:
@@ -154,7 +183,10 @@ def test_logits_against_plain_formulas(name):
 def test_stop_and_start_compose_exactly(name, training):
     model = randomise(build(name, 5, width=0.05)).train(training)
     x = torch.rand(4, 3, 16, 16)
-    with torch.no_grad(), models.batch_statistics(model) if training else models.frozen_statistics(model):
+    with (
+        torch.no_grad(),
+        models.batch_statistics(model) if training else models.frozen_statistics(model),
+    ):
         whole = model(x)
         assert torch.equal(model(x, stop=0), x) and torch.equal(model(x, stop=4), whole)
         for layer in range(5):
@@ -176,7 +208,12 @@ def test_segments_end_where_the_thesis_mixes():
         widths = {"preactresnet18": 0.125, "resnet18": 0.125, "wrn28_10": 0.05}
         model = build(name, 10, width=widths[name])
         assert len(model.stages) == 4
-        assert model(torch.rand(2, 3, 32, 32), stop=3).shape == (2, round(layer3 * widths[name]), 8, 8)
+        assert model(torch.rand(2, 3, 32, 32), stop=3).shape == (
+            2,
+            round(layer3 * widths[name]),
+            8,
+            8,
+        )
 
 
 def test_the_image_is_normalised_inside():
@@ -190,7 +227,9 @@ def test_the_image_is_normalised_inside():
 
 @pytest.mark.parametrize("size", [8, 9, 28, 64])
 def test_any_image_size(size):
-    assert build("preactresnet18", 3, width=0.05, channels=1)(torch.rand(2, 1, size, size)).shape == (2, 3)
+    assert build("preactresnet18", 3, width=0.05, channels=1)(
+        torch.rand(2, 1, size, size)
+    ).shape == (2, 3)
 
 
 def test_gradients_reach_every_parameter():
@@ -260,7 +299,10 @@ def test_frozen_statistics_are_evaluation_mode(training):
 @pytest.mark.parametrize("context", [models.batch_statistics, models.frozen_statistics])
 def test_flags_come_back_even_after_an_exception(context):
     model = nn.Sequential(
-        nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False), nn.Dropout(0.5), nn.BatchNorm2d(2)
+        nn.BatchNorm2d(2),
+        nn.BatchNorm2d(2, track_running_stats=False),
+        nn.Dropout(0.5),
+        nn.BatchNorm2d(2),
     )
     model[3].eval()
     model[2].eval()
@@ -299,12 +341,17 @@ def test_contexts_nest():
 def test_flops_by_hand():
     "PreActResNet-18 at 32 × 32: stages of four 3 × 3 convolutions, where half the first is saved by its stride."
     stage1 = 9 * 3 * 64 * 32**2 + 4 * 9 * 64 * 64 * 32**2
-    later = [(9 * (c // 2) * c + 3 * 9 * c * c + (c // 2) * c) * side**2 for c, side in ((128, 16), (256, 8), (512, 4))]
+    later = [
+        (9 * (c // 2) * c + 3 * 9 * c * c + (c // 2) * c) * side**2
+        for c, side in ((128, 16), (256, 8), (512, 4))
+    ]
     later[-1] += 512 * 10
     model = build("preactresnet18", 10).train()
     before = snapshot(model)
     assert models.flops(model, 32) == [stage1, *later]
-    assert sum([stage1, *later]) == pytest.approx(0.556e9, rel=0.01)  # as public tables of CIFAR networks have it
+    assert sum([stage1, *later]) == pytest.approx(
+        0.556e9, rel=0.01
+    )  # as public tables of CIFAR networks have it
     assert model.training and model.stages[1][0].norm1.training and same(model, before)
 
 

@@ -28,7 +28,10 @@ rows: list[str] | None = None  # only these rows"""
 def write(folder: Path, *cells, parameters=PARAMETERS, name="01_small.ipynb") -> Path:
     "A notebook of code cells under one heading, behind a parameters cell. It names a kernel that does not exist."
     cells = [new_code_cell(c) if isinstance(c, str) else c for c in cells]
-    head = [new_code_cell(parameters, metadata={"tags": ["parameters"]}), new_markdown_cell("## Table 1.1: rows")]
+    head = [
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+        new_markdown_cell("## Table 1.1: rows"),
+    ]
     kernel = {"kernelspec": {"name": "no-such-kernel", "display_name": "-", "language": "python"}}
     nbformat.write(new_notebook(cells=head + cells, metadata=kernel), folder / name)
     return folder / name
@@ -72,7 +75,10 @@ def no_kernel(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"round": 3}, "01_small.ipynb: unknown parameter: round: known are preset, rounds, step, fast, rows"),
+        (
+            {"round": 3},
+            "01_small.ipynb: unknown parameter: round: known are preset, rounds, step, fast, rows",
+        ),
         ({"rounds": "3"}, "01_small.ipynb: parameter rounds = '3': must be int"),
         ({"rounds": 3.0}, "01_small.ipynb: parameter rounds = 3.0: must be int"),
         ({"rounds": True}, "01_small.ipynb: parameter rounds = True: must be int"),
@@ -112,17 +118,22 @@ def test_good_parameters_pass_unchanged(tmp_path):
 )
 def test_texts_are_parsed_by_their_annotation(tmp_path, text, value):
     parsed = notebooks.parse_parameters(write(tmp_path), text)
-    assert parsed == value and [type(v) for v in parsed.values()] == [type(v) for v in value.values()]
+    assert parsed == value and [type(v) for v in parsed.values()] == [
+        type(v) for v in value.values()
+    ]
 
 
-@pytest.mark.parametrize("text", [{"rounds": "3.5"}, {"rounds": "abc"}, {"step": "x"}, {"fast": "1"}, {"nope": "1"}])
+@pytest.mark.parametrize(
+    "text", [{"rounds": "3.5"}, {"rounds": "abc"}, {"step": "x"}, {"fast": "1"}, {"nope": "1"}]
+)
 def test_bad_texts_name_the_parameter(tmp_path, text):
     with pytest.raises(BadInput, match=next(iter(text))):
         notebooks.parse_parameters(write(tmp_path), text)
 
 
 @pytest.mark.parametrize(
-    "cell", ["rounds = 8", "rounds: int = 2 ** 3", "rounds: open = 8", "import os", "rounds: int = ("]
+    "cell",
+    ["rounds = 8", "rounds: int = 2 ** 3", "rounds: open = 8", "import os", "rounds: int = ("],
 )
 def test_parameters_cell_must_be_annotated_literals(tmp_path, cell):
     with pytest.raises(BadInput, match="parameters cell"):
@@ -139,7 +150,9 @@ def test_faults_of_a_chapter(tmp_path):
     assert notebooks.faults(write(tmp_path)) == []
     two = write(tmp_path, new_code_cell("a: int = 1  # x", metadata={"tags": ["parameters"]}))
     assert "2 cells" in notebooks.faults(two)[0]
-    assert "nbdev_export" in notebooks.faults(write(tmp_path, "import nbdev; nbdev.nbdev_export()"))[0]
+    assert (
+        "nbdev_export" in notebooks.faults(write(tmp_path, "import nbdev; nbdev.nbdev_export()"))[0]
+    )
     assert "no comment" in notebooks.faults(write(tmp_path, parameters="a: int = 1"))[0]
 
 
@@ -153,12 +166,20 @@ def test_what_is_no_notebook_is_one_line(tmp_path, content):
 
 def test_chapters_by_number_name_and_stem(tmp_path, monkeypatch):
     monkeypatch.setenv("THESIS_REPRO_ROOT", str(tmp_path))
-    files = ["chapters/05_m2at", "chapters/07_aip", "chapters/10_more", "companions/07_kera", "companions/hirano"]
+    files = [
+        "chapters/05_m2at",
+        "chapters/07_aip",
+        "chapters/10_more",
+        "companions/07_kera",
+        "companions/hirano",
+    ]
     for f in [*files, "chapters/_draft", "chapters/.ipynb_checkpoints/07_aip"]:
         path = tmp_path / "nbs" / f"{f}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    assert [str(p.relative_to(tmp_path / "nbs")) for p in notebooks.chapters()] == [f"{f}.ipynb" for f in files]
+    assert [str(p.relative_to(tmp_path / "nbs")) for p in notebooks.chapters()] == [
+        f"{f}.ipynb" for f in files
+    ]
     for name in ("7", 7, "07", "aip", "AIP", "07_aip", "07_aip.ipynb"):
         assert [p.name for p in notebooks.chapters(name)] == ["07_aip.ipynb"]
     assert [p.name for p in notebooks.chapters("kera")] == ["07_kera.ipynb"]
@@ -171,21 +192,39 @@ def test_chapters_by_number_name_and_stem(tmp_path, monkeypatch):
 
 def test_parameters_arrive_and_provenance_is_kept(tmp_path):
     skipped = new_code_cell("1 / 0", metadata={"tags": ["skip-execution"]})
-    notebook = write(tmp_path, "import sys; print(rounds, step, fast, sys.executable)", skipped, "", "print('end')")
+    notebook = write(
+        tmp_path,
+        "import sys; print(rounds, step, fast, sys.executable)",
+        skipped,
+        "",
+        "print('end')",
+    )
     before = notebook.read_bytes()
     out = tmp_path / "deep" / "out.ipynb"
     record = execute(notebook, out, {"rounds": 3, "step": 1, "preset": "fast"}, progress=False)
     nb = read(out)
     assert texts(nb) == f"3 1 False {sys.executable}\nend\n"
     assert nb.metadata["thesis_repro"] == json.loads(json.dumps(record))
-    assert record["status"] == "completed" and record["preset"] == "fast" and 0 < record["seconds"] < 60
-    assert record["parameters"] == {"preset": "fast", "rounds": 3, "step": 1, "fast": False, "rows": None}
+    assert (
+        record["status"] == "completed"
+        and record["preset"] == "fast"
+        and 0 < record["seconds"] < 60
+    )
+    assert record["parameters"] == {
+        "preset": "fast",
+        "rounds": 3,
+        "step": 1,
+        "fast": False,
+        "rows": None,
+    }
     assert (
         record["versions"].keys() >= {"python", "torch", "papermill"}
         and "core" in record["hardware"]
         and record["commit"]
     )
-    assert nbformat.read(out, 4).cells[-1].source == "print('end')" and notebook.read_bytes() == before
+    assert (
+        nbformat.read(out, 4).cells[-1].source == "print('end')" and notebook.read_bytes() == before
+    )
     assert [p.name for p in out.parent.iterdir()] == ["out.ipynb"]
 
 
@@ -250,17 +289,23 @@ DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 def driver(notebook: Path, out: Path) -> subprocess.Popen:
     "A process that executes a notebook."
     environment = os.environ | {"PYTHONPATH": str(paths.root())}
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # tests in the background of a shell ignore it
+    heard = lambda: signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # tests in the background of a shell ignore it
     words = [sys.executable, "-c", DRIVER, str(notebook), str(out)]
     return subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, preexec_fn=heard)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)]
+)
 def test_a_signal_leaves_no_kernel_and_no_child_behind(tmp_path, number, code):
     notebook, out = write(tmp_path, "print('before')", LONG), tmp_path / "out.ipynb"
     process = driver(notebook, out)
     pids = [int(p) for p in wait_for(tmp_path / "pids").split()]
-    assert status(out) == "running" and texts(read(out)) == "before\n"  # the intermediate copy is a whole notebook
+    assert (
+        status(out) == "running" and texts(read(out)) == "before\n"
+    )  # the intermediate copy is a whole notebook
     process.send_signal(number)
     assert process.wait(20) == code  # as a process that never heard of notebooks would end
     assert all(gone(p) for p in pids)
@@ -287,7 +332,10 @@ def test_execute_inside_a_running_event_loop(tmp_path):
     inner = write(tmp_path, "print(rounds)", name="02_inner.ipynb")
     call = f"from thesis_repro.notebooks import execute\nprint(execute({str(inner)!r}, 'inner_out.ipynb', {{'rounds': 5}})['status'])"
     execute(write(tmp_path, call), tmp_path / "out.ipynb", progress=False)
-    assert "completed" in texts(read(tmp_path / "out.ipynb")) and texts(read(tmp_path / "inner_out.ipynb")) == "5\n"
+    assert (
+        "completed" in texts(read(tmp_path / "out.ipynb"))
+        and texts(read(tmp_path / "inner_out.ipynb")) == "5\n"
+    )
 
 
 # the rest of papermill, and the page
@@ -314,7 +362,9 @@ def test_stock_papermill_runs_the_same_notebook(tmp_path):
     assert texts(read(out)) == "3 fast\n"
 
 
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
 
 
 def test_html_needs_no_network(tmp_path):
@@ -325,7 +375,17 @@ def test_html_needs_no_network(tmp_path):
     execute(write(tmp_path, prose, image, "print('<b>')"), tmp_path / "out.ipynb", progress=False)
     page = notebooks.html(tmp_path / "out.ipynb", tmp_path / "out.html").read_text()
     fetched = [
-        w for w in ('src="http', "src='http", 'src="//', "@import", 'rel="stylesheet"', "cdnjs", "import(") if w in page
+        w
+        for w in (
+            'src="http',
+            "src='http",
+            'src="//',
+            "@import",
+            'rel="stylesheet"',
+            "cdnjs",
+            "import(",
+        )
+        if w in page
     ]
     assert not fetched
     assert page.count("<math") >= 2 and 'display="block"' in page and "<mi>λ</mi>" in page

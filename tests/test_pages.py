@@ -13,7 +13,7 @@ from thesis_repro import cli, pages, published, report
 from thesis_repro.report import Cell
 from thesis_repro.runs import environment
 
-MATH = "Before $x^2$ and\n\n$$\\min_\\theta \\frac{a}{b}$$\n\n[the rule](../core/11_published.ipynb), [here](#The-idea)"
+MATH = "Before $x^2$ and\n\n$$\\min_\\theta \\frac{a}{b}$$\n\n[the rule](../evidence/50_published.ipynb), [here](#The-idea)"
 RECORD = {
     "cost": {"seconds": 1800.0, "device": "cpu", "threads": 2},
     "environment": environment(),
@@ -25,15 +25,28 @@ def notebook(*cells, **facts):
     "A notebook of (kind, source) cells with the facts of its execution."
     code = {"execution_count": 1, "outputs": []}
     listed = [
-        {"id": f"c{i}", "cell_type": kind, "metadata": {}, "source": source, **(code if kind == "code" else {})}
+        {
+            "id": f"c{i}",
+            "cell_type": kind,
+            "metadata": {},
+            "source": source,
+            **(code if kind == "code" else {}),
+        }
         for i, (kind, source) in enumerate(cells)
     ]
-    return json.dumps({"cells": listed, "metadata": {"thesis_repro": facts}, "nbformat": 4, "nbformat_minor": 5})
+    return json.dumps(
+        {"cells": listed, "metadata": {"thesis_repro": facts}, "nbformat": 4, "nbformat_minor": 5}
+    )
 
 
 def filled(outputs):  # noqa: F811
     "A preset with two tables, a figure, two notebooks (one failed), two records (one damaged) and judged claims."
-    made([Cell("AIP", "Best / SVHN", (97.0, 97.2)), Cell("AIP", "Best / CIFAR-10", (97.0, 97.2), STAND_IN)]).save()
+    made(
+        [
+            Cell("AIP", "Best / SVHN", (97.0, 97.2)),
+            Cell("AIP", "Best / CIFAR-10", (97.0, 97.2), STAND_IN),
+        ]
+    ).save()
     made([], "7.5").save()
     drawn(sets={"CIFAR-10": "digits10"}).save()
     cells = ("markdown", "# Chapter 7: AIP\n\n## The idea\n\n" + MATH), ("code", "#| export\n1 < 2")
@@ -43,7 +56,10 @@ def filled(outputs):  # noqa: F811
         report.atomic_write(outputs / "notebooks" / f"{name}.ipynb", text)
     report.atomic_json(outputs / "runs" / "aip" / "table_7_1" / "a" / "record.json", RECORD)
     report.atomic_write(outputs / "runs" / "aip" / "table_7_1" / "b" / "record.json", "{")
-    report.atomic_json(outputs / "runs" / "aip" / "table_7_1" / "c" / "diverged.json", {"reason": "the loss is nan"})
+    report.atomic_json(
+        outputs / "runs" / "aip" / "table_7_1" / "c" / "diverged.json",
+        {"reason": "the loss is nan"},
+    )
     cost = {"seconds": 3600.0, "device": "cuda", "threads": 8}
     report.atomic_json(outputs / "measurements" / "robustness-0.json", {"value": 1, "cost": cost})
     report.atomic_json(outputs / "measurements" / "robustness-1.json", {"value": 1})
@@ -81,7 +97,11 @@ def dead(front):
             if link.startswith(("data:", "https:")):
                 continue
             there = (front.parent / (file or name)).is_file()
-            lost += [] if there and (not anchor or anchor in found[file or name].ids) else [f"{name}: {link}"]
+            lost += (
+                []
+                if there and (not anchor or anchor in found[file or name].ids)
+                else [f"{name}: {link}"]
+            )
     return lost
 
 
@@ -92,8 +112,16 @@ def test_every_link_and_permalink_leads_somewhere(front):
     }  # fmt: skip
     names = {unquote(link) for page in parsed(front).values() for link in page.links}
     assert {f"files/table_7_1.{s}" for s in ("csv", "md", "tex", "json")} <= names
-    assert {f"files/figure_7_2.{s}" for s in ("png", "pdf", "csv", "json")} <= names and "files/07_aip.ipynb" in names
-    assert {"#table_7_1", "#table_7_2", "#figure_7_2", "#claim-7.1-aip-over-manifold-best-svhn", "#eq-7.12"} <= names
+    assert {
+        f"files/figure_7_2.{s}" for s in ("png", "pdf", "csv", "json")
+    } <= names and "files/07_aip.ipynb" in names
+    assert {
+        "#table_7_1",
+        "#table_7_2",
+        "#figure_7_2",
+        "#claim-7.1-aip-over-manifold-best-svhn",
+        "#eq-7.12",
+    } <= names
 
 
 def test_the_old_front_page_leads_to_the_report(front, outputs):  # noqa: F811
@@ -109,30 +137,44 @@ def test_the_folder_is_complete_without_what_is_around_it(front, tmp_path):
 def test_nothing_comes_from_the_network_and_the_page_is_whole_without_its_script(front):
     for file in front.parent.glob("*.html"):
         text = file.read_text(encoding="utf-8")
-        assert not re.search(r"(src|srcset|<link[^>]*href)=\"?(https?:)?//|@import|url\(", text), file.name
+        assert not re.search(r"(src|srcset|<link[^>]*href)=\"?(https?:)?//|@import|url\(", text), (
+            file.name
+        )
         assert 'name="viewport"' in text and "prefers-color-scheme:dark" in text
     text = front.read_text(encoding="utf-8")
     rows = re.findall(r'<tr id="claim-[^>]*>', text)
     assert len(rows) == len(published.claims(7)) and not any("hidden" in r for r in rows)
-    assert '<div class="controls" hidden>' in text  # what only the script can serve is shown by the script
+    assert (
+        '<div class="controls" hidden>' in text
+    )  # what only the script can serve is shown by the script
 
 
 def test_the_report_says_what_is_what(front):
     found = parsed(front)
     text = found["index.html"].text
-    for said in ("digits10 stands in for CIFAR-10", "A <fast> CPU & co, 2 cores", "abc123", "Chapter 7: AIP"):
+    for said in (
+        "digits10 stands in for CIFAR-10",
+        "A <fast> CPU & co, 2 cores",
+        "abc123",
+        "Chapter 7: AIP",
+    ):
         assert said in text
     for absent in ("Table 7.2", "Table 7.4", "Figure 7.1", "Figure 7.3"):
         command = f"thesis-repro {absent.lower()} --preset smoke"
         assert re.search(rf"{absent}#[^#]+Not made at this preset yet: {command}", text), absent
     atlas = text[text.index("Atlas\n") :]
     assert atlas.index("Table 7.1") < atlas.index("Table 7.2") < atlas.index("Table 7.5")
-    assert "failed: its kernel died" in text and "AIP is more accurate than manifold mixup on SVHN" in text
+    assert (
+        "failed: its kernel died" in text
+        and "AIP is more accurate than manifold mixup on SVHN" in text
+    )
     assert "1.00 core-hours of training in 1 runs" in text and "1 cannot be read" in text
     assert "diverged: the loss is nan" in text and "1.00 GPU-hours of attacks" in text
     assert "2 attacks and other measurements" in text
     assert "Executed in 95 s" in text and f"{STAND_IN} — 1 cell of Table 7.1" in text
-    assert "table 5.1" in text and "Table 5.1" not in text  # a chapter of which nothing is there is one line
+    assert (
+        "table 5.1" in text and "Table 5.1" not in text
+    )  # a chapter of which nothing is there is one line
     assert "AIP is more accurate than manifold mixup on SVHN" in found["table_7_1.html"].text
     assert "thesis_repro.aip.table_7_1" in found["table_7_1.html"].text
 
@@ -141,7 +183,9 @@ def test_a_chapter_is_readable_offline(front):
     page = parsed(front)["chapter_07_aip.html"]
     assert page.tags.count("math") == 2 and "mfrac" in page.tags and "$" not in page.text
     assert (
-        "#The-idea" in page.links and not any("11_published" in link for link in page.links) and "the rule" in page.text
+        "#The-idea" in page.links
+        and not any("50_published" in link for link in page.links)
+        and "the rule" in page.text
     )
 
 
@@ -153,11 +197,18 @@ def test_a_report_of_nothing_says_so(outputs):  # noqa: F811
 
 
 def test_nasty_labels(outputs):  # noqa: F811
-    t = made([Cell(NASTY, 'x" onload="y', (1.0, 2.0), 'a "reason" <i>')], title="<script>alert(1)</script>")
+    t = made(
+        [Cell(NASTY, 'x" onload="y', (1.0, 2.0), 'a "reason" <i>')],
+        title="<script>alert(1)</script>",
+    )
     t.save()
     found = parsed(pages.write_report("smoke"))
     for page in (found["index.html"], found["table_7_1.html"]):
-        assert "<script>alert(1)" in page.text and "i" not in page.tags and page.tags.count("script") <= 1
+        assert (
+            "<script>alert(1)" in page.text
+            and "i" not in page.tags
+            and page.tags.count("script") <= 1
+        )
     assert NASTY in found["table_7_1.html"].text and 'x" onload="y' in found["table_7_1.html"].text
 
 
@@ -170,7 +221,11 @@ def test_damage_is_shown_and_the_rest_remains(front, outputs):  # noqa: F811
     (outputs / "notebooks" / "07_aip.ipynb").write_text("{")
     front = pages.write_report("smoke")
     text = Page(front.read_text(encoding="utf-8")).text
-    for said in ("table_7_1.json: cannot be used", "table_7_5.csv: cannot be used", "figure_7_2.png is damaged"):
+    for said in (
+        "table_7_1.json: cannot be used",
+        "table_7_5.csv: cannot be used",
+        "figure_7_2.png is damaged",
+    ):
         assert said in text
     assert "claims.json cannot be used" in text and "07_aip.ipynb cannot be read" in text
     assert not dead(front) and not (front.parent / "chapter_07_aip.html").exists()
@@ -186,7 +241,9 @@ def test_the_report_repeats_byte_for_byte_and_leaves_nothing_stale(front, output
 
 
 def test_claims_may_be_given(outputs):  # noqa: F811
-    claims = pd.DataFrame([{"claim": "seven is a number", "verdict": "holds", "unit": "points", "ours": 7.0}])
+    claims = pd.DataFrame(
+        [{"claim": "seven is a number", "verdict": "holds", "unit": "points", "ours": 7.0}]
+    )
     text = Page(pages.write_report("smoke", claims).read_text(encoding="utf-8")).text
     assert "seven is a number" in text and "7.00 points" in text
 

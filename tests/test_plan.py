@@ -48,7 +48,9 @@ def test_multiplications_are_those_that_torch_counts(name, width, size):
     assert counted.parts[2].tolist() == models.flops(net, size)
     assert counted.bytes == sum(t.numel() * t.element_size() for t in net.state_dict().values())
     kinds = (models.nn.Conv2d, models.nn.Linear)
-    assert counted.parts[0].tolist() == [sum(isinstance(m, kinds) for m in s.modules()) for s in net.stages]
+    assert counted.parts[0].tolist() == [
+        sum(isinstance(m, kinds) for m in s.modules()) for s in net.stages
+    ]
 
 
 STOPS = ("CAT (curriculum)", "DAT", "RWP", "BiLAW")  # by progress or sample; a second derivative
@@ -80,7 +82,9 @@ def test_weights_are_walked_once_a_step_and_never_by_an_attack():
     for steps in (1, 7):
         walked = plan.passes(Adversarial(PGD(steps=steps)))
         assert walked[:, 0].tolist() == [steps + 1, steps + 1, 1]
-    assert plan.passes(Plain("ce"))[:, 0].tolist() == [1, 1, 1] == plan.passes(Mixup())[:, 0].tolist()
+    assert (
+        plan.passes(Plain("ce"))[:, 0].tolist() == [1, 1, 1] == plan.passes(Mixup())[:, 0].tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,9 @@ def captured(monkeypatch, preset, make):
         if attempt is runs._attempt:
             trained.update({t[0].key: t[0] for t in tasks})
         else:
-            attacked.update(runs._measured(store, "robustness", runs._attacked(store, *t)).stem for t in tasks)
+            attacked.update(
+                runs._measured(store, "robustness", runs._attacked(store, *t)).stem for t in tasks
+            )
         return {}
 
     monkeypatch.setattr(runs.launch, "side_by_side", side_by_side)
@@ -132,7 +138,9 @@ def test_a_plan_is_what_a_table_would_make(monkeypatch, number):
 
     def make(store):  # as `report.table_of_runs`, with attacks on runs that are not there
         wanted = [r for p in cells.values() for r in p.runs]
-        attacks = [(r, p.metric) for p in cells.values() if not isinstance(p.metric, str) for r in p.runs]
+        attacks = [
+            (r, p.metric) for p in cells.values() if not isinstance(p.metric, str) for r in p.runs
+        ]
         store.ensure([*wanted, *(s for _, m in attacks for s in m.sources)])
         runs.attack_all(store, attacks)
 
@@ -140,15 +148,22 @@ def test_a_plan_is_what_a_table_would_make(monkeypatch, number):
     tasks = plan.plan("tiny", table=number)["tasks"]
     assert {t["key"] for t in tasks if t["kind"] == "run"} == set(trained) and trained
     assert {t["key"] for t in tasks if t["kind"] == "attack"} == attacked
-    assert not any(t["present"] for t in tasks) and all(t["seconds"] > 0 and t["bytes"] > 0 for t in tasks)
+    assert not any(t["present"] for t in tasks) and all(
+        t["seconds"] > 0 and t["bytes"] > 0 for t in tasks
+    )
 
 
 def test_shared_work_is_counted_once_for_the_first_table():
-    both, alone = plan.plan("tiny", chapter="6"), {n: plan.plan("tiny", table=n) for n in ("6.1", "6.3")}
+    both, alone = (
+        plan.plan("tiny", chapter="6"),
+        {n: plan.plan("tiny", table=n) for n in ("6.1", "6.3")},
+    )
     keys = [t["key"] for t in both["tasks"]]
     assert len(keys) == len(set(keys))
     rows = {t["table"]: t for t in both["tables"]}
-    assert rows["6.3"]["runs_to_make"] == 0 < rows["6.3"]["attacks_to_make"]  # it reads table 6.1's runs
+    assert (
+        rows["6.3"]["runs_to_make"] == 0 < rows["6.3"]["attacks_to_make"]
+    )  # it reads table 6.1's runs
     assert alone["6.3"]["total"]["runs_to_make"] == rows["6.1"]["runs_to_make"]
     for k in ("runs_to_make", "attacks_to_make", "seconds", "wall_seconds", "bytes"):
         total = sum(r[k] for r in rows.values())
@@ -159,7 +174,11 @@ def test_shared_work_is_counted_once_for_the_first_table():
 
 def test_the_wall_clock_sees_jobs_but_never_less_than_the_longest_task():
     one, four, many = (plan.plan("tiny", table="6.1", jobs=j)["total"] for j in (1, 4, 4096))
-    assert one["wall_seconds"] == pytest.approx(one["seconds"]) == pytest.approx(4 * four["wall_seconds"])
+    assert (
+        one["wall_seconds"]
+        == pytest.approx(one["seconds"])
+        == pytest.approx(4 * four["wall_seconds"])
+    )
     longest = plan.plan("tiny", table="6.1")["tasks"]
     assert many["wall_seconds"] == pytest.approx(
         sum(max(t["seconds"] for t in longest if t["kind"] == k) for k in ("run", "attack"))
@@ -200,34 +219,56 @@ def test_what_is_there_is_not_made_again_and_tells_what_the_rest_costs(made):
     found = plan.plan("tiny", table="6.1")
     by = {t["key"]: t for t in found["tasks"]}
     assert by[zero.key]["present"] and by[zero.key]["seconds"] == 0
-    assert by[one.key]["source"] == "recorded" and by[one.key]["seconds"] == pytest.approx(record.cost["seconds"])
-    runs_by = {t["name"]: t["source"] for t in found["tasks"] if t["kind"] == "run" and t["key"] != zero.key}
-    alike = {n for n in runs_by if "-mail-" in n and "ours" not in n}  # the other network is played by the same one
+    assert by[one.key]["source"] == "recorded" and by[one.key]["seconds"] == pytest.approx(
+        record.cost["seconds"]
+    )
+    runs_by = {
+        t["name"]: t["source"]
+        for t in found["tasks"]
+        if t["kind"] == "run" and t["key"] != zero.key
+    }
+    alike = {
+        n for n in runs_by if "-mail-" in n and "ours" not in n
+    }  # the other network is played by the same one
     assert {runs_by[n] for n in alike} == {"recorded"}
     assert {s for n, s in runs_by.items() if n not in alike} == {"nearby record"}
     attacks = [t for t in found["tasks"] if t["kind"] == "attack"]
     assert [t["present"] for t in attacks].count(True) == 1 == found["total"]["attacks_present"]
-    name = runs._measured(store, "robustness", runs._attacked(store, one, row["PGD-100"].metric)).stem
+    name = runs._measured(
+        store, "robustness", runs._attacked(store, one, row["PGD-100"].metric)
+    ).stem
     kept = json.loads(next((store.folder / "measurements").glob("robustness-*.json")).read_text())
-    assert by[name]["source"] == "recorded" and by[name]["seconds"] == pytest.approx(kept["cost"]["seconds"])
+    assert by[name]["source"] == "recorded" and by[name]["seconds"] == pytest.approx(
+        kept["cost"]["seconds"]
+    )
     again = plan.plan("tiny", table="6.1", epochs=5)  # other runs, of the same kind
     longer = next(t for t in again["tasks"] if t["name"].startswith("resnet-18-mail-seed-0"))
-    assert longer["source"] == "recorded" and longer["seconds"] == pytest.approx(5 * record.cost["seconds"])
+    assert longer["source"] == "recorded" and longer["seconds"] == pytest.approx(
+        5 * record.cost["seconds"]
+    )
 
 
 def test_a_damaged_record_counts_as_absent(made):
     _, zero, _, record, _ = made
     (record.folder / "record.json").write_text("{}")
-    assert not next(t for t in plan.plan("tiny", table="6.1")["tasks"] if t["key"] == zero.key)["present"]
+    assert not next(t for t in plan.plan("tiny", table="6.1")["tasks"] if t["key"] == zero.key)[
+        "present"
+    ]
 
 
 def test_the_bytes_of_a_run_are_those_on_the_disk(made, tmp_path):
     _, zero, _, record, _ = made
-    assert plan.disk(zero) == pytest.approx(sum(f.stat().st_size for f in record.folder.iterdir()), rel=0.25)
-    cells = aip.runs_7_1(settings.load("tiny", 7, width=0.25, epochs=500))  # here the weights decide
+    assert plan.disk(zero) == pytest.approx(
+        sum(f.stat().st_size for f in record.folder.iterdir()), rel=0.25
+    )
+    cells = aip.runs_7_1(
+        settings.load("tiny", 7, width=0.25, epochs=500)
+    )  # here the weights decide
     run = cells["Baseline", "Last / CIFAR-100"].runs[0]
     net = models.build(run.model, 100, run.width)
-    training.save_checkpoint(tmp_path / "weights.ckpt", {k: training.copy_weights(net) for k in ("last", "best")})
+    training.save_checkpoint(
+        tmp_path / "weights.ckpt", {k: training.copy_weights(net) for k in ("last", "best")}
+    )
     assert plan.disk(run) == pytest.approx((tmp_path / "weights.ckpt").stat().st_size, rel=0.05)
 
 
@@ -244,7 +285,8 @@ def paid_for(runs_and_seconds, device="cpu"):
     "Evidence that holds these costs alone."
     evidence = plan.Evidence(device)
     evidence.paid = [
-        plan.Paid(r.key, r, *plan._kinds(r), plan._sizes(r)[0] * r.schedule.epochs, s) for r, s in runs_and_seconds
+        plan.Paid(r.key, r, *plan._kinds(r), plan._sizes(r)[0] * r.schedule.epochs, s)
+        for r, s in runs_and_seconds
     ]
     for p in evidence.paid:
         evidence.same.setdefault(p.kind, []).append(p)
@@ -276,7 +318,9 @@ def test_neighbours_are_the_networks_nearest_in_size():
     near, far = of(small, "mixup"), of(settings.load("tiny", 7, width=1.0, seeds=20), "mixup")
     many = of(settings.load("tiny", 7, seeds=20), "mixup")  # more than are asked
     assert set(near) < set(many)
-    evidence = paid_for([(r, 2 * plan.counted(r)) for r in many] + [(r, 50 * plan.counted(r)) for r in far])
+    evidence = paid_for(
+        [(r, 2 * plan.counted(r)) for r in many] + [(r, 50 * plan.counted(r)) for r in far]
+    )
     assert evidence.ratio(of(large, "AIP")[0]) == pytest.approx(50)
     assert evidence.ratio(of(small, "AIP")[0]) == pytest.approx(2)
 
@@ -358,4 +402,7 @@ def test_nothing_heavy_is_imported_and_no_gpu_is_woken():
         "print(sorted(heavy & sys.modules.keys()), torch.cuda.is_initialized(), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip().endswith("[] False") and json.loads(done.stdout)["total"]["runs_to_make"] > 0
+    assert (
+        done.stderr.strip().endswith("[] False")
+        and json.loads(done.stdout)["total"]["runs_to_make"] > 0
+    )

@@ -66,12 +66,18 @@ def own(folder, monkeypatch, name, text):
 
 @pytest.mark.parametrize("table", DIGESTS)
 def test_no_printed_number_changes(table):
-    lines = [f"{c.row}|{c.column}|{c.value:.6f}|{c.std:.2f}|{c.cited}" for c in published(table).itertuples()]
+    lines = [
+        f"{c.row}|{c.column}|{c.value:.6f}|{c.std:.2f}|{c.cited}"
+        for c in published(table).itertuples()
+    ]
     assert hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest() == DIGESTS[table]
 
 
 def test_tables_have_the_cells_that_the_thesis_prints():
-    shape = {t: (published(t).row.nunique(), published(t).column.nunique(), len(published(t))) for t in DIGESTS}
+    shape = {
+        t: (published(t).row.nunique(), published(t).column.nunique(), len(published(t)))
+        for t in DIGESTS
+    }
     assert shape == {
         "table_5_1": (13, 5, 56),
         "table_5_2": (5, 2, 10),
@@ -163,17 +169,34 @@ NETS, OURS = ("ResNet-18", "WRN34-10"), ("Ours + WMMR", "Ours + MAIL")
 
 def twice_printed():
     for ablated, row in (("LS", "PGD with LS"), ("Masking + Mixing + LS", "M2AT")):
-        yield from ((("5.3", ablated, c), ("5.1", f"CIFAR-10 / {row}", c)) for c in ("Clean", "FGSM", "PGD-20"))
-    for late, early in (("6.5", "6.1"), ("6.6", "6.2")):
-        yield from (((late, f"{n} / {m}", c), (early, f"{n} / {m}", c)) for n in NETS for m in OURS for c in FIVE)
-    chosen = {(n, s): 3 if (n, s) == ("ResNet-18", "CIFAR-100") else 2 for n in NETS for s in ("CIFAR-10", "CIFAR-100")}
-    for (n, s), tau in chosen.items():
-        late = {c: ("6.7", f"{n} / τ = {tau}", f"{s} / {c}") for c in ("Clean", "CW-PGD", "APGD-CE")}
         yield from (
-            (place, ("6.1" if s == "CIFAR-10" else "6.2", f"{n} / Ours + MAIL", c)) for c, place in late.items()
+            (("5.3", ablated, c), ("5.1", f"CIFAR-10 / {row}", c))
+            for c in ("Clean", "FGSM", "PGD-20")
+        )
+    for late, early in (("6.5", "6.1"), ("6.6", "6.2")):
+        yield from (
+            ((late, f"{n} / {m}", c), (early, f"{n} / {m}", c))
+            for n in NETS
+            for m in OURS
+            for c in FIVE
+        )
+    chosen = {
+        (n, s): 3 if (n, s) == ("ResNet-18", "CIFAR-100") else 2
+        for n in NETS
+        for s in ("CIFAR-10", "CIFAR-100")
+    }
+    for (n, s), tau in chosen.items():
+        late = {
+            c: ("6.7", f"{n} / τ = {tau}", f"{s} / {c}") for c in ("Clean", "CW-PGD", "APGD-CE")
+        }
+        yield from (
+            (place, ("6.1" if s == "CIFAR-10" else "6.2", f"{n} / Ours + MAIL", c))
+            for c, place in late.items()
         )
     for model, early in (("Last", "6.1"), ("Best", "6.3")):
-        yield from ((("6.8", f"{model} / w/ sim.", c), (early, "WRN34-10 / Ours + MAIL", c)) for c in FIVE)
+        yield from (
+            (("6.8", f"{model} / w/ sim.", c), (early, "WRN34-10 / Ours + MAIL", c)) for c in FIVE
+        )
 
 
 def test_what_is_printed_twice_is_the_same_number():
@@ -199,7 +222,10 @@ def test_the_numbers_bear_out_the_printed_arrows(table):
     for (network, ours), arrows in zip(rows, ARROWS[table], strict=True):
         base = ours.removeprefix("Ours + ")
         for letter, c in zip("CPWGA", FIVE, strict=True):
-            up = cell(table, f"{network} / {ours}", c).value > cell(table, f"{network} / {base}", c).value
+            up = (
+                cell(table, f"{network} / {ours}", c).value
+                > cell(table, f"{network} / {base}", c).value
+            )
             assert up == (letter in arrows), (table, network, ours, c)
 
 
@@ -235,27 +261,42 @@ def test_what_is_not_printed_is_empty_and_says_why():
     for t in tables():
         empty = published(t)[published(t).value.isna()]
         assert (empty.note != "").all() and empty["std"].isna().all()
-    assert published("7.4").value.isna().all() and published("7.4").note.str.contains("not in the seed's text").all()
+    assert (
+        published("7.4").value.isna().all()
+        and published("7.4").note.str.contains("not in the seed's text").all()
+    )
     seven = published("7.1")
-    assert set(seven[seven.cited == 1].row) == {"MetaMixup"} and (seven[seven.value.isna()].note == "not printed").all()
+    assert (
+        set(seven[seven.cited == 1].row) == {"MetaMixup"}
+        and (seven[seven.value.isna()].note == "not printed").all()
+    )
     assert seven[seven.value.isna()].cited.all() and len(seven[seven.value.isna()]) == 5
 
 
 def test_table_7_3_repeats_the_best_models_of_table_7_1():
-    for data, rounds in {"SVHN": "8", "CIFAR-10": "6", "CIFAR-100": "4", "Tiny ImageNet": "4"}.items():
+    for data, rounds in {
+        "SVHN": "8",
+        "CIFAR-10": "6",
+        "CIFAR-100": "4",
+        "Tiny ImageNet": "4",
+    }.items():
         a, b = cell("7.1", "AIP", f"Best / {data}"), cell("7.3", data, rounds)
         assert (a.value, a["std"]) == (b.value, b["std"])
         assert published("7.3").query("row == @data").value.max() == b.value
 
 
-@pytest.mark.parametrize("name", ["7.1", "table_7_1", "table 7.1", "Table 7.1", "tab-7.1", "tab. 7.1", "7_1"])
+@pytest.mark.parametrize(
+    "name", ["7.1", "table_7_1", "table 7.1", "Table 7.1", "tab-7.1", "tab. 7.1", "7_1"]
+)
 def test_a_table_answers_to_its_names(name):
     assert len(published(name)) == 40
 
 
 @pytest.mark.parametrize("name", ["", "7", "7.9", "../claims", "claims", "table_7_1.csv"])
 def test_an_unknown_table_is_named_with_what_there_is(name):
-    with pytest.raises(BadInput, match=re.escape(f"unknown table: {name}: published are 5.1, 5.2, 5.3")):
+    with pytest.raises(
+        BadInput, match=re.escape(f"unknown table: {name}: published are 5.1, 5.2, 5.3")
+    ):
         published(name)
 
 
@@ -263,7 +304,12 @@ def test_a_damaged_file_is_named(tmp_path, monkeypatch):
     own(tmp_path, monkeypatch, "table_7_1.csv", "row,column,value,std,cited\nAIP,x,1,0,0\n")
     with pytest.raises(BadInput, match=r"table_7_1\.csv: has no column note"):
         published("7.1")
-    own(tmp_path, monkeypatch, "table_7_1.csv", "row,column,value,std,cited,note\nAIP,x,ninety,0,0,\n")
+    own(
+        tmp_path,
+        monkeypatch,
+        "table_7_1.csv",
+        "row,column,value,std,cited,note\nAIP,x,ninety,0,0,\n",
+    )
     with pytest.raises(BadInput, match=r"table_7_1\.csv: cannot be read: .*ninety"):
         published("7.1")
 
@@ -276,7 +322,15 @@ def test_every_claim_names_printed_cells_or_figures():
     named = {c for q in claims().quantity for c in quantity_cells(q)}
     assert {c for c in named if c[0].startswith("table")} <= printed
     assert {c[0] for c in named - printed} == {
-        *("figure_5_1", "figure_5_3", "figure_5_4", "figure_6_2", "figure_6_4", "figure_7_2", "figure_7_3")
+        *(
+            "figure_5_1",
+            "figure_5_3",
+            "figure_5_4",
+            "figure_6_2",
+            "figure_6_4",
+            "figure_7_2",
+            "figure_7_3",
+        )
     }
 
 
@@ -285,14 +339,30 @@ def test_claims_are_well_formed():
     for chapter, least in ((5, 70), (6, 110), (7, 60)):
         c = claims(chapter)
         assert (c.claim != "").all() and c.source.str.match(rf"T {chapter}\b.*\(.*\bline").all()
-        assert c.id.str.match(rf"(figure-)?{chapter}\.\d").all() and len(claims(str(chapter))) == len(c) >= least
-    with pytest.raises(BadInput, match="no claims of chapter 99: there are claims of chapter 5, 6, 7"):
+        assert (
+            c.id.str.match(rf"(figure-)?{chapter}\.\d").all()
+            and len(claims(str(chapter))) == len(c) >= least
+        )
+    with pytest.raises(
+        BadInput, match="no claims of chapter 99: there are claims of chapter 5, 6, 7"
+    ):
         claims(99)
 
 
 def test_every_stated_size_is_the_difference_of_the_printed_numbers():
     sized = [c for c in claims(7).to_dict("records") if not math.isnan(c["size"])]
-    assert sorted(c["size"] for c in sized) == [0.03, 0.04, 0.29, 0.41, 0.68, 0.74, 1.0, 2.43, 2.56, 5.02]
+    assert sorted(c["size"] for c in sized) == [
+        0.03,
+        0.04,
+        0.29,
+        0.41,
+        0.68,
+        0.74,
+        1.0,
+        2.43,
+        2.56,
+        5.02,
+    ]
     for c in sized:
         value, _, _ = quantity_interval(c["quantity"], thesis_values())
         # printed differences agree to the last digit; 0.034844 / 0.035004 = 0.995 is "as much"
@@ -302,9 +372,14 @@ def test_every_stated_size_is_the_difference_of_the_printed_numbers():
 def test_the_thesis_contradicts_itself_in_one_place_only():
     t = claim_table(chapter=7).set_index("id")
     sign = {">": 1, "<": -1}
-    wrong = [i for i, c in t.iterrows() if c.direction in sign and sign[c.direction] * (c.thesis - c.bound) < 0]
+    wrong = [
+        i
+        for i, c in t.iterrows()
+        if c.direction in sign and sign[c.direction] * (c.thesis - c.bound) < 0
+    ]
     assert (
-        sorted(wrong) == sorted(i for i in t.index if i.startswith("7.2-manifold-worse-when-deeper"))
+        sorted(wrong)
+        == sorted(i for i in t.index if i.startswith("7.2-manifold-worse-when-deeper"))
         and len(wrong) == 4
     )
     assert (t.in_thesis[wrong] == "fails").all() and t.note[wrong].str.contains("contradict").all()
@@ -342,7 +417,11 @@ def test_chapters_5_and_6_contradict_themselves_where_their_claims_say_so():
         judged = claim_table(chapter=chapter).merge(claims(chapter)[["id", "tolerance"]], on="id")
         for c in judged.dropna(subset="thesis").itertuples():
             off = c.thesis - c.bound
-            wrong = abs(off) > c.tolerance if c.direction == "=" else off * {">": 1, "<": -1}[c.direction] <= 0
+            wrong = (
+                abs(off) > c.tolerance
+                if c.direction == "="
+                else off * {">": 1, "<": -1}[c.direction] <= 0
+            )
             assert wrong == ("contradict" in c.note), c.id
             found |= {c.id: round(c.thesis, 2)} if wrong else {}
     assert found == CONTRADICTED
@@ -393,18 +472,27 @@ def test_what_the_thesis_gives_for_a_claim_worked_out_by_hand(name, size):
 def test_no_verdict_is_given_on_numbers_that_are_printed_without_a_spread():
     # Chapter 5 prints one number a cell: its own tables cannot show what they claim, only say on which side they lie.
     assert set(claim_table(chapter=5).in_thesis) == {"inconclusive", "not measured"}
-    assert set(claim_table(chapter=6).in_thesis) == {"holds", "fails", "inconclusive", "not measured"}
+    assert set(claim_table(chapter=6).in_thesis) == {
+        "holds",
+        "fails",
+        "inconclusive",
+        "not measured",
+    }
 
 
 def test_the_claims_keep_the_exceptions_of_the_text():
     i = set(claims(7).id)
     assert "7.2-preactresnet34-aip-best-of-all-best-cifar-10" not in i
-    assert {"7.2-preactresnet34-aip-below-metamixup-best-cifar-10", "7.2-wideresnet-aip-below-manifold-last-svhn"} <= i
+    assert {
+        "7.2-preactresnet34-aip-below-metamixup-best-cifar-10",
+        "7.2-wideresnet-aip-below-manifold-last-svhn",
+    } <= i
     assert not any(x.startswith("7.2-wideresnet-aip-best-of-all-last") for x in i)
 
 
 @pytest.mark.parametrize(
-    "change", [("points", "yards"), (",7,", ",,"), (",>,", ",!,"), (",>,0,", ",=,0,"), ("a[r", "a{r")]
+    "change",
+    [("points", "yards"), (",7,", ",,"), (",>,", ",!,"), (",>,0,", ",=,0,"), ("a[r", "a{r")],
 )
 def test_a_slip_in_a_claim_is_found_when_read(tmp_path, monkeypatch, change):
     header = (paths.published() / "claims.csv").read_text(encoding="utf-8").split("\n")[0]
@@ -492,10 +580,14 @@ def test_a_missing_seed_breaks_the_pairing_only_where_it_is_missing_alone():
 
 def test_a_ratio_of_independent_means_by_the_delta_method():
     a, b = Moments(0.176, 0.004, 6), Moments(0.035, 0.001, 4)
-    value, low, high = quantity_interval("t[a, x] / t[b, x]", {("t", "a", "x"): a, ("t", "b", "x"): b})
+    value, low, high = quantity_interval(
+        "t[a, x] / t[b, x]", {("t", "a", "x"): a, ("t", "b", "x"): b}
+    )
     va, vb = (a.std / b.mean) ** 2 / a.n, (a.mean * b.std / b.mean**2) ** 2 / b.n
     half = stats.t.ppf(0.975, (va + vb) ** 2 / (va**2 / 5 + vb**2 / 3)) * math.sqrt(va + vb)
-    assert np.allclose((value, low, high), (a.mean / b.mean, a.mean / b.mean - half, a.mean / b.mean + half))
+    assert np.allclose(
+        (value, low, high), (a.mean / b.mean, a.mean / b.mean - half, a.mean / b.mean + half)
+    )
 
 
 def test_a_cell_that_is_named_twice_is_one_sample():
@@ -505,7 +597,11 @@ def test_a_cell_that_is_named_twice_is_one_sample():
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    rng, hits, trials = np.random.default_rng(2), {"welch": 0, "few": 0, "paired": 0, "ratio": 0}, 1500
+    rng, hits, trials = (
+        np.random.default_rng(2),
+        {"welch": 0, "few": 0, "paired": 0, "ratio": 0},
+        1500,
+    )
     names = [("t", "a", "x"), ("t", "b", "x")]
     for _ in range(trials):
         a, b, c = rng.normal(97, 0.3, 5), rng.normal(96, 0.1, 5), rng.normal(96, 0.1, 3)
@@ -527,9 +623,12 @@ def test_better_than_the_best_is_not_claimed_by_luck():
     q = "t[a, x] - max(t[b, x], t[c, x], t[d, x], t[e, x])"
     cells = quantity_cells(q)
     tied = {"holds": 0, "fails": 0}
-    for _ in range(trials):  # five equal methods: neither verdict is right, and neither may come up often
+    for _ in range(
+        trials
+    ):  # five equal methods: neither verdict is right, and neither may come up often
         _, low, high = quantity_interval(
-            q, {c: moments(rng.normal(90, s, 5)) for c, s in zip(cells, (1, 1, 1, 1, 3), strict=True)}
+            q,
+            {c: moments(rng.normal(90, s, 5)) for c, s in zip(cells, (1, 1, 1, 1, 3), strict=True)},
         )
         tied["holds"] += low > 0
         tied["fails"] += high < 0
@@ -548,7 +647,11 @@ def test_a_noisy_rival_is_not_forgotten():
 
 
 def test_to_beat_the_best_is_to_beat_each():
-    x = {("t", "a", "x"): Moments(8, 0.5, 4), ("t", "b", "x"): Moments(7, 0.5, 4), ("t", "c", "x"): Moments(6, 0.1, 4)}
+    x = {
+        ("t", "a", "x"): Moments(8, 0.5, 4),
+        ("t", "b", "x"): Moments(7, 0.5, 4),
+        ("t", "c", "x"): Moments(6, 0.1, 4),
+    }
     _, low, high = quantity_interval("t[a, x] - max(t[b, x], t[c, x])", x)
     _, alone_low, alone_high = quantity_interval("t[a, x] - t[b, x]", x)
     assert low == alone_low and high > alone_high  # only the other end pays for having two chances
@@ -569,13 +672,21 @@ def test_to_beat_the_best_is_to_beat_each():
     ],
 )
 def test_max_and_min_pull_the_right_way(q, value):
-    x = {("t", "a", "x"): Moments(8, 0.5, 4), ("t", "b", "x"): Moments(10, 0.5, 4), ("t", "c", "x"): Moments(6, 0.5, 4)}
+    x = {
+        ("t", "a", "x"): Moments(8, 0.5, 4),
+        ("t", "b", "x"): Moments(10, 0.5, 4),
+        ("t", "c", "x"): Moments(6, 0.5, 4),
+    }
     found, low, high = quantity_interval(q, x)
     assert found == pytest.approx(value) and low < found < high
 
 
 @pytest.mark.parametrize(
-    "q", ["max(t[a, x], t[b, x]) - max(t[a, x], t[c, x])", "max(t[a, x], t[b, x]) * min(t[a, x], t[c, x])"]
+    "q",
+    [
+        "max(t[a, x], t[b, x]) - max(t[a, x], t[c, x])",
+        "max(t[a, x], t[b, x]) * min(t[a, x], t[c, x])",
+    ],
 )
 def test_max_and_min_that_pull_both_ways_are_refused(q):
     for b in (10, 8):  # 8: where a tie hides it
@@ -607,14 +718,21 @@ def test_max_and_min_that_pull_both_ways_are_refused(q):
 )
 def test_the_verdict_on_a_cell(values, verdict):
     v = evaluate_cell(96.97, 0.16, values)
-    assert v.verdict == verdict and v.reason and v.n == sum(x is not None and x == x for x in values)
+    assert (
+        v.verdict == verdict and v.reason and v.n == sum(x is not None and x == x for x in values)
+    )
 
 
 def test_the_interval_of_a_cell_is_that_of_five_published_runs():
     ours = [96.8, 97.1, 96.9]
-    theirs = 96.97 + 0.16 * np.array([-1.0, -1.0, 0.0, 1.0, 1.0])  # mean 96.97, sample deviation 0.16, five runs
+    theirs = 96.97 + 0.16 * np.array(
+        [-1.0, -1.0, 0.0, 1.0, 1.0]
+    )  # mean 96.97, sample deviation 0.16, five runs
     assert theirs.std(ddof=1) == pytest.approx(0.16)
-    v, ci = evaluate_cell(96.97, 0.16, ours), stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    v, ci = (
+        evaluate_cell(96.97, 0.16, ours),
+        stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(),
+    )
     assert np.allclose((v.low, v.high), ci)
 
 
@@ -625,8 +743,14 @@ def test_equivalence_is_not_granted_for_want_of_runs():
 
 def test_what_cannot_be_compared_is_not_measured_but_shown():
     v = evaluate_cell(96.97, 0.16, [98.0, 98.4], comparable="stand-in digits10")
-    assert (v.verdict, v.reason, v.n) == ("not measured", "stand-in digits10", 2) and v.estimate == pytest.approx(1.23)
-    assert evaluate_cell(math.nan, math.nan, [98.0, 98.4]).reason == "the thesis's number is not known"
+    assert (v.verdict, v.reason, v.n) == (
+        "not measured",
+        "stand-in digits10",
+        2,
+    ) and v.estimate == pytest.approx(1.23)
+    assert (
+        evaluate_cell(math.nan, math.nan, [98.0, 98.4]).reason == "the thesis's number is not known"
+    )
     assert evaluate_cell(0.035, math.nan, [0.03, 0.04]).reason == "the thesis prints no spread"
     for margin in (0, -1, math.nan):
         with pytest.raises(BadInput, match="margin"):
@@ -671,17 +795,30 @@ def test_sizes_and_stand_ins():
     assert evaluate_claim(claim(size=2.1, tolerance=0.01), values).size_agrees is True
     assert evaluate_claim(claim(size=4.0, tolerance=0.01), values).size_agrees is False
     v = evaluate_claim(claim(size=2.1), values, comparable="stand-in digits10")
-    assert (v.verdict, v.size_agrees) == ("holds", None) and v.reason.endswith("judged on: stand-in digits10")
+    assert (v.verdict, v.size_agrees) == ("holds", None) and v.reason.endswith(
+        "judged on: stand-in digits10"
+    )
     for stated in ({"bound": 1.0}, {"direction": "=", "tolerance": 5.0}):
         v = evaluate_claim(claim(**stated), values, comparable="stand-in digits10")
-        assert v.verdict == "not measured" and v.reason == "a size in points is not comparable: stand-in digits10"
-    assert evaluate_claim(claim(bound=1.0, unit="times"), values, comparable="a laptop").verdict == "holds"
+        assert (
+            v.verdict == "not measured"
+            and v.reason == "a size in points is not comparable: stand-in digits10"
+        )
+    assert (
+        evaluate_claim(claim(bound=1.0, unit="times"), values, comparable="a laptop").verdict
+        == "holds"
+    )
 
 
 def test_a_printed_size_has_the_slack_of_its_rounding():
     values = {("t", "a", "x"): [92.0, 92.3, 92.5], ("t", "b", "x"): [90.0, 90.4, 90.3]}
     _, low, high = quantity_interval("t[a, x] - t[b, x]", values)
-    for size, agrees in ((low - 0.009, True), (low - 0.011, False), (high + 0.009, True), (high + 0.011, False)):
+    for size, agrees in (
+        (low - 0.009, True),
+        (low - 0.011, False),
+        (high + 0.009, True),
+        (high + 0.011, False),
+    ):
         assert evaluate_claim(claim(size=size, tolerance=0.01), values).size_agrees is agrees
     assert evaluate_claim(claim(size=low - 0.009), values).size_agrees is False
 
@@ -694,7 +831,12 @@ def test_rounding_is_not_a_spread():
 
 
 def test_one_run_or_equal_runs_are_inconclusive():
-    for a, b in (([92.0], [90.0]), ([92.2, 91.8], [90.2, 89.8]), ([math.inf, 92.0], [90.0, 90.5]), ([92.0], [0.0])):
+    for a, b in (
+        ([92.0], [90.0]),
+        ([92.2, 91.8], [90.2, 89.8]),
+        ([math.inf, 92.0], [90.0, 90.5]),
+        ([92.0], [0.0]),
+    ):
         values = {("t", "a", "x"): a, ("t", "b", "x"): b}
         with np.errstate(all="ignore"):
             for q in ("t[a, x] - t[b, x]", "t[a, x] - max(t[b, x], t[b, x] / 2)"):
@@ -705,9 +847,9 @@ def test_the_claim_table_takes_reasons_by_table_and_by_cell():
     rng, values = np.random.default_rng(4), {}
     for q in claims(7).quantity:
         values |= {c: rng.normal(90, 1, 3) for c in quantity_cells(q)}
-    t = claim_table(values, 7, {"table_7_1": "stand-in digits10", ("table_7_3", "SVHN", "8"): "width 1/8"}).set_index(
-        "id"
-    )
+    t = claim_table(
+        values, 7, {"table_7_1": "stand-in digits10", ("table_7_3", "SVHN", "8"): "width 1/8"}
+    ).set_index("id")
     assert t.reason["7.1-aip-over-manifold-last-svhn"].endswith("judged on: stand-in digits10")
     assert t.reason["7.3-best-rounds-svhn"].endswith("judged on: width 1/8")
     assert "judged on" not in t.reason["7.3-best-rounds-cifar-100"]
@@ -717,5 +859,6 @@ def test_the_claim_table_takes_reasons_by_table_and_by_cell():
 
 def test_the_rule_names_every_verdict_and_its_margin():
     assert all(
-        w in verdict_rule(2.5) for w in ("holds", "fails", "inconclusive", "not measured", "±2.5", "Welch", "95 %")
+        w in verdict_rule(2.5)
+        for w in ("holds", "fails", "inconclusive", "not measured", "±2.5", "Welch", "95 %")
     )

@@ -44,15 +44,29 @@ def test_the_seven_pages_are_short_and_linked_at_the_top():
     pages = re.findall(r"\]\(#([\w-]+)\)", top.partition("**Short pages:**")[2])
     assert len(pages) == 7
     titles = dict(
-        zip(anchors(), re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", TEXT, flags=re.S), re.M), strict=True)
+        zip(
+            anchors(),
+            re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", TEXT, flags=re.S), re.M),
+            strict=True,
+        )
     )
-    assert all(5 < len([line for line in page(titles[p]).splitlines() if line.strip()]) <= 32 for p in pages)
+    assert all(
+        5 < len([line for line in page(titles[p]).splitlines() if line.strip()]) <= 32
+        for p in pages
+    )
 
 
 def commands() -> list[str]:
     "What follows `thesis-repro` in the shell blocks."
-    lines = [line for block in blocks("sh") for line in block.splitlines() if not line.startswith("#SBATCH")]
-    found = [m for line in lines for m in re.findall(r"(?:thesis-repro|-m thesis_repro) ([^#;|]+)", line)]
+    lines = [
+        line
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if not line.startswith("#SBATCH")
+    ]
+    found = [
+        m for line in lines for m in re.findall(r"(?:thesis-repro|-m thesis_repro) ([^#;|]+)", line)
+    ]
     assert len(found) > 20
     return list(dict.fromkeys(f.strip() for f in found))
 
@@ -69,13 +83,18 @@ def test_every_command_is_one(command):
 def settings_with(tmp_path, text: str, monkeypatch):
     "A settings.ini with more in it, and outputs in a temporary folder."
     file = tmp_path / "settings.ini"
-    file.write_text((paths.root() / "settings.ini").read_text(encoding="utf-8") + "\n" + text, encoding="utf-8")
+    file.write_text(
+        (paths.root() / "settings.ini").read_text(encoding="utf-8") + "\n" + text, encoding="utf-8"
+    )
     monkeypatch.setenv("THESIS_REPRO_SETTINGS", str(file))
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
 
 
 def test_the_data_set_of_ones_own(tmp_path, monkeypatch, capsys):
-    said, (section,) = page("Adding your own data set"), blocks("ini", page("Adding your own data set"))
+    said, (section,) = (
+        page("Adding your own data set"),
+        blocks("ini", page("Adding your own data set")),
+    )
     rng = np.random.default_rng(0)
     images = lambda n: (rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8), np.arange(n) % 4)
     (x, y), (x_test, y_test) = images(120), images(20)
@@ -83,11 +102,28 @@ def test_the_data_set_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "data").mkdir()
     exec(blocks("python", said)[0], {"np": np, "x": x, "y": y, "x_test": x_test, "y_test": y_test})
     file = f"npz:{tmp_path / 'data' / 'photos.npz'}"
-    small = section.replace("npz:data/photos.npz", file).replace("epochs = 30", "epochs = 1").replace("= 500", "= 20")
-    settings_with(tmp_path, small + "width = 0.0625\nbatch_size = 50\njobs = 1\ndevice = cpu\n", monkeypatch)
+    small = (
+        section.replace("npz:data/photos.npz", file)
+        .replace("epochs = 30", "epochs = 1")
+        .replace("= 500", "= 20")
+    )
+    settings_with(
+        tmp_path, small + "width = 0.0625\nbatch_size = 50\njobs = 1\ndevice = cpu\n", monkeypatch
+    )
     assert main(["data", "verify", file]) == 0
     assert "120 training and 20 test images, 16 × 16 × 3, 4 classes" in capsys.readouterr().out
-    words = ["run", "7.1", "--preset", "photos", "--parts", "CIFAR-10", "--row", "mixup", "--seed", "0"]
+    words = [
+        "run",
+        "7.1",
+        "--preset",
+        "photos",
+        "--parts",
+        "CIFAR-10",
+        "--row",
+        "mixup",
+        "--seed",
+        "0",
+    ]
     assert main(words) == 0
     for wrong, line in (
         ({"x_train": x / 255.0}, "x_train is float64: images must be uint8 from 0 to 255"),
@@ -107,8 +143,14 @@ def test_the_method_of_ones_own(tmp_path, monkeypatch):
     less = "epochs = 1\ntrain_size = 100\nseeds = 1\njobs = 1\ndevice = cpu\n"
     settings_with(tmp_path, f"[smoke: chapter 5]\n{less}", monkeypatch)
     env = {**os.environ, "PYTHONPATH": str(paths.root()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "compare.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "compare.py"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Softened" in done.stdout and "ours only" in done.stdout
-    assert {f.suffix for f in (tmp_path / "outputs/smoke/tables").glob("table_1_ours.*")} >= {".csv", ".md", ".tex"}
+    assert {f.suffix for f in (tmp_path / "outputs/smoke/tables").glob("table_1_ours.*")} >= {
+        ".csv",
+        ".md",
+        ".tex",
+    }
     assert len(list((tmp_path / "outputs/smoke/runs/mine/table_1_ours").iterdir())) == 2

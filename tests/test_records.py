@@ -54,7 +54,9 @@ def there(original, tmp_path):
 
 
 def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def packed(there, change=lambda content: None, sealed=True):
@@ -72,9 +74,13 @@ def test_what_comes_out_goes_in_byte_for_byte(there, tmp_path):
     file = records.export(there, tmp_path / "records.json.gz")
     assert records.merge([file], tmp_path / "here") == {"runs": 3, "measurements": 1, "present": 0}
     before, after = contents(there), contents(tmp_path / "here")
-    assert {k: v for k, v in before.items() if not k.endswith(".ckpt") and ".locks" not in k} == after
+    assert {
+        k: v for k, v in before.items() if not k.endswith(".ckpt") and ".locks" not in k
+    } == after
     store = Store(settings.load("smoke"), tmp_path / "here")
-    assert [r.metrics for r in store.ensure(RUNS)] == [Store(store.preset, there).record(r).metrics for r in RUNS]
+    assert [r.metrics for r in store.ensure(RUNS)] == [
+        Store(store.preset, there).record(r).metrics for r in RUNS
+    ]
 
 
 def test_the_same_records_give_the_same_file(there, tmp_path):
@@ -86,7 +92,11 @@ def test_merging_twice_is_harmless(there, tmp_path):
     file = records.export(there, tmp_path / "records.json")
     records.merge([file], tmp_path / "here")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "here").rglob("*")}
-    assert records.merge([file, file], tmp_path / "here") == {"runs": 0, "measurements": 0, "present": 8}
+    assert records.merge([file, file], tmp_path / "here") == {
+        "runs": 0,
+        "measurements": 0,
+        "present": 8,
+    }
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "here").rglob("*")} == before
 
 
@@ -96,7 +106,10 @@ def test_two_machines_add_up_and_another_table_changes_nothing(there, tmp_path):
         kept = [p for p in there.glob("runs/*/*/*") if p.name.endswith(key)]
         shutil.copytree(kept[0], home / "runs" / "aip" / f"table_{home.name}" / kept[0].name)
     files = [records.export(home, tmp_path / f"{home.name}.json") for home in (first, other)]
-    assert records.merge([records.export(there, tmp_path / "all.json")], tmp_path / "here")["runs"] == 3
+    assert (
+        records.merge([records.export(there, tmp_path / "all.json")], tmp_path / "here")["runs"]
+        == 3
+    )
     assert records.merge(files, tmp_path / "here") == {"runs": 0, "measurements": 0, "present": 2}
     assert records.merge(files, tmp_path / "new")["runs"] == 2
 
@@ -106,7 +119,9 @@ def of_first(content, **changes):
     entry = content["runs"][0]
     record = json.loads(entry["record"]) | changes
     entry["record"] = json.dumps({k: v for k, v in record.items() if v is not None})
-    entry["done"] = json.dumps(json.loads(entry["done"]) | {"record.json": sha256(entry["record"].encode())})
+    entry["done"] = json.dumps(
+        json.loads(entry["done"]) | {"record.json": sha256(entry["record"].encode())}
+    )
 
 
 def better(content):
@@ -117,17 +132,29 @@ def better(content):
 
 
 DAMAGES = {
-    "its checksum does not fit": lambda c: c["runs"][0].update(record=c["runs"][0]["record"].replace("1", "2", 1)),
+    "its checksum does not fit": lambda c: c["runs"][0].update(
+        record=c["runs"][0]["record"].replace("1", "2", 1)
+    ),
     "it has no history": lambda c: of_first(c, history=None),
     "it has no metrics": lambda c: of_first(c, metrics=[1]),
-    "another run than its folder says": lambda c: of_first(c, run=json.loads(c["runs"][1]["record"])["run"]),
-    "its best.accuracy = 120 is no percentage": lambda c: of_first(c, metrics={"best": {"accuracy": 120}}),
+    "another run than its folder says": lambda c: of_first(
+        c, run=json.loads(c["runs"][1]["record"])["run"]
+    ),
+    "its best.accuracy = 120 is no percentage": lambda c: of_first(
+        c, metrics={"best": {"accuracy": 120}}
+    ),
     "its last.loss is no number": lambda c: of_first(c, metrics={"last": {"loss": float("nan")}}),
-    "its folder is not a run's": lambda c: c["runs"][0].update(folder="runs/../../../tmp/x-0123456789ab"),
+    "its folder is not a run's": lambda c: c["runs"][0].update(
+        folder="runs/../../../tmp/x-0123456789ab"
+    ),
     "it cannot be read": lambda c: c["runs"][0].update(record=3),
     "is there twice": lambda c: c["runs"].append(c["runs"][0]),
-    "its place is not a measurement's": lambda c: c["measurements"][0].update(file="/etc/x-0123456789ab.json"),
-    "another measurement": lambda c: c["measurements"][0].update(file="measurements/x-0123456789ab.json"),
+    "its place is not a measurement's": lambda c: c["measurements"][0].update(
+        file="/etc/x-0123456789ab.json"
+    ),
+    "another measurement": lambda c: c["measurements"][0].update(
+        file="measurements/x-0123456789ab.json"
+    ),
     "it has no name, spec, environment, value": lambda c: c["measurements"][0].update(text="{}"),
 }
 
@@ -137,13 +164,18 @@ def test_damage_is_refused_and_nothing_is_written(there, tmp_path, said):
     file = packed(there, DAMAGES[said])
     with pytest.raises(BadInput, match=said) as e:
         records.merge([file], tmp_path / "here")
-    assert "\n" not in str(e.value) and str(file) in str(e.value) and not (tmp_path / "here").exists()
+    assert (
+        "\n" not in str(e.value) and str(file) in str(e.value) and not (tmp_path / "here").exists()
+    )
 
 
 def test_every_flipped_bit_of_a_file_is_noticed(there, tmp_path):
     import random
 
-    content, draw = records.export(there, tmp_path / "records.json.gz").read_bytes(), random.Random(0)
+    content, draw = (
+        records.export(there, tmp_path / "records.json.gz").read_bytes(),
+        random.Random(0),
+    )
     file = tmp_path / "flipped.json.gz"
     whole = json.loads(gzip.decompress(content))
     for _ in range(100):
@@ -187,7 +219,9 @@ def test_a_different_measurement_is_not_overwritten(there, tmp_path):
     file = next(here.glob("measurements/*.json"))
     kept = json.loads(file.read_text())
     kept["value"]["accuracy"] += 2
-    file.write_text(json.dumps(kept | {"sha256": sha256(json.dumps(kept["value"], sort_keys=True).encode())}))
+    file.write_text(
+        json.dumps(kept | {"sha256": sha256(json.dumps(kept["value"], sort_keys=True).encode())})
+    )
     with pytest.raises(BadInput, match="differs from that measurement"):
         records.merge([packed(there)], here)
 

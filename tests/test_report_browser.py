@@ -12,12 +12,15 @@ from test_pages import filled
 
 from thesis_repro import report
 
-websocket = pytest.importorskip("websocket", reason="websocket-client, which comes with jupyterlab, is not installed")
+websocket = pytest.importorskip(
+    "websocket", reason="websocket-client, which comes with jupyterlab, is not installed"
+)
 
 from browser import Browser, found  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
-    not found(), reason="no Chromium here: on Debian apt-get install chromium, or name one in $CHROMIUM"
+    not found(),
+    reason="no Chromium here: on Debian apt-get install chromium, or name one in $CHROMIUM",
 )
 WIDTHS = {"laptop": 1280, "phone": 390}
 
@@ -104,12 +107,15 @@ def test_the_scorecard_sorts_and_filters(browser, front):
         browser.run("document.querySelector('th[data-key=thesis] button').click()")
         numbers = [n for n in browser.run(f"{ROWS}.map(r => r.dataset.thesis)") if n]
         assert numbers == sorted(numbers, key=float, reverse=direction < 0) and len(numbers) > 10
-    assert browser.run("document.querySelector('th[data-key=thesis]').getAttribute('aria-sort')") == "descending"
-    browser.run("document.querySelector('#scorecard button[data-verdict=\"not measured\"]').click()")
-    assert set(browser.run(f"{ROWS}.map(r => r.dataset.verdict)")) == {"not measured"}
-    type_in = (
-        "(e => {{ e.value = {!r}; e.dispatchEvent(new Event('input')); }})(document.querySelector('[name=search]'))"
+    assert (
+        browser.run("document.querySelector('th[data-key=thesis]').getAttribute('aria-sort')")
+        == "descending"
     )
+    browser.run(
+        "document.querySelector('#scorecard button[data-verdict=\"not measured\"]').click()"
+    )
+    assert set(browser.run(f"{ROWS}.map(r => r.dataset.verdict)")) == {"not measured"}
+    type_in = "(e => {{ e.value = {!r}; e.dispatchEvent(new Event('input')); }})(document.querySelector('[name=search]'))"
     browser.run(type_in.format("svhn best"))
     texts = browser.run(f"{ROWS}.map(r => r.textContent.toLowerCase())")
     assert texts and all("svhn" in text and "best" in text for text in texts)

@@ -29,7 +29,17 @@ MANIFOLD = Mixup((0, 1, 2, 3), Beta(2.0), loss="bce")
 def small(method=Plain(), seed=0, epochs=3, label="small"):
     schedule = Schedule(epochs=epochs, batch_size=40)
     return Run(
-        "digits10", "preactresnet18", method, schedule, seed, 0.125, 250, 100, 50, home="tests/runs", label=label
+        "digits10",
+        "preactresnet18",
+        method,
+        schedule,
+        seed,
+        0.125,
+        250,
+        100,
+        50,
+        home="tests/runs",
+        label=label,
     )
 
 
@@ -50,7 +60,14 @@ PINNED = "1192eeb60cf8"
 
 @pytest.mark.parametrize(
     "field, value",
-    [("seed", 1), ("width", 0.5), ("dataset", "svhn"), ("bf16", True), ("select", "test"), ("method", Mixup())],
+    [
+        ("seed", 1),
+        ("width", 0.5),
+        ("dataset", "svhn"),
+        ("bf16", True),
+        ("select", "test"),
+        ("method", Mixup()),
+    ],
 )
 def test_what_counts_changes_the_key(field, value):
     assert dataclasses.replace(small(), **{field: value}).key != small().key
@@ -94,7 +111,11 @@ def killed_until_done(folder, run, kills, rng):
 def outcome(folder, run):
     record = store_at(folder).record(run)
     weights = training.read_checkpoint(record.folder / "weights.ckpt")
-    return record.metrics, record.history, [(k, v) for which in ("last", "best") for k, v in weights[which].items()]
+    return (
+        record.metrics,
+        record.history,
+        [(k, v) for which in ("last", "best") for k, v in weights[which].items()],
+    )
 
 
 @pytest.mark.parametrize("method", [Plain(), MANIFOLD], ids=["plain", "manifold mixup"])
@@ -105,7 +126,9 @@ def test_kill_9_changes_nothing(tmp_path, method):
     a, b = outcome(tmp_path / "killed", run), outcome(tmp_path / "whole", run)
     assert kills >= 5, "the run is too short to be killed"
     assert a[:2] == b[:2]
-    assert all(ka == kb and torch.equal(va, vb) for (ka, va), (kb, vb) in zip(a[2], b[2], strict=True))
+    assert all(
+        ka == kb and torch.equal(va, vb) for (ka, va), (kb, vb) in zip(a[2], b[2], strict=True)
+    )
 
 
 def _run_whole(folder, run):
@@ -254,7 +277,9 @@ def test_scaling_leaves_the_method_alone():
     smoke, thesis = settings.load("smoke"), settings.load("thesis")
     args = ("CIFAR-10", "preactresnet18", MANIFOLD, Schedule(), 0, "h", "l")
     a, b = runs.scaled(smoke, *args), runs.scaled(thesis, *args)
-    assert a.method == b.method and b.schedule == Schedule() and a.schedule.decay == b.schedule.decay
+    assert (
+        a.method == b.method and b.schedule == Schedule() and a.schedule.decay == b.schedule.decay
+    )
     assert (a.dataset, b.dataset, a.schedule.epochs) == ("digits10", "cifar10", smoke.epochs)
 
 
@@ -266,7 +291,10 @@ FEW = Robustness(PGD(steps=3), size=40)
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
     "Two runs of two seeds, trained."
-    store, pair = store_at(tmp_path_factory.mktemp("attacked"), jobs=1), [small(seed=s, epochs=1) for s in (0, 1)]
+    store, pair = (
+        store_at(tmp_path_factory.mktemp("attacked"), jobs=1),
+        [small(seed=s, epochs=1) for s in (0, 1)],
+    )
     store.ensure(pair)
     return store, pair
 
@@ -318,7 +346,9 @@ def test_one_failing_attack_does_not_stop_the_others(attacked):
     store, pair = attacked
     with pytest.raises(runs.RunsFailed) as e:
         runs.attack_all(store, [(small(seed=8), FEW), (pair[1], dataclasses.replace(FEW, size=30))])
-    assert len(e.value.failures) == 1 and runs.kept_outcome(store, pair[1], dataclasses.replace(FEW, size=30))
+    assert len(e.value.failures) == 1 and runs.kept_outcome(
+        store, pair[1], dataclasses.replace(FEW, size=30)
+    )
 
 
 BATCHES = []  # the batches that `Told` has attacked; None: it is stopped at its second
@@ -344,7 +374,9 @@ def test_an_attack_that_is_stopped_goes_on_with_the_batch_it_was_at(attacked, mo
     BATCHES[:] = [None]
     with pytest.raises(stopping.Stopped):
         runs.outcome(store, run, told)
-    assert BATCHES == [None, 0] and len(begun()) == 1 and runs.kept_outcome(store, run, told) is None
+    assert (
+        BATCHES == [None, 0] and len(begun()) == 1 and runs.kept_outcome(store, run, told) is None
+    )
     BATCHES.clear()
     found = runs.outcome(store, run, told)
     assert BATCHES == [10, 20, 30] and not begun()
@@ -360,7 +392,8 @@ def test_a_planned_row_says_what_is_short(monkeypatch):
     row = ("Standard", "CIFAR-10", "resnet18", Plain(), Schedule(epochs=120), "tests/table")
     plan = runs.planned_row(preset, *row, columns)
     assert (
-        "5 of 120 epochs" in plan["Standard", "Clean"].reason and "50 test images" in plan["Standard", "PGD-3"].reason
+        "5 of 120 epochs" in plan["Standard", "Clean"].reason
+        and "50 test images" in plan["Standard", "PGD-3"].reason
     )
     assert plan["Standard", "Clean"].runs == plan["Standard", "PGD-3"].runs
     absent = runs.planned_row(preset, *row, columns, parts=("SVHN",))["Standard", "PGD-3"]
@@ -370,7 +403,16 @@ def test_a_planned_row_says_what_is_short(monkeypatch):
 def test_a_network_that_plays_another_is_named():
     preset = dataclasses.replace(settings.load("smoke", chapter=5), wide_network="resnet18")
     plan = runs.planned_row(
-        preset, "PGD", "CIFAR-10", "wrn34_10", Plain(), Schedule(), "tests/table", {"Clean": "last.accuracy"}
+        preset,
+        "PGD",
+        "CIFAR-10",
+        "wrn34_10",
+        Plain(),
+        Schedule(),
+        "tests/table",
+        {"Clean": "last.accuracy"},
     )
     cell = plan["PGD", "Clean"]
-    assert cell.reason.startswith("resnet18 in place of wrn34_10, ") and {r.model for r in cell.runs} == {"resnet18"}
+    assert cell.reason.startswith("resnet18 in place of wrn34_10, ") and {
+        r.model for r in cell.runs
+    } == {"resnet18"}

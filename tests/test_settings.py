@@ -29,7 +29,14 @@ def test_every_shipped_preset_loads():
 
 def test_the_thesis_preset_is_the_thesis():
     p = settings.load("thesis")
-    assert (p.cifar10, p.svhn, p.width, p.seeds, p.epochs, p.train_size) == ("cifar10", "svhn", 1.0, 5, 0, 0)
+    assert (p.cifar10, p.svhn, p.width, p.seeds, p.epochs, p.train_size) == (
+        "cifar10",
+        "svhn",
+        1.0,
+        5,
+        0,
+        0,
+    )
 
 
 def test_a_section_of_ones_own_is_a_preset(own):
@@ -109,15 +116,25 @@ def test_a_chapter_may_have_its_own_section(own):
         "[small]\nepochs = 9\nseeds = 4\n[small: chapters 2 5]\nepochs = 3\nbce = mean\n[small: chapter 5]\nwidth = 0.5\n"
     )
     assert (settings.load("small").epochs, settings.load("small", chapter=7).epochs) == (9, 9)
-    assert (settings.load("small", chapter=2).epochs, settings.load("small", chapter=5).width) == (3, 0.5)
-    assert settings.load("small", chapter=5).seeds == 4 and settings.load("small", chapter=5, epochs=1).epochs == 1
-    assert settings.load("small", chapter=5).name == "small" and all(":" not in p for p in settings.presets())
+    assert (settings.load("small", chapter=2).epochs, settings.load("small", chapter=5).width) == (
+        3,
+        0.5,
+    )
+    assert (
+        settings.load("small", chapter=5).seeds == 4
+        and settings.load("small", chapter=5, epochs=1).epochs == 1
+    )
+    assert settings.load("small", chapter=5).name == "small" and all(
+        ":" not in p for p in settings.presets()
+    )
 
 
 @pytest.mark.parametrize("header", ["small: 5", "small: chapters", "small: chapter five"])
 def test_a_chapters_section_has_one_form(own, header):
     own(f"[small]\nepochs = 9\n[{header}]\nepochs = 3\n")
-    with pytest.raises(BadInput, match=r"must be a preset's name, or such as \[smoke: chapters 2 5 6\]"):
+    with pytest.raises(
+        BadInput, match=r"must be a preset's name, or such as \[smoke: chapters 2 5 6\]"
+    ):
         settings.load("small")
     with pytest.raises(BadInput, match="unknown preset"):
         settings.load("small: chapters 2 5")

@@ -41,7 +41,10 @@ SWEEP = [small(Dawdling(), seed=s, epochs=30, label="queued") for s in range(4)]
 
 def queued(folder, **changes) -> runs.Store:
     "A store whose runs are jobs; only what stops a run saves it."
-    return store_at(folder, **{"launcher": "slurm", "threads": 1, "jobs": 2, "checkpoint_seconds": NEVER, **changes})
+    return store_at(
+        folder,
+        **{"launcher": "slurm", "threads": 1, "jobs": 2, "checkpoint_seconds": NEVER, **changes},
+    )
 
 
 @pytest.fixture
@@ -78,14 +81,22 @@ def whole(folder, wanted) -> list:
 
 
 def asked(words="none", **changes) -> dict:
-    return launch._asked(settings.load("smoke", slurm=words, **{"device": "cpu", "threads": 3, **changes}))
+    return launch._asked(
+        settings.load("smoke", slurm=words, **{"device": "cpu", "threads": 3, **changes})
+    )
 
 
 def test_a_job_asks_for_what_the_words_say():
     plain = {"requeue": True, "signal": "B:USR2@90", "cpus_per_task": 3}
     assert asked() == plain
-    assert asked("time=4:00:00 --mem-per-cpu=2G") == {**plain, "time": "4:00:00", "mem_per_cpu": "2G"}
-    assert asked("cpus-per-task=8")["cpus_per_task"] == "8" and "cpus_per_task" not in asked("cpus-per-gpu=8")
+    assert asked("time=4:00:00 --mem-per-cpu=2G") == {
+        **plain,
+        "time": "4:00:00",
+        "mem_per_cpu": "2G",
+    }
+    assert asked("cpus-per-task=8")["cpus_per_task"] == "8" and "cpus_per_task" not in asked(
+        "cpus-per-gpu=8"
+    )
 
 
 def test_a_job_asks_for_one_gpu_where_runs_want_one():
@@ -96,18 +107,24 @@ def test_a_job_asks_for_one_gpu_where_runs_want_one():
 
 @pytest.mark.parametrize("word", ["partition", "-p=gpu", "=gpu", "time=", "Time=3"])
 def test_a_word_that_is_no_option_is_bad_input(word):
-    with pytest.raises(BadInput, match=f"slurm: {word}: must be an option of sbatch .* as in time=240"):
+    with pytest.raises(
+        BadInput, match=f"slurm: {word}: must be an option of sbatch .* as in time=240"
+    ):
         asked(f"mem=1G {word}")
 
 
-@pytest.mark.parametrize("word", ["array=0-3", "output=here", "signal=USR1@10", "ntasks-per-node=2"])
+@pytest.mark.parametrize(
+    "word", ["array=0-3", "output=here", "signal=USR1@10", "ntasks-per-node=2"]
+)
 def test_what_the_launcher_says_itself_is_bad_input(word):
     with pytest.raises(BadInput, match=f"slurm: {word}: the launcher says that itself"):
         asked(word)
 
 
 def begin(store, tasks, wait=False, enough=lambda: False):
-    return launch.on_slurm(store, runs._attempt, dict(enumerate((t,) for t in tasks)), wait, None, enough)
+    return launch.on_slurm(
+        store, runs._attempt, dict(enumerate((t,) for t in tasks)), wait, None, enough
+    )
 
 
 @pytest.mark.parametrize("launcher", [launch.on_slurm, launch.on_ray])
@@ -131,7 +148,9 @@ def test_without_slurm_or_submitit_nothing_is_submitted(tmp_path, monkeypatch):
 # A job from the inside
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGUSR2, marks=pytest.mark.long), signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGUSR2, marks=pytest.mark.long), signal.SIGTERM]
+)
 def test_a_job_that_is_asked_to_stop_saves_first(telling, number):
     submitit = pytest.importorskip("submitit")
     store, run = queued(telling), SWEEP[0]
@@ -189,7 +208,9 @@ class Queue:
 
     def asked(self, n: int) -> list[str]:
         return [
-            w.removeprefix("#SBATCH --") for w in (self.place / f"{n}.sh").read_text().splitlines() if "SBATCH" in w
+            w.removeprefix("#SBATCH --")
+            for w in (self.place / f"{n}.sh").read_text().splitlines()
+            if "SBATCH" in w
         ]
 
 
@@ -212,8 +233,17 @@ def test_tasks_are_one_array(queue, tmp_path):
     store = queued(tmp_path, slurm="partition=low mem=2G")
     assert list(begin(store, SWEEP, enough=lambda: True)) == []
     told = queue.asked(1)
-    assert {"array=0-3%2", "partition=low", "mem=2G", "cpus-per-task=1", "requeue", "signal=B:USR2@90"} <= set(told)
-    assert not [w for w in told if w.startswith(("time", "gres", "wckey"))] and queue.submitted() == 1
+    assert {
+        "array=0-3%2",
+        "partition=low",
+        "mem=2G",
+        "cpus-per-task=1",
+        "requeue",
+        "signal=B:USR2@90",
+    } <= set(told)
+    assert (
+        not [w for w in told if w.startswith(("time", "gres", "wckey"))] and queue.submitted() == 1
+    )
     assert f"exec {sys.executable}" in (queue.place / "1.sh").read_text()
 
 
@@ -222,7 +252,12 @@ def test_no_task_is_submitted_twice_while_its_job_is_there(queue, tmp_path, caps
     for wanted in (SWEEP[:2], SWEEP[:2], SWEEP[1:], SWEEP):
         list(begin(store, wanted, enough=lambda: True))
     known = json.loads((tmp_path / "slurm" / "jobs.json").read_text())
-    assert queue.submitted() == 2 and [known[f"_attempt {r.key}"] for r in SWEEP] == ["1_0", "1_1", "2_0", "2_1"]
+    assert queue.submitted() == 2 and [known[f"_attempt {r.key}"] for r in SWEEP] == [
+        "1_0",
+        "1_1",
+        "2_0",
+        "2_1",
+    ]
     assert capsys.readouterr().err.splitlines()[-1].endswith("To end them: scancel 1 2")
     (queue.place / "queue").write_text("1_0\n")  # the others are gone
     list(begin(store, SWEEP, enough=lambda: True))
@@ -231,8 +266,12 @@ def test_no_task_is_submitted_twice_while_its_job_is_there(queue, tmp_path, caps
 
 def test_answers_come_as_jobs_end(queue, tmp_path):
     store, ends = queued(tmp_path), []
-    coming = begin(store, SWEEP[:3], enough=lambda: len(ends) == 2 or bool(answer(store, "1_2", "c", "")))
-    answers = lambda: [answer(store, f"1_{i}", n, why) for i, n, why in ((0, "a", ""), (1, "b", "diverged"))]
+    coming = begin(
+        store, SWEEP[:3], enough=lambda: len(ends) == 2 or bool(answer(store, "1_2", "c", ""))
+    )
+    answers = lambda: [
+        answer(store, f"1_{i}", n, why) for i, n, why in ((0, "a", ""), (1, "b", "diverged"))
+    ]
     real = launch._jobs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "_jobs", lambda *a: (real(*a), answers())[0])
@@ -241,7 +280,9 @@ def test_answers_come_as_jobs_end(queue, tmp_path):
     assert ends[:2] == [(0, "a", ""), (1, "b", "diverged")]
 
 
-def test_a_job_without_an_answer_is_submitted_again_and_given_up_in_the_end(queue, tmp_path, capsys):
+def test_a_job_without_an_answer_is_submitted_again_and_given_up_in_the_end(
+    queue, tmp_path, capsys
+):
     queue.script("squeue", "#!/bin/sh\n")  # none of them is ever there
     with pytest.raises(runs.RunsFailed, match="its worker was killed"):
         queued(tmp_path).ensure(SWEEP[:1])
@@ -270,8 +311,12 @@ def test_an_old_answer_is_not_taken_for_a_new_one(queue, tmp_path):
 
 
 def test_what_sbatch_refuses_is_bad_input_in_its_words(queue, tmp_path):
-    queue.script("sbatch", "#!/bin/sh\necho 'sbatch: error: invalid partition specified: moon' >&2; exit 1\n")
-    with pytest.raises(BadInput, match="launcher = slurm: sbatch: invalid partition specified: moon"):
+    queue.script(
+        "sbatch", "#!/bin/sh\necho 'sbatch: error: invalid partition specified: moon' >&2; exit 1\n"
+    )
+    with pytest.raises(
+        BadInput, match="launcher = slurm: sbatch: invalid partition specified: moon"
+    ):
         queued(tmp_path, slurm="partition=moon").ensure(SWEEP[:1])
 
 
@@ -322,7 +367,9 @@ except stopping.Stopped as e:
 
 def command(folder, n: int) -> subprocess.Popen:
     "A command that makes the first `n` runs of the sweep under Slurm."
-    return subprocess.Popen([sys.executable, "-c", COMMAND, str(folder), str(n)], stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(folder), str(n)], stderr=subprocess.PIPE, text=True
+    )
 
 
 def at(folder, run) -> int:
@@ -339,7 +386,9 @@ def starts(folder, job) -> int:
 def test_an_array_is_the_local_sweep(cluster):
     queued(cluster).ensure(SWEEP)
     assert len({job.partition("_")[0] for job in ids(cluster)}) == 1 and len(ids(cluster)) == 4
-    assert all(same(left_by(cluster, run), w) for run, w in zip(SWEEP, whole(cluster, SWEEP), strict=True))
+    assert all(
+        same(left_by(cluster, run), w) for run, w in zip(SWEEP, whole(cluster, SWEEP), strict=True)
+    )
 
 
 def disturb(job: str, how: str):
@@ -351,7 +400,9 @@ def disturb(job: str, how: str):
         slurm("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
 
 
-@pytest.mark.parametrize("how", ["its time is nearly up", "somebody requeues it", "it is preempted"])
+@pytest.mark.parametrize(
+    "how", ["its time is nearly up", "somebody requeues it", "it is preempted"]
+)
 def test_a_run_that_loses_its_place_goes_on(cluster, how):
     if how == "it is preempted" and "high" not in slurm("sinfo", "-h", "-o", "%R").split():
         pytest.skip("this Slurm has no partition `high` that preempts the default one")
@@ -366,7 +417,11 @@ def test_a_run_that_loses_its_place_goes_on(cluster, how):
     slurm("scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm would wait for two minutes
     _, said = going.communicate(timeout=300)
     assert going.returncode == 0, said
-    assert starts(cluster, job) == 2 and saved < run.schedule.epochs and int((cluster / "0-0").read_text()) == pid
+    assert (
+        starts(cluster, job) == 2
+        and saved < run.schedule.epochs
+        and int((cluster / "0-0").read_text()) == pid
+    )
     assert same(left_by(cluster, run), whole(cluster, [run])[0])
 
 
@@ -376,7 +431,9 @@ def test_a_command_that_is_gone_finds_its_jobs_again(cluster):
     until(lambda: len(states(cluster)) == 2)
     first.terminate()
     _, said = first.communicate(timeout=60)
-    assert first.returncode == stopping.AGAIN and "2 job(s) stay in the queue and go on" in said, said
+    assert first.returncode == stopping.AGAIN and "2 job(s) stay in the queue and go on" in said, (
+        said
+    )
     second, jobs = command(cluster, 2), ids(cluster)
     begun(cluster)
     second.kill()
@@ -384,7 +441,9 @@ def test_a_command_that_is_gone_finds_its_jobs_again(cluster):
     assert states(cluster), "the jobs went with their command"
     (cluster / "slowly").unlink()
     queued(cluster).ensure(SWEEP[:2])
-    assert len(list((cluster / "slurm").glob("*_submission.sh"))) == 1 and [starts(cluster, j) for j in jobs] == [1, 1]
+    assert len(list((cluster / "slurm").glob("*_submission.sh"))) == 1 and [
+        starts(cluster, j) for j in jobs
+    ] == [1, 1]
     made = whole(cluster, SWEEP[:2])
     assert all(same(left_by(cluster, run), w) for run, w in zip(SWEEP[:2], made, strict=True))
 

@@ -22,7 +22,9 @@ def digits():
 
 
 def network(images, seed=0):
-    return models.build("preactresnet18", images.classes, 0.125, 3, images.mean, images.std, seed=seed)
+    return models.build(
+        "preactresnet18", images.classes, 0.125, 3, images.mean, images.std, seed=seed
+    )
 
 
 def begin(images, method=Plain(), epochs=2, folder=None, **schedule):
@@ -78,7 +80,9 @@ def test_clipping_bounds_the_step(digits):
     before = [p.detach().clone() for p in t.model.parameters()]
     _, x, y = next(iter(data.batches(digits, 40, Draws(0))))
     training._update(t, x, y)
-    moved = torch.cat([(p - b).flatten() for p, b in zip(t.model.parameters(), before, strict=True)]).norm()
+    moved = torch.cat(
+        [(p - b).flatten() for p, b in zip(t.model.parameters(), before, strict=True)]
+    ).norm()
     assert moved.item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
 
 
@@ -87,7 +91,9 @@ def test_evaluation_is_exact_in_odd_batches_and_restores_the_mode(digits):
     one = training.evaluate(net, digits.x_test, digits.y_test, batch_size=100)
     odd = training.evaluate(net, digits.x_test, digits.y_test, batch_size=7)
     assert net.training
-    assert one["accuracy"] == odd["accuracy"] and one["loss"] == pytest.approx(odd["loss"], rel=1e-5)
+    assert one["accuracy"] == odd["accuracy"] and one["loss"] == pytest.approx(
+        odd["loss"], rel=1e-5
+    )
 
 
 def test_the_best_epoch_is_that_of_the_held_out_images(digits):
@@ -141,7 +147,9 @@ def test_a_diverged_run_keeps_the_good_checkpoint(digits, tmp_path):
             return loss * float("nan") if draws.epoch == 1 else loss
 
     compute = dataclasses.replace(QUIET, checkpoint_seconds=0)
-    t = training.start(network(digits), Later(), digits, Schedule(epochs=2, batch_size=40), 0, compute, tmp_path)
+    t = training.start(
+        network(digits), Later(), digits, Schedule(epochs=2, batch_size=40), 0, compute, tmp_path
+    )
     with pytest.raises(training.Diverged):
         training.train(t)
     state = training.load_checkpoint(tmp_path / "checkpoint.ckpt")
@@ -189,7 +197,9 @@ def test_a_fault_while_saving_loses_nothing(two_checkpoints, monkeypatch, phase)
     if phase == "fsync":
         monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("fault")))
     if phase == "write":
-        monkeypatch.setattr(training, "atomic_write", lambda *a, **k: (_ for _ in ()).throw(OSError("fault")))
+        monkeypatch.setattr(
+            training, "atomic_write", lambda *a, **k: (_ for _ in ()).throw(OSError("fault"))
+        )
     with pytest.raises((OSError, files.BadInput)):
         training.save_checkpoint(two_checkpoints, {"step": 3})
     monkeypatch.undo()
@@ -234,7 +244,9 @@ def test_a_companion_is_trained_and_resumed(digits, tmp_path):
 def test_bf16_and_memory_formats_give_close_losses(digits):
     def loss(**changes):
         compute = dataclasses.replace(QUIET, **changes)
-        t = training.start(network(digits), Mixup(), digits, Schedule(epochs=1, batch_size=40), 0, compute)
+        t = training.start(
+            network(digits), Mixup(), digits, Schedule(epochs=1, batch_size=40), 0, compute
+        )
         return training.train(t).at.history[0]["loss"]
 
     exact = loss(channels_last=False)
@@ -262,11 +274,15 @@ def test_a_method_is_told_its_progress_and_its_samples(digits):
     JUDGED[:] = [1.0, 7.0, 3.0]  # from the last epoch to the first
     schedule = Schedule(epochs=3, batch_size=60)
     model = models.build("resnet18", 10, 0.125)
-    run = training.train(training.start(model, Watching(), digits, schedule, compute=Compute(progress=False)))
+    run = training.train(
+        training.start(model, Watching(), digits, schedule, compute=Compute(progress=False))
+    )
     steps = -(-len(digits.y_train) // 60)
     assert [p for p, _, _ in PLACES] == pytest.approx([i / (3 * steps) for i in range(3 * steps)])
     assert all(torch.equal(digits.y_train[samples], y) for _, samples, y in PLACES)
-    assert sorted(torch.cat([s for _, s, _ in PLACES[:steps]]).tolist()) == list(range(len(digits.y_train)))
+    assert sorted(torch.cat([s for _, s, _ in PLACES[:steps]]).tolist()) == list(
+        range(len(digits.y_train))
+    )
     assert run.at.best["epoch"] == 2 and run.at.best["accuracy"] == 7.0
     assert run.at.history[1]["held-out robust accuracy"] == 7.0
 
@@ -280,12 +296,22 @@ class Poisoned:
     def __call__(self, model, x, y, draws):
         loss = Plain()(model, x, y, draws)
         bias = next(p for n, p in model.named_parameters() if n.endswith("bias"))
-        return loss + (0 * (bias - bias.detach()).sum().sqrt() if (draws.epoch, draws.step) == (1, self.at) else 0)
+        return loss + (
+            0 * (bias - bias.detach()).sum().sqrt()
+            if (draws.epoch, draws.step) == (1, self.at)
+            else 0
+        )
 
 
 def test_weights_that_are_no_numbers_are_never_saved(digits, tmp_path):
-    with pytest.raises(training.Diverged, match="the weights are not numbers after epoch 1, step 3|the loss is nan"):
-        training.train(dataclasses.replace(begin(digits, Poisoned(), epochs=2, folder=tmp_path), compute=EVERY_STEP))
+    with pytest.raises(
+        training.Diverged, match="the weights are not numbers after epoch 1, step 3|the loss is nan"
+    ):
+        training.train(
+            dataclasses.replace(
+                begin(digits, Poisoned(), epochs=2, folder=tmp_path), compute=EVERY_STEP
+            )
+        )
     kept = training.load_checkpoint(tmp_path / "checkpoint.ckpt")
     assert (kept["at"]["epoch"], kept["at"]["step"]) == (1, 3)
     assert all(v.isfinite().all() for v in kept["model"].values())

@@ -69,7 +69,9 @@ def agrees(ours, reference, *arrays):
     "The values of `ours` are those of `reference` (numpy), and its gradients the differences of `reference`."
     leaves = [torch.tensor(np.array(a), dtype=torch.float64, requires_grad=True) for a in arrays]
     values, weights = ours(*leaves), np.random.default_rng(9).uniform(0.5, 1.5, len(arrays[0]))
-    assert values.detach().numpy() == pytest.approx(reference(*map(np.array, arrays)), rel=1e-9, abs=1e-12)
+    assert values.detach().numpy() == pytest.approx(
+        reference(*map(np.array, arrays)), rel=1e-9, abs=1e-12
+    )
     (values * torch.from_numpy(weights)).sum().backward()
     for i, leaf in enumerate(leaves):
         for place in itertools.islice(np.ndindex(*leaf.shape), 0, None, max(1, leaf.numel() // 25)):
@@ -78,7 +80,9 @@ def agrees(ours, reference, *arrays):
                 moved = [np.array(a, dtype=np.float64) for a in arrays]
                 moved[i][place] += h
                 sides.append(reference(*moved) @ weights)
-            assert leaf.grad[place].item() == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-4, abs=1e-6)
+            assert leaf.grad[place].item() == pytest.approx(
+                (sides[0] - sides[1]) / 2e-6, rel=1e-4, abs=1e-6
+            )
 
 
 def softmax(z):
@@ -111,7 +115,9 @@ def distance(a, b):
 
 
 def triplet(a, p, n, margin):
-    return np.array([max(0.0, distance(a[i], p[i]) - distance(a[i], n[i]) + margin) for i in range(len(a))])
+    return np.array(
+        [max(0.0, distance(a[i], p[i]) - distance(a[i], n[i]) + margin) for i in range(len(a))]
+    )
 
 
 def test_triplet_loss():
@@ -169,7 +175,9 @@ def test_pc_lc_loss():
             p, terms = softmax(z[i]), 0.0
             for j in range(4):
                 if j != own:
-                    terms += max(0, p[j] + xi - p[own]) + weight * max(0, z[i][own] - z[i][j] - limit)
+                    terms += max(0, p[j] + xi - p[own]) + weight * max(
+                        0, z[i][own] - z[i][j] - limit
+                    )
             total.append(terms)
         return np.array(total)
 
@@ -192,9 +200,14 @@ def test_complement_losses():
 
         return loss
 
-    cot = lambda z: np.array([entropy_of_label(z[i], c) - complement(z[i], c) / 4 for i, c in enumerate(y)])
+    cot = lambda z: np.array(
+        [entropy_of_label(z[i], c) - complement(z[i], c) / 4 for i, c in enumerate(y)]
+    )
     gce = lambda z: np.array(
-        [-(softmax(z[i])[c] ** (1 / 3)) * complement(z[i], c) / math.log(4) for i, c in enumerate(y)]
+        [
+            -(softmax(z[i])[c] ** (1 / 3)) * complement(z[i], c) / math.log(4)
+            for i, c in enumerate(y)
+        ]
     )
     agrees(ours(zoo.ComplementObjective()), cot, z)
     agrees(ours(zoo.GuidedComplement()), gce, z)
@@ -224,9 +237,17 @@ def test_every_attack_stays_in_its_ball(learned):
     x, y = pictures()
     samples = torch.arange(16)
     memory = zoo.PerSample(16, EPSILON)
-    for attack in (zoo.Dynamic(), zoo.Friendly(), zoo.MostConfusing(), zoo.Smallest(epsilon=EPSILON), zoo.Growing()):
+    for attack in (
+        zoo.Dynamic(),
+        zoo.Friendly(),
+        zoo.MostConfusing(),
+        zoo.Smallest(epsilon=EPSILON),
+        zoo.Growing(),
+    ):
         moved = attack(learned, x, y, Draws(0, progress=0.5, samples=samples))
-        assert moved.min() >= 0 and moved.max() <= 1 and 0 < (moved - x).abs().max() <= EPSILON + 1e-7
+        assert (
+            moved.min() >= 0 and moved.max() <= 1 and 0 < (moved - x).abs().max() <= EPSILON + 1e-7
+        )
     moved = zoo.InstanceAdaptive()(learned, x, y, Draws(0, samples=samples), companion=memory)
     assert (moved - x).abs().max() <= EPSILON + 1.9 / 255 + 1e-7
 
@@ -244,7 +265,13 @@ def test_the_curriculum_adds_steps(learned):
     taken = []
     for progress in (0.0, 0.09, 0.5, 0.99, 1.0):
         seen = []
-        zoo.Growing()(learned, x, y, Draws(0, progress=progress), lambda i, z, logits, seen=seen: seen.append(i))
+        zoo.Growing()(
+            learned,
+            x,
+            y,
+            Draws(0, progress=progress),
+            lambda i, z, logits, seen=seen: seen.append(i),
+        )
         taken.append(len(seen))
     assert taken == [1, 1, 6, 10, 10]
 
@@ -288,7 +315,9 @@ def test_smallest_lies_on_the_boundary(learned):
     assert fooled.any()
     nearer = x + 0.99 * (images - x)
     assert (learned(nearer).argmax(1) == y)[fooled].float().mean() > 0.9
-    assert torch.allclose(attack(learned, x, (y + 1) % 10, Draws(0)), x, atol=1e-3)  # wrong already: stays
+    assert torch.allclose(
+        attack(learned, x, (y + 1) % 10, Draws(0)), x, atol=1e-3
+    )  # wrong already: stays
 
 
 class Answers(nn.Module):
@@ -306,7 +335,9 @@ def test_own_radii_follow_the_answers():
     x, samples = pictures(4)[0], torch.tensor([7, 1, 5, 3])
     y = torch.tensor([0, 1, 0, 1])  # right, wrong, right, wrong
     memory = zoo.PerSample(9, 0.02)
-    zoo.InstanceAdaptive(gamma=0.01, rate=0.1)(Answers(), x, y, Draws(0, samples=samples), companion=memory)
+    zoo.InstanceAdaptive(gamma=0.01, rate=0.1)(
+        Answers(), x, y, Draws(0, samples=samples), companion=memory
+    )
     assert memory.values[samples].tolist() == pytest.approx([0.021, 0.019, 0.021, 0.019])
     assert memory.values[[0, 2, 4, 6, 8]].tolist() == pytest.approx([0.02] * 5)
 
@@ -325,7 +356,9 @@ def test_a_step_without_places_says_what_to_do():
         zoo.Customized()(network().eval(), x, y, Draws(0), companion=zoo.PerSample(9, 0.0))
 
 
-@pytest.mark.parametrize("wrong", [{"epsilon": 8.0}, {"epsilon": -0.1}, {"steps": 0}, {"step": 2.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"epsilon": 8.0}, {"epsilon": -0.1}, {"steps": 0}, {"step": 2.0}]
+)
 def test_walks_refuse_what_pgd_refuses(wrong):
     with pytest.raises(BadInput):
         zoo.Dynamic(**wrong)
@@ -364,7 +397,9 @@ def test_attention_is_distilled_into_the_adversarial_image_alone(learned):
     maps = [learned.stages[-1][:-3](learned(v, stop=3)).double() for v in (moved, x)]
     flat = [m.pow(2).mean(1).flatten(1) for m in maps]
     unit = [f / f.pow(2).sum(1, keepdim=True).sqrt() for f in flat]
-    expected = F.cross_entropy(learned(moved), y, reduction="none") + (unit[0] - unit[1].detach()).pow(2).sum(1)
+    expected = F.cross_entropy(learned(moved), y, reduction="none") + (
+        unit[0] - unit[1].detach()
+    ).pow(2).sum(1)
     loss = pure(e)
     assert torch.allclose(loss.double(), expected.double(), rtol=1e-4)
     same_gradients(learned, loss.sum(), expected.sum())
@@ -376,8 +411,12 @@ def test_the_negative_is_attacked_towards_the_class_of_the_anchor(learned):
     h, clean = (zoo.inside(learned, v, nn.Linear)[1] for v in (moved, x))
     p, n = zoo.triplets(learned(moved), y, h, clean, draws)
     back = zoo.ascend(learned, x[n], y[n], draws, EPSILON, 2 / 255, 10, towards=y)
-    expected = zoo.tla_loss(learned(moved), y, h, clean[p], zoo.inside(learned, back, nn.Linear)[1], 0.03, 2.0, 0.001)
-    loss = zoo.BidirectionalMetric(lambda1=2.0, beta=0.0)(Examples(learned, x, y, draws, inputs=moved))
+    expected = zoo.tla_loss(
+        learned(moved), y, h, clean[p], zoo.inside(learned, back, nn.Linear)[1], 0.03, 2.0, 0.001
+    )
+    loss = zoo.BidirectionalMetric(lambda1=2.0, beta=0.0)(
+        Examples(learned, x, y, draws, inputs=moved)
+    )
     assert torch.allclose(loss, expected, rtol=1e-4)
     assert F.cross_entropy(learned(back), y) < F.cross_entropy(learned(x[n]), y)
 
@@ -387,14 +426,18 @@ def test_the_natural_network_gets_no_adversarial_image(learned):
     natural, moved = zoo.fresh(learned), (x + EPSILON).clamp(0, 1)
     assert not torch.equal(natural.stages[0][1].weight, learned.stages[0][1].weight)
     twin = copy.deepcopy(natural)
-    loss = zoo.LearnableBoundary()(Examples(learned, x, y, Draws(0), inputs=moved, companion=natural))
+    loss = zoo.LearnableBoundary()(
+        Examples(learned, x, y, Draws(0), inputs=moved, companion=natural)
+    )
     z, z_natural = learned(moved), twin(x)
     expected = ((z - z_natural) ** 2).sum(1) / 10 - z_natural.log_softmax(1)[range(16), y]
     assert torch.allclose(loss, expected, rtol=1e-5)
     same_gradients(learned, loss.sum(), expected.sum())
     ours = torch.autograd.grad(loss.sum(), list(natural.parameters()))
     theirs = torch.autograd.grad(expected.sum(), list(twin.parameters()))
-    assert all(torch.allclose(g, h, rtol=1e-3, atol=1e-3) for g, h in zip(ours, theirs, strict=True))
+    assert all(
+        torch.allclose(g, h, rtol=1e-3, atol=1e-3) for g, h in zip(ours, theirs, strict=True)
+    )
 
 
 # Perturbed weights
@@ -426,7 +469,9 @@ def test_awp_goes_up_by_the_asked_share_and_leaves_the_network_alone():
             continue
         v = shifted.weights[name].detach() - dict(net.named_parameters())[name].detach()
         assert (v.norm() / p.norm()).item() == pytest.approx(0.03, rel=1e-3)
-        assert F.cosine_similarity(v.flatten(), p.grad.flatten(), dim=0).item() == pytest.approx(1, abs=1e-3)
+        assert F.cosine_similarity(v.flatten(), p.grad.flatten(), dim=0).item() == pytest.approx(
+            1, abs=1e-3
+        )
 
 
 def test_awp_learns_from_the_loss_at_the_perturbed_weights():
@@ -434,7 +479,16 @@ def test_awp_learns_from_the_loss_at_the_perturbed_weights():
     method = Adversarial(PGD(steps=1), perturb=zoo.WeightPerturbation(gamma=0.05))
     x, y = pictures()
     moved = method.attack(net, x, y, Draws(0))
-    e = Examples(net, x, y, Draws(0), adversarial=moved, inputs=moved, target=F.one_hot(y, 10).float(), classes=10)
+    e = Examples(
+        net,
+        x,
+        y,
+        Draws(0),
+        adversarial=moved,
+        inputs=moved,
+        target=F.one_hot(y, 10).float(),
+        classes=10,
+    )
     shifted = method.perturb(e)
     twin = copied(net, lambda name, p: shifted.weights.get(name, p))
     loss = method(net, x, y, Draws(0))
@@ -445,7 +499,9 @@ def test_awp_learns_from_the_loss_at_the_perturbed_weights():
     for p, q in zip(net.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(p.grad, q.grad, rtol=1e-3, atol=1e-5)
     for (name, b), (_, c) in zip(net.named_buffers(), twin.named_buffers(), strict=True):
-        assert torch.allclose(b, c, atol=1e-6), name  # recorded once, and by the pass that is learned from
+        assert torch.allclose(b, c, atol=1e-6), (
+            name
+        )  # recorded once, and by the pass that is learned from
     assert net.stages[0][2].num_batches_tracked == 1
 
 
@@ -478,10 +534,14 @@ def test_rwp_stays_inside_its_radius_and_stops_without_small_losses():
     net = network().train()
     e, radius = examples(net), 0.01
     moved = zoo.RobustWeightPerturbation(gamma=radius, step=0.008, steps=4, c_min=99.0)(e)
-    shares = [(moved.weights[k] - p).norm().item() / p.norm().item() for k, p in zoo.matrices(net).items()]
+    shares = [
+        (moved.weights[k] - p).norm().item() / p.norm().item() for k, p in zoo.matrices(net).items()
+    ]
     assert max(shares) <= radius * 1.001 and max(shares) > 0.9 * radius
     once = zoo.RobustWeightPerturbation(gamma=radius, step=0.004, steps=1, c_min=99.0)(e)
-    shares = [(once.weights[k] - p).norm().item() / p.norm().item() for k, p in zoo.matrices(net).items()]
+    shares = [
+        (once.weights[k] - p).norm().item() / p.norm().item() for k, p in zoo.matrices(net).items()
+    ]
     assert shares == pytest.approx([0.004] * len(shares), rel=1e-2)
     still = zoo.RobustWeightPerturbation(c_min=-1.0)(e)
     assert all(torch.equal(still.weights[k], p) for k, p in zoo.matrices(net).items())
@@ -491,7 +551,10 @@ def test_rwp_stays_inside_its_radius_and_stops_without_small_losses():
 
 
 def test_small_losses_are_lifted_to_the_floor_as_constants():
-    z, y = torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0.0, 0, 0]], requires_grad=True), torch.tensor([0, 0, 1])
+    z, y = (
+        torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0.0, 0, 0]], requires_grad=True),
+        torch.tensor([0, 0, 1]),
+    )
     e = Examples(None, None, y, Draws(0), target=F.one_hot(y, 3).float())
     e.logits = z
     losses, weights = F.cross_entropy(z, y, reduction="none"), zoo.MinimumLoss(1.0)(e)
@@ -501,13 +564,19 @@ def test_small_losses_are_lifted_to_the_floor_as_constants():
 
 def test_lrat_weighs_within_the_pair(learned):
     x, y = pictures()
-    piece, e = zoo.LocalReweighting(slope=2.0), Examples(learned, x, y, Draws(0), inputs=pictures(seed=4)[0])
+    piece, e = (
+        zoo.LocalReweighting(slope=2.0),
+        Examples(learned, x, y, Draws(0), inputs=pictures(seed=4)[0]),
+    )
     z = [learned(e.inputs), learned(piece.other(learned, x, y, Draws(0)))]
     numbers, total = [v.detach().numpy() for v in z], 0.0
     for i, loss in enumerate(piece(e)):
         margins = [np.delete(v[i], y[i]).max() - v[i, y[i]] for v in numbers]
         weights = softmax(2.0 * np.array(margins))
-        terms = [w * F.cross_entropy(v[i : i + 1], y[i : i + 1]) for w, v in zip(weights.tolist(), z, strict=True)]
+        terms = [
+            w * F.cross_entropy(v[i : i + 1], y[i : i + 1])
+            for w, v in zip(weights.tolist(), z, strict=True)
+        ]
         assert loss.item() == pytest.approx(sum(terms).item(), rel=1e-4)
         total += sum(terms)
     same_gradients(learned, piece(Examples(learned, x, y, Draws(0), inputs=e.inputs)).sum(), total)
@@ -515,8 +584,12 @@ def test_lrat_weighs_within_the_pair(learned):
 
 def same_gradients(net, loss, expected):
     "Both losses pull the network's weights the same way: nothing is a constant in one and not in the other."
-    ours, theirs = (torch.autograd.grad(v, list(net.parameters()), retain_graph=True) for v in (loss, expected))
-    assert all(torch.allclose(g, h, rtol=1e-3, atol=1e-4) for g, h in zip(ours, theirs, strict=True))
+    ours, theirs = (
+        torch.autograd.grad(v, list(net.parameters()), retain_graph=True) for v in (loss, expected)
+    )
+    assert all(
+        torch.allclose(g, h, rtol=1e-3, atol=1e-4) for g, h in zip(ours, theirs, strict=True)
+    )
     assert any(g.abs().sum() > 0 for g in ours)
 
 
@@ -535,7 +608,10 @@ def test_the_weighing_network_learns_from_the_look_ahead_and_nothing_else():
         z = flat @ w.T + b
         p = np.stack([softmax(v) for v in z])
         margins = np.array(
-            [sorted((p[i, j] - p[i, y[i]] for j in range(k) if j != y[i]), reverse=True) for i in range(4)]
+            [
+                sorted((p[i, j] - p[i, y[i]] for j in range(k) if j != y[i]), reverse=True)
+                for i in range(4)
+            ]
         )
         with torch.no_grad():
             omega = weigher(torch.from_numpy(margins)).squeeze(1).float().double().numpy()
@@ -553,18 +629,26 @@ def test_the_weighing_network_learns_from_the_look_ahead_and_nothing_else():
                     p[place] += h
                     sides.append(reference())
                     p[place] -= h
-            assert p.grad[place].item() == pytest.approx((sides[0] - sides[1]) / 2e-2, rel=0.02, abs=2e-4)
+            assert p.grad[place].item() == pytest.approx(
+                (sides[0] - sides[1]) / 2e-2, rel=0.02, abs=2e-4
+            )
 
 
 def test_bilevel_changes_the_value_by_its_weights_alone():
     net = network().train()
     weigher = zoo.Bilevel(hidden=4)
-    companion, e = weigher.companion(net, data.load("faint10", train_size=20, test_size=10, held_out=0)), examples(net)
+    companion, e = (
+        weigher.companion(net, data.load("faint10", train_size=20, test_size=10, held_out=0)),
+        examples(net),
+    )
     e.companion = companion
     with models.batch_statistics(net):
         z = net(e.x)
         p = z.detach().softmax(1).numpy()
-        margins = [sorted((p[i, j] - p[i, e.y[i]] for j in range(10) if j != e.y[i]), reverse=True) for i in range(16)]
+        margins = [
+            sorted((p[i, j] - p[i, e.y[i]] for j in range(10) if j != e.y[i]), reverse=True)
+            for i in range(16)
+        ]
         omega = companion(torch.tensor(np.array(margins))).squeeze(1).detach()
         expected = (omega / omega.mean()) * F.cross_entropy(z, e.y, reduction="none")
         loss = weigher(e)
@@ -576,9 +660,13 @@ def test_bilevel_changes_the_value_by_its_weights_alone():
 
 def test_a_look_ahead_at_one_picture_has_nothing_to_compare():
     net = small_network()
-    weigher = zoo.Bilevel(hidden=4).companion(net, data.load("faint10", train_size=20, test_size=10, held_out=0))
+    weigher = zoo.Bilevel(hidden=4).companion(
+        net, data.load("faint10", train_size=20, test_size=10, held_out=0)
+    )
     x, y = pictures(1)
-    assert zoo.Bilevel()(Examples(net, x, y, Draws(0), inputs=x, companion=weigher)).isfinite().all()
+    assert (
+        zoo.Bilevel()(Examples(net, x, y, Draws(0), inputs=x, companion=weigher)).isfinite().all()
+    )
 
 
 # Labels that are not known
@@ -586,9 +674,15 @@ def test_a_look_ahead_at_one_picture_has_nothing_to_compare():
 
 def test_uat_follows_a_constant_and_learns_the_labels_it_has(learned, digits):
     x, y = pictures(16)
-    piece, samples, moved = zoo.Unsupervised(share=0.5, weight=3.0), torch.arange(16), (x + 0.05).clamp(0, 1)
+    piece, samples, moved = (
+        zoo.Unsupervised(share=0.5, weight=3.0),
+        torch.arange(16),
+        (x + 0.05).clamp(0, 1),
+    )
     companion = piece.companion(learned, digits)
-    loss = piece(Examples(learned, x, y, Draws(0, samples=samples), inputs=moved, companion=companion))
+    loss = piece(
+        Examples(learned, x, y, Draws(0, samples=samples), inputs=moved, companion=companion)
+    )
     z, log_p = learned(moved), learned(x).log_softmax(1).detach()
     expected = 3.0 * (log_p.exp() * (log_p - z.log_softmax(1))).sum(1)
     expected = expected - 2 * companion.known[:16] * z.log_softmax(1)[range(16), y]
@@ -600,7 +694,9 @@ def test_rst_learns_the_teachers_answers(learned, digits):
     x, y = pictures(16)
     piece, samples, moved = zoo.SelfTraining(beta=2.0), torch.arange(16), (x + 0.05).clamp(0, 1)
     companion = piece.companion(learned, digits).eval()
-    loss = piece(Examples(learned, x, y, Draws(0, samples=samples), inputs=moved, companion=companion))
+    loss = piece(
+        Examples(learned, x, y, Draws(0, samples=samples), inputs=moved, companion=companion)
+    )
     teacher, known = companion.teacher(x), companion.known[:16]
     answers = torch.tensor([int(y[i]) if known[i] else int(teacher[i].argmax()) for i in range(16)])
     assert (answers != y).any()
@@ -619,7 +715,14 @@ def test_hidden_labels_are_not_read(piece, learned, digits):
     assert known.any() and not known.all()
 
     def loss(labels):
-        e = Examples(learned, x, labels, Draws(0, samples=samples), inputs=(x + 0.01).clamp(0, 1), companion=companion)
+        e = Examples(
+            learned,
+            x,
+            labels,
+            Draws(0, samples=samples),
+            inputs=(x + 0.01).clamp(0, 1),
+            companion=companion,
+        )
         return piece(e)
 
     hidden, seen = torch.where(known, y, (y + 1) % 10), torch.where(known, (y + 1) % 10, y)
@@ -652,7 +755,9 @@ def published_free(net, batches, m, epsilon, lr):
             loss = F.cross_entropy(net((x + noise).clamp(0, 1)), y)
             sgd.zero_grad()
             loss.backward()
-            delta[: len(x)] = (delta[: len(x)] + epsilon * noise.grad.sign()).clamp(-epsilon, epsilon)
+            delta[: len(x)] = (delta[: len(x)] + epsilon * noise.grad.sign()).clamp(
+                -epsilon, epsilon
+            )
             sgd.step()
     return net
 
@@ -668,7 +773,9 @@ def test_free_at_is_the_published_loop():
     ours, method = small_network(), zoo.Free(EPSILON, m)
     companion, sgd = method.companion(ours, None), torch.optim.SGD(ours.parameters(), 0.5)
     for i in range(m * len(batches)):
-        x, y = batches[i // m] if i % m == 0 else pictures(7, seed=100 + i)  # the loop goes on; the batch is kept
+        x, y = (
+            batches[i // m] if i % m == 0 else pictures(7, seed=100 + i)
+        )  # the loop goes on; the batch is kept
         loss = method(ours, x, y, Draws(0, step=i), companion)
         sgd.zero_grad()
         loss.backward()
@@ -712,7 +819,9 @@ def test_a_killed_run_ends_with_the_same_weights(name, digits, tmp_path):
     again = begin(method, tmp_path)
     assert (again.at.epoch, again.at.step) == (1, 2)
     training.train(again)
-    for (k, v), (_, w) in zip(whole.model.state_dict().items(), again.model.state_dict().items(), strict=True):
+    for (k, v), (_, w) in zip(
+        whole.model.state_dict().items(), again.model.state_dict().items(), strict=True
+    ):
         assert torch.equal(v, w), k
 
 
@@ -725,7 +834,11 @@ def short(method):
 
 
 def test_the_contract_is_in_the_zoo():
-    lines = [line for line in paths.contract().read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in paths.contract().read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
     what = next(row["what"] for row in csv.DictReader(lines) if row["id"] == "met-at-zoo")
     names = [name.strip() for name in what.partition(": ")[2].split(";")]
     assert list(zoo.ZOO) == names and len(names) == 37
@@ -742,7 +855,9 @@ def test_a_row_can_be_written_down(name):
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_row_trains(name, digits):
     method = short(zoo.ZOO[name].method)
-    t = training.start(network(), method, digits, Schedule(epochs=1, batch_size=16, lr=0.05), 0, QUIET)
+    t = training.start(
+        network(), method, digits, Schedule(epochs=1, batch_size=16, lr=0.05), 0, QUIET
+    )
     before = training.copy_weights(t.model)
     training.train(t)  # Diverged if a loss is not a number
     after = t.model.state_dict()
@@ -756,7 +871,9 @@ def test_every_row_trains(name, digits):
 def test_the_cost_is_what_is_counted(name, digits):
     row = zoo.ZOO[name]
     counted = zoo.forward_units(row.method, network(), digits)
-    assert counted == pytest.approx(row.cost, abs=0.51) or (name in ("DAT", "FAT", "RWP") and counted < row.cost)
+    assert counted == pytest.approx(row.cost, abs=0.51) or (
+        name in ("DAT", "FAT", "RWP") and counted < row.cost
+    )
 
 
 def test_only_methods_with_a_memory_have_companions(digits):

@@ -68,7 +68,13 @@ def logits_at(pairs: Pairs, lam: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/chapters/07_aip.ipynb #0413379f
 @torch.no_grad()
 def pairs_at(
-    model, x: torch.Tensor, y: torch.Tensor, layer: int, seed: int = 0, statistics: str = "batch", loss: str = "ce"
+    model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    layer: int,
+    seed: int = 0,
+    statistics: str = "batch",
+    loss: str = "ce",
 ) -> Pairs:
     "The images `x` (n, c, h, w), floats in [0, 1], as random pairs at `layer`; `statistics` is batch or frozen."
     if statistics not in _STATISTICS:
@@ -98,7 +104,9 @@ def candidates(lower: torch.Tensor, upper: torch.Tensor) -> tuple[torch.Tensor, 
     return (2 * lower + upper) / 3, (lower + 2 * upper) / 3
 
 # %% ../nbs/chapters/07_aip.ipynb #dbb0bd47
-def candidate_losses(loss_at, c1: torch.Tensor, c2: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def candidate_losses(
+    loss_at, c1: torch.Tensor, c2: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     "L′₁ and L′₂, the losses (eq. 7.10–7.11) of the mixes x̃₁ and x̃₂ (eq. 7.8–7.9) at the ratios `c1` and `c2`, all (n,)."
     return loss_at(c1), loss_at(c2)
 
@@ -128,11 +136,16 @@ def ternary_search(
     for r in range(rounds):
         c1, c2 = candidates(lower, upper)
         if r == 0 and zeta >= 1 and not every_round:
-            lower, upper = lower.clamp(0, 1), upper.clamp(0, 1)  # what both cases of eq. 7.12 come to
+            lower, upper = (
+                lower.clamp(0, 1),
+                upper.clamp(0, 1),
+            )  # what both cases of eq. 7.12 come to
             continue
         loss1, loss2 = candidate_losses(loss_at, c1, c2)
         if trace is not None:
-            trace.append({"lower": lower, "upper": upper, "c1": c1, "c2": c2, "loss1": loss1, "loss2": loss2})
+            trace.append(
+                {"lower": lower, "upper": upper, "c1": c1, "c2": c2, "loss1": loss1, "loss2": loss2}
+            )
         lower, upper = update_bounds(lower, upper, c1, c2, loss1, loss2)
     return midpoint(lower, upper)
 
@@ -165,7 +178,9 @@ def interleaved_logits(pairs: Pairs, passes: int) -> tuple[torch.Tensor, torch.T
 def lagrange_weights(nodes: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     "The matrix (len(at), len(nodes)) that takes values at `nodes` to the interpolating polynomial at `at`."
     gaps = nodes[:, None] - nodes + torch.eye(len(nodes), device=nodes.device)
-    factors = (at[:, None, None] - nodes) / gaps  # [a, i, m]: factor m of the polynomial that is 1 at node i
+    factors = (
+        at[:, None, None] - nodes
+    ) / gaps  # [a, i, m]: factor m of the polynomial that is 1 at node i
     same = torch.eye(len(nodes), dtype=torch.bool, device=nodes.device)
     return factors.masked_fill(same, 1).prod(2)
 
@@ -182,7 +197,11 @@ class LogitCurve:
         nodes, logits = interleaved_logits(pairs, self.passes)
         grid = torch.linspace(0, 1, self.points, device=logits.device)
         z = torch.einsum("gp,pnk->gnk", lagrange_weights(nodes, grid), logits.float()).flatten(0, 1)
-        y, y2, lam = pairs.y.repeat(self.points), pairs.y2.repeat(self.points), grid.repeat_interleave(len(pairs.y))
+        y, y2, lam = (
+            pairs.y.repeat(self.points),
+            pairs.y2.repeat(self.points),
+            grid.repeat_interleave(len(pairs.y)),
+        )
         return grid, mixed_loss(z, y, y2, lam, pairs.loss).view(self.points, -1)
 
     def __call__(self, pairs: Pairs, draws: Draws) -> torch.Tensor:
@@ -254,7 +273,11 @@ SEARCHES = {"ternary": Ternary, "fast": LogitCurve}
 
 
 def aip(
-    search: str = "ternary", rounds: int = 8, alpha: float = 1.0, at_input: bool = False, loss: str = "bce"
+    search: str = "ternary",
+    rounds: int = 8,
+    alpha: float = 1.0,
+    at_input: bool = False,
+    loss: str = "bce",
 ) -> Mixup:
     "The Adversarial Interpolating Policy (alg. 4): `search` is ternary, with `rounds` = K, or fast; `at_input` also searches at the image."
     if search not in SEARCHES:
@@ -284,7 +307,9 @@ class AsDescribed:
         return ternary_search(loss_at, len(x), self.rounds, device=x.device, every_round=True)
 
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws) -> torch.Tensor:
-        family = Mixup(self.layers, lambda pairs, _: self.search(pairs, x), self.input_ratio, self.loss)
+        family = Mixup(
+            self.layers, lambda pairs, _: self.search(pairs, x), self.input_ratio, self.loss
+        )
         return family(model, x, y, draws)
 
 # %% ../nbs/chapters/07_aip.ipynb #e71465e3
@@ -319,7 +344,9 @@ def step_callables(
 ) -> dict:
     "Name → a function without arguments that makes four training steps of PreActResNet-18 on random images (tab. 7.5)."
     compute = Compute(str(device), bf16, channels_last)
-    net = models.build("preactresnet18", classes, width).to(device, memory_format=compute.memory_format)
+    net = models.build("preactresnet18", classes, width).to(
+        device, memory_format=compute.memory_format
+    )
     sgd = torch.optim.SGD(net.parameters(), 1e-3, 0.9)
     x, y = (
         Draws(0).numpy("x").random((batch, 3, size, size), dtype=np.float32),
@@ -338,7 +365,10 @@ def step_callables(
             loss.backward()
             sgd.step()
 
-    return {name: lambda methods=methods: steps(methods) for name, methods in timed_methods(rounds).items()}
+    return {
+        name: lambda methods=methods: steps(methods)
+        for name, methods in timed_methods(rounds).items()
+    }
 
 # %% ../nbs/chapters/07_aip.ipynb #0953c514
 def speed(width: float = 1.0, batch: int = 128, repeats: int = 5, only=None, **how) -> pd.DataFrame:
@@ -364,9 +394,14 @@ def search_losses(pairs: Pairs, searches: dict, points: int = 201) -> pd.DataFra
     answers = {name: search(pairs, Draws(0)) for name, search in searches.items()}
     answers |= {f"dense grid of {points}": lam[losses.argmax(0)]}
     rows = [
-        pd.DataFrame({"search": name, "reached": pairs.loss_at(v).cpu().numpy(), "best": best, "unimodal": one_top})[
-            real
-        ]
+        pd.DataFrame(
+            {
+                "search": name,
+                "reached": pairs.loss_at(v).cpu().numpy(),
+                "best": best,
+                "unimodal": one_top,
+            }
+        )[real]
         for name, v in answers.items()
     ]
     return pd.concat(rows, ignore_index=True)
@@ -387,7 +422,11 @@ def _shares(g: pd.DataFrame) -> pd.Series:
 
 def search_quality(losses: pd.DataFrame) -> pd.DataFrame:
     "Mean loss as a share of the dense maximum, share of pairs within 1 % of it, share of curves with one top, and n."
-    return losses.groupby("search", sort=False)[["reached", "best", "unimodal"]].apply(_shares).astype({"n": int})
+    return (
+        losses.groupby("search", sort=False)[["reached", "best", "unimodal"]]
+        .apply(_shares)
+        .astype({"n": int})
+    )
 
 # %% ../nbs/chapters/07_aip.ipynb #e349d4ca
 COMPARED = {
@@ -410,7 +449,15 @@ def stages(
 ):
     "Yields (epoch, network) after each of `epochs` of one training of PreActResNet-18 at a constant learning rate of 0.1."
     schedule = Schedule(epochs=0, batch_size=batch_size, decay=())
-    net = models.build("preactresnet18", images.classes, width, images.x_train.shape[1], images.mean, images.std, seed)
+    net = models.build(
+        "preactresnet18",
+        images.classes,
+        width,
+        images.x_train.shape[1],
+        images.mean,
+        images.std,
+        seed,
+    )
     run = training.start(net, method, images, schedule, seed, compute)
     for epoch in epochs:
         run.schedule = replace(schedule, epochs=epoch)
@@ -434,30 +481,61 @@ def quality_by_stage(
             found = []
             for seed in range(batches):
                 chosen = torch.as_tensor(
-                    Draws(seed).numpy("quality").permutation(len(images.y_train))[:batch], device=device
+                    Draws(seed).numpy("quality").permutation(len(images.y_train))[:batch],
+                    device=device,
                 )
                 x = pixels(images.x_train[chosen]).contiguous(memory_format=torch.channels_last)
-                at = (pairs_at(net, x, images.y_train[chosen], layer, seed, statistics, loss) for layer in (1, 2, 3))
+                at = (
+                    pairs_at(net, x, images.y_train[chosen], layer, seed, statistics, loss)
+                    for layer in (1, 2, 3)
+                )
                 found += [search_losses(pairs, searches, points) for pairs in at]
-            rows.append(search_quality(pd.concat(found)).reset_index().assign(stage=epoch, statistics=statistics))
+            rows.append(
+                search_quality(pd.concat(found))
+                .reset_index()
+                .assign(stage=epoch, statistics=statistics)
+            )
     table = pd.concat(rows, ignore_index=True)
-    table["evaluations"] = [getattr(searches.get(s), "passes", points if "dense" in s else 0) for s in table.search]
+    table["evaluations"] = [
+        getattr(searches.get(s), "passes", points if "dense" in s else 0) for s in table.search
+    ]
     return table[
-        ["stage", "statistics", "search", "evaluations", "mean_loss_share", "within_1_percent", "unimodal_share", "n"]
+        [
+            "stage",
+            "statistics",
+            "search",
+            "evaluations",
+            "mean_loss_share",
+            "within_1_percent",
+            "unimodal_share",
+            "n",
+        ]
     ]
 
 # %% ../nbs/chapters/07_aip.ipynb #3ab688ef
 def search_loss_shares(
-    model, images, searches: dict | None = None, batches: int = 4, batch: int = 128, loss: str = "bce"
+    model,
+    images,
+    searches: dict | None = None,
+    batches: int = 4,
+    batch: int = 128,
+    loss: str = "bce",
 ) -> dict[str, float]:
     "Mean loss that each search reaches on the same batches at the layers 1 to 3, as a share of the ternary search with K = 8."
-    searches = {"ternary": Ternary(8), **(searches or {"fast": LogitCurve(), "λ = 0.5": Fixed(0.5)})}
+    searches = {
+        "ternary": Ternary(8),
+        **(searches or {"fast": LogitCurve(), "λ = 0.5": Fixed(0.5)}),
+    }
     total = dict.fromkeys(searches, 0.0)
     for seed in range(batches):
         chosen = torch.as_tensor(
-            Draws(seed).numpy("shares").permutation(len(images.y_train))[:batch], device=images.y_train.device
+            Draws(seed).numpy("shares").permutation(len(images.y_train))[:batch],
+            device=images.y_train.device,
         )
-        x, y = pixels(images.x_train[chosen]).contiguous(memory_format=torch.channels_last), images.y_train[chosen]
+        x, y = (
+            pixels(images.x_train[chosen]).contiguous(memory_format=torch.channels_last),
+            images.y_train[chosen],
+        )
         for pairs in (pairs_at(model, x, y, layer, seed, loss=loss) for layer in (1, 2, 3)):
             for name, search in searches.items():
                 total[name] += pairs.loss_at(search(pairs, Draws(seed))).mean().item()
@@ -478,7 +556,9 @@ def meta_loss(model, x, x2, y, y2, lam, x_held, y_held, lr: float, loss: str) ->
     model = getattr(model, "_orig_mod", model)  # torch.compile knows no second derivatives
     weights = {k: p.detach().requires_grad_() for k, p in model.named_parameters()}
     with batch_statistics(model):  # a step that never happened must not leave running statistics
-        virtual = mixed_loss(functional_call(model, weights, (mix(x, x2, lam),)), y, y2, lam, loss).mean()
+        virtual = mixed_loss(
+            functional_call(model, weights, (mix(x, x2, lam),)), y, y2, lam, loss
+        ).mean()
         gradients = torch.autograd.grad(virtual, weights.values(), create_graph=True)
         stepped = {k: w - lr * g for (k, w), g in zip(weights.items(), gradients, strict=True)}
         logits = functional_call(model, stepped, (x_held,))
@@ -496,19 +576,26 @@ class MetaMixup:
     def companion(self, model, images) -> nn.Module:
         return small_network(2 * images.x_train.shape[1], 1)
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws, companion: nn.Module) -> torch.Tensor:
+    def __call__(
+        self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws, companion: nn.Module
+    ) -> torch.Tensor:
         held = max(1, round(self.held_back * len(y)))
         (x_held, x), (y_held, y) = x.split([held, len(x) - held]), y.split([held, len(y) - held])
         partner = torch.as_tensor(draws.numpy("partner").permutation(len(y)), device=y.device)
         lam = companion(torch.cat([x, x[partner]], 1)).float().sigmoid().squeeze(1)
-        meta = meta_loss(model, x, x[partner], y, y[partner], lam, x_held, y_held, self.virtual_lr, self.loss)
+        meta = meta_loss(
+            model, x, x[partner], y, y[partner], lam, x_held, y_held, self.virtual_lr, self.loss
+        )
         weights = list(companion.parameters())
         gradients = torch.autograd.grad(meta, weights)
         policy = sum(
             ((p - p.detach()) * g).sum() for p, g in zip(weights, gradients, strict=True)
         )  # worth 0; its gradient is g
         lam = lam.detach()
-        return mixed_loss(model(mix(x, x[partner], lam)), y, y[partner], lam, self.loss).mean() + policy
+        return (
+            mixed_loss(model(mix(x, x[partner], lam)), y, y[partner], lam, self.loss).mean()
+            + policy
+        )
 
 # %% ../nbs/chapters/07_aip.ipynb #e410b84e
 def mixing_region(logits: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
@@ -527,9 +614,13 @@ class AdaMixup:
         c = images.x_train.shape[1]
         return nn.ModuleDict({"policy": small_network(2 * c, 3), "intrusion": small_network(c, 1)})
 
-    def __call__(self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws, companion: nn.Module) -> torch.Tensor:
+    def __call__(
+        self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws, companion: nn.Module
+    ) -> torch.Tensor:
         partner = torch.as_tensor(draws.numpy("partner").permutation(len(y)), device=y.device)
-        draw = torch.as_tensor(draws.numpy("ratio").random(len(y)), dtype=torch.float32, device=y.device)
+        draw = torch.as_tensor(
+            draws.numpy("ratio").random(len(y)), dtype=torch.float32, device=y.device
+        )
         lam = mixing_region(companion["policy"](torch.cat([x, x[partner]], 1)), draw)
         mixed = mix(x, x[partner], lam)
         real, logits = model(x), model(mixed)
@@ -549,17 +640,22 @@ def ratio_samples(
         "mixup: λ ~ Beta(1, 1)": (Beta(1.0, "pair"), [0]),
         "Manifold mixup: λ ~ Beta(2, 2)": (Beta(2.0, "pair"), [0, 1, 2, 3]),
     }
-    searched = {f"AIP: λ searched at l = {layer}": (Ternary(rounds), [layer]) for layer in (1, 2, 3)}
+    searched = {
+        f"AIP: λ searched at l = {layer}": (Ternary(rounds), [layer]) for layer in (1, 2, 3)
+    }
     rows = []
     for seed in range(batches):
         chosen = torch.as_tensor(
-            Draws(seed).numpy("figure 7.1").permutation(len(images.y_train))[:batch], device=images.y_train.device
+            Draws(seed).numpy("figure 7.1").permutation(len(images.y_train))[:batch],
+            device=images.y_train.device,
         )
         x, y = pixels(images.x_train[chosen]), images.y_train[chosen]
         for method, (ratio, layers) in {**drawn, **searched}.items():
             for layer in layers:
                 lam = ratio(pairs_at(model, x, y, layer, seed, loss=loss), Draws(seed, step=layer))
-                rows.append(pd.DataFrame({"method": method, "layer": layer, "lam": lam.cpu().numpy()}))
+                rows.append(
+                    pd.DataFrame({"method": method, "layer": layer, "lam": lam.cpu().numpy()})
+                )
     return pd.concat(rows, ignore_index=True)
 
 # %% ../nbs/chapters/07_aip.ipynb #accf6a7d
@@ -571,11 +667,23 @@ def draw_figure_7_1(samples: pd.DataFrame):
     methods = list(samples.method.unique())
     colours = sns.color_palette("colorblind")
     fig, axes = plt.subplots(
-        1, len(methods), figsize=(2.5 * len(methods), 2.6), sharex=True, sharey=True, layout="constrained"
+        1,
+        len(methods),
+        figsize=(2.5 * len(methods), 2.6),
+        sharex=True,
+        sharey=True,
+        layout="constrained",
     )
     for i, (ax, method) in enumerate(zip(axes, methods, strict=True)):
         part = samples[samples.method == method]
-        sns.histplot(part, x="lam", bins=np.linspace(0, 1, 26), stat="density", color=colours[min(i, 2)], ax=ax)
+        sns.histplot(
+            part,
+            x="lam",
+            bins=np.linspace(0, 1, 26),
+            stat="density",
+            color=colours[min(i, 2)],
+            ax=ax,
+        )
         ax.set(title=method.replace(": ", "\n"), xlabel="λ", ylabel="density", xlim=(0, 1))
     return fig
 
@@ -583,13 +691,20 @@ def draw_figure_7_1(samples: pd.DataFrame):
 def search_trace(pairs: Pairs, which=(0, 1, 2), rounds: int = 8, points: int = 201) -> pd.DataFrame:
     "The ternary search on the pairs `which`: rows of the kinds curve, candidate, bracket and answer, with pair, round, lam, loss (fig. 7.2)."
     trace, which = [], list(which)
-    answer = ternary_search(pairs.loss_at, len(pairs.y), rounds, device=pairs.y.device, every_round=True, trace=trace)
+    answer = ternary_search(
+        pairs.loss_at, len(pairs.y), rounds, device=pairs.y.device, every_round=True, trace=trace
+    )
     lam, losses = loss_curves(pairs, points)
     reached, rows = pairs.loss_at(answer), []
     for i in which:
-        rows += [(i, "curve", 0, a, b) for a, b in zip(lam.tolist(), losses[:, i].tolist(), strict=True)]
+        rows += [
+            (i, "curve", 0, a, b) for a, b in zip(lam.tolist(), losses[:, i].tolist(), strict=True)
+        ]
         for r, t in enumerate(trace, 1):
-            rows += [(i, "candidate", r, t[c][i].item(), t[v][i].item()) for c, v in (("c1", "loss1"), ("c2", "loss2"))]
+            rows += [
+                (i, "candidate", r, t[c][i].item(), t[v][i].item())
+                for c, v in (("c1", "loss1"), ("c2", "loss2"))
+            ]
             rows += [(i, "bracket", r, t[end][i].item(), np.nan) for end in ("lower", "upper")]
         rows.append((i, "answer", rounds, answer[i].item(), reached[i].item()))
     return pd.DataFrame(rows, columns=["pair", "kind", "round", "lam", "loss"])
@@ -602,17 +717,32 @@ def draw_figure_7_2(trace: pd.DataFrame):
 
     which, blue, orange = list(trace.pair.unique()), *sns.color_palette("colorblind")[:2]
     fig, axes = plt.subplots(
-        2, len(which), figsize=(3.2 * len(which), 5), sharex=True, sharey="row", layout="constrained", squeeze=False
+        2,
+        len(which),
+        figsize=(3.2 * len(which), 5),
+        sharex=True,
+        sharey="row",
+        layout="constrained",
+        squeeze=False,
     )
     for column, pair in zip(axes.T, which, strict=True):
         part = dict(list(trace[trace.pair == pair].groupby("kind")))
         answer, brackets = part["answer"].iloc[0], part["bracket"].groupby("round").lam
         column[0].plot(part["curve"].lam, part["curve"].loss, color=blue)
         column[0].scatter(
-            part["candidate"].lam, part["candidate"].loss, c=part["candidate"]["round"], cmap="flare", s=18, zorder=3
+            part["candidate"].lam,
+            part["candidate"].loss,
+            c=part["candidate"]["round"],
+            cmap="flare",
+            s=18,
+            zorder=3,
         )
         column[1].hlines(
-            list(brackets.groups), brackets.min(), brackets.max(), color=sns.color_palette("flare", len(brackets)), lw=5
+            list(brackets.groups),
+            brackets.min(),
+            brackets.max(),
+            color=sns.color_palette("flare", len(brackets)),
+            lw=5,
         )
         for ax in column:
             ax.axvline(answer.lam, color=orange, lw=1)
@@ -633,16 +763,31 @@ def draw_figure_7_3(surfaces: pd.DataFrame, ceiling: float = 0.9):
     import matplotlib.pyplot as plt
 
     methods, top = list(surfaces.method.unique()), surfaces.loss.quantile(ceiling)
-    low, fig = surfaces.loss.min(), plt.figure(figsize=(3.3 * len(methods), 6), layout="constrained")
+    low, fig = (
+        surfaces.loss.min(),
+        plt.figure(figsize=(3.3 * len(methods), 6), layout="constrained"),
+    )
     levels = np.geomspace(max(low, 1e-3) * 1.05, top, 12)
     for i, method in enumerate(methods):
         a, b, loss = _grid_of(surfaces[surfaces.method == method])
         solid = fig.add_subplot(2, len(methods), i + 1, projection="3d")
-        solid.plot_surface(a, b, np.minimum(loss, top), cmap="viridis", vmin=low, vmax=top, rstride=1, cstride=1, lw=0)
+        solid.plot_surface(
+            a,
+            b,
+            np.minimum(loss, top),
+            cmap="viridis",
+            vmin=low,
+            vmax=top,
+            rstride=1,
+            cstride=1,
+            lw=0,
+        )
         solid.set(title=method, zlim=(low, top))
         solid.set_xlabel("δ₁", labelpad=-6)
         solid.set_ylabel("δ₂", labelpad=-4)
-        solid.set_box_aspect((1, 1, 0.8), zoom=0.85)  # the layout does not know how large a label in space is
+        solid.set_box_aspect(
+            (1, 1, 0.8), zoom=0.85
+        )  # the layout does not know how large a label in space is
         solid.tick_params(labelsize=7, pad=-3)
         solid.locator_params(nbins=4)
         flat = fig.add_subplot(2, len(methods), len(methods) + i + 1, aspect="equal")
@@ -668,7 +813,9 @@ def schedule(network: str) -> Schedule:
     return Schedule(epochs=400 if network.startswith("wrn") else 500, batch_size=128)
 
 # %% ../nbs/chapters/07_aip.ipynb #1602e6aa
-def searching(preset, dataset: str, rounds: int = 0, search: str = "ternary", at_input: bool = False) -> Mixup:
+def searching(
+    preset, dataset: str, rounds: int = 0, search: str = "ternary", at_input: bool = False
+) -> Mixup:
     "The AIP of section 7.3.1 on a data set (sys-aip); `rounds` 0 is the number that the section names."
     alpha = 0.2 if dataset == "Tiny ImageNet" else 1.0
     return aip(search, rounds or ROUNDS[dataset], alpha, at_input, loss_name(preset, dataset))
@@ -688,10 +835,23 @@ def methods(preset, dataset: str) -> dict:
     }
 
 # %% ../nbs/chapters/07_aip.ipynb #77ec86b3
-def accuracies(preset, home: str, network: str, row: str, method, dataset: str, parts=PARTS, label: str = "") -> dict:
-    "The planned cells of a row on a data set, (row, \"Last / data set\") and Best, over the preset's seeds."
+def accuracies(
+    preset, home: str, network: str, row: str, method, dataset: str, parts=PARTS, label: str = ""
+) -> dict:
+    'The planned cells of a row on a data set, (row, "Last / data set") and Best, over the preset\'s seeds.'
     columns = {f"{when} / {dataset}": f"{when.lower()}.accuracy" for when in ("Last", "Best")}
-    return planned_row(preset, row, dataset, network, method, schedule(network), f"aip/{home}", columns, parts, label)
+    return planned_row(
+        preset,
+        row,
+        dataset,
+        network,
+        method,
+        schedule(network),
+        f"aip/{home}",
+        columns,
+        parts,
+        label,
+    )
 
 # %% ../nbs/chapters/07_aip.ipynb #783d88e3
 def runs_7_1(preset, parts=PARTS) -> dict:
@@ -705,7 +865,14 @@ def runs_7_1(preset, parts=PARTS) -> dict:
 
 def table_7_1(preset, parts=PARTS, train=True) -> Table:
     "Accuracy of PreActResNet18 on four data sets, last and best model (tab. 7.1)."
-    return table_of_runs("7.1", "Classification accuracy of PreActResNet18 (%)", runs_7_1(preset, parts), preset, "Section 7.3.2", train)
+    return table_of_runs(
+        "7.1",
+        "Classification accuracy of PreActResNet18 (%)",
+        runs_7_1(preset, parts),
+        preset,
+        "Section 7.3.2",
+        train,
+    )
 
 # %% ../nbs/chapters/07_aip.ipynb #f4eef226
 def runs_7_2(preset, parts=PARTS) -> dict:
@@ -715,7 +882,9 @@ def runs_7_2(preset, parts=PARTS) -> dict:
         for dataset in PARTS[:3]:
             for row in ("Baseline", "mixup", "Manifold mixup", "AIP"):
                 method = methods(preset, dataset)[row]
-                plan |= accuracies(preset, "table_7_2", network, f"{name} / {row}", method, dataset, parts)
+                plan |= accuracies(
+                    preset, "table_7_2", network, f"{name} / {row}", method, dataset, parts
+                )
     return plan
 
 
@@ -731,14 +900,30 @@ def runs_7_3(preset, parts=PARTS) -> dict:
     for dataset in ("SVHN", "CIFAR-10", "CIFAR-100", "Tiny ImageNet"):
         for rounds in (2, 4, 6, 8, 10, 20):
             method = searching(preset, dataset, rounds)
-            cells = accuracies(preset, "table_7_3", "preactresnet18", dataset, method, dataset, parts, f"AIP {rounds} rounds")
+            cells = accuracies(
+                preset,
+                "table_7_3",
+                "preactresnet18",
+                dataset,
+                method,
+                dataset,
+                parts,
+                f"AIP {rounds} rounds",
+            )
             plan[dataset, str(rounds)] = cells[dataset, f"Best / {dataset}"]
     return plan
 
 
 def table_7_3(preset, parts=PARTS, train=True) -> Table:
     "Accuracy of the best model by number of search rounds (tab. 7.3)."
-    return table_of_runs("7.3", "Accuracy of the best model by number of search rounds (%)", runs_7_3(preset, parts), preset, "Section 7.3.3", train)
+    return table_of_runs(
+        "7.3",
+        "Accuracy of the best model by number of search rounds (%)",
+        runs_7_3(preset, parts),
+        preset,
+        "Section 7.3.3",
+        train,
+    )
 
 # %% ../nbs/chapters/07_aip.ipynb #94fb6914
 def runs_7_4(preset, parts=PARTS) -> dict:
@@ -758,12 +943,20 @@ def table_7_4(preset, parts=PARTS, train=True) -> Table:
     return table_of_runs("7.4", title, runs_7_4(preset, parts), preset, "Section 7.3.4", train)
 
 # %% ../nbs/chapters/07_aip.ipynb #484e362f
-COLUMNS_7_5 = {"AIP as described": "AIP", "AIP ternary": "AIP (ternary, here)", "AIP fast": "AIP (fast search)"}
+COLUMNS_7_5 = {
+    "AIP as described": "AIP",
+    "AIP ternary": "AIP (ternary, here)",
+    "AIP fast": "AIP (fast search)",
+}
 
 
 def timings(preset, fresh: bool = False) -> pd.DataFrame:
     "Seconds a batch of each method, a row a paired round, kept as a measurement of the preset (tab. 7.5 and the bench)."
-    how = {"batch": preset.timing_batch, "repeats": preset.timing_repeats, "channels_last": preset.channels_last}
+    how = {
+        "batch": preset.timing_batch,
+        "repeats": preset.timing_repeats,
+        "channels_last": preset.channels_last,
+    }
     how |= {"device": str(settings.device(preset)), "bf16": settings.bf16(preset)}
     value = measure(Store(preset), "table_7_5", how, lambda: speed(**how).to_dict("list"), fresh)
     return pd.DataFrame(value)
@@ -782,19 +975,48 @@ def table_7_5(preset, parts=PARTS, train=True) -> Table:
     return table
 
 # %% ../nbs/chapters/07_aip.ipynb #593e7494
-SHOWN = ("λ = 0.5", "ternary K = 4", "ternary K = 6", "ternary K = 8", "golden section, 6 passes", "parabolic, 6 passes", "logit curve, 3 passes")
+SHOWN = (
+    "λ = 0.5",
+    "ternary K = 4",
+    "ternary K = 6",
+    "ternary K = 8",
+    "golden section, 6 passes",
+    "parabolic, 6 passes",
+    "logit curve, 3 passes",
+)
 
 
 def search_table(preset, part: str = "CIFAR-10") -> pd.DataFrame:
     "What every search reaches at four stages of a training on `part`: the frame of `quality_by_stage`, kept as a measurement."
-    images = data.load(settings.dataset(preset, part), preset.train_size, preset.test_size, preset.held_out, stand_in=part)
+    images = data.load(
+        settings.dataset(preset, part),
+        preset.train_size,
+        preset.test_size,
+        preset.held_out,
+        stand_in=part,
+    )
     method = Mixup((0, 1, 2, 3), Beta(2.0), loss=loss_name(preset, part))
-    spec = {"data": images.name, "train": len(images.y_train), "width": preset.width, "method": method}
+    spec = {
+        "data": images.name,
+        "train": len(images.y_train),
+        "width": preset.width,
+        "method": method,
+    }
 
     def compute():
-        networks = stages(images, method, width=preset.width, compute=Compute.of(preset, progress=False))
+        networks = stages(
+            images, method, width=preset.width, compute=Compute.of(preset, progress=False)
+        )
         few = {name: COMPARED[name] for name in SHOWN}
-        return quality_by_stage(networks, images.to(settings.device(preset)), few, 1, 128, preset.search_points, method.loss).to_dict("list")
+        return quality_by_stage(
+            networks,
+            images.to(settings.device(preset)),
+            few,
+            1,
+            128,
+            preset.search_points,
+            method.loss,
+        ).to_dict("list")
 
     return pd.DataFrame(measure(Store(preset), "search_quality", spec, compute))
 
@@ -810,46 +1032,89 @@ def runs_of(preset, row: str, parts=PARTS) -> tuple:
 def figure_7_1(preset, parts=PARTS) -> Figure:
     "How mixup, manifold mixup and AIP sample the ratio, as histograms (fig. 7.1)."
     run = runs_of(preset, "AIP", parts)[0]
-    compute = lambda: ratio_samples(Store(preset).weights(run), images(run).to(settings.device(preset)), loss=run.method.loss).to_dict("list")
+    compute = lambda: ratio_samples(
+        Store(preset).weights(run), images(run).to(settings.device(preset)), loss=run.method.loss
+    ).to_dict("list")
     samples = pd.DataFrame(measure(Store(preset), "figure_7_1", {"run": run}, compute))
     with style():
         drawn = draw_figure_7_1(samples)
-    return figure_of("7.1", "The ratios of mixup, manifold mixup and AIP", preset, [run], drawn, samples)
+    return figure_of(
+        "7.1", "The ratios of mixup, manifold mixup and AIP", preset, [run], drawn, samples
+    )
 
 # %% ../nbs/chapters/07_aip.ipynb #b160cbb6
 def _search_facts(preset, run) -> dict:
     "The shares that the claims about the search ask for, on the network of a run."
     model, d = Store(preset).weights(run), images(run).to(settings.device(preset))
     few = {f"ternary K={k}": Ternary(k) for k in (6, 8)}
-    losses = [search_losses(pairs_at(model, pixels(d.x_train[:128]), d.y_train[:128], layer, loss=run.method.loss), few, preset.search_points) for layer in (1, 2, 3)]
+    losses = [
+        search_losses(
+            pairs_at(model, pixels(d.x_train[:128]), d.y_train[:128], layer, loss=run.method.loss),
+            few,
+            preset.search_points,
+        )
+        for layer in (1, 2, 3)
+    ]
     table = search_quality(pd.concat(losses))
-    return {**table.within_1_percent[list(few)].to_dict(), "one maximum": table.unimodal_share.iloc[0]}
+    return {
+        **table.within_1_percent[list(few)].to_dict(),
+        "one maximum": table.unimodal_share.iloc[0],
+    }
 
 # %% ../nbs/chapters/07_aip.ipynb #e1d1d981
 @or_what_failed
 def figure_7_2(preset, parts=PARTS) -> Figure:
     "The brackets of the ternary search on real pairs, and how good its answers are (fig. 7.2)."
     store, runs = Store(preset), runs_of(preset, "AIP", parts)
-    facts = [measure(store, "figure_7_2_facts", {"run": r, "points": preset.search_points}, lambda r=r: _search_facts(preset, r)) for r in runs]
+    facts = [
+        measure(
+            store,
+            "figure_7_2_facts",
+            {"run": r, "points": preset.search_points},
+            lambda r=r: _search_facts(preset, r),
+        )
+        for r in runs
+    ]
 
     def compute():
         d = images(runs[0]).to(settings.device(preset))
-        pairs = pairs_at(store.weights(runs[0]), pixels(d.x_train[:128]), d.y_train[:128], 2, loss=runs[0].method.loss)
+        pairs = pairs_at(
+            store.weights(runs[0]),
+            pixels(d.x_train[:128]),
+            d.y_train[:128],
+            2,
+            loss=runs[0].method.loss,
+        )
         return search_trace(pairs, points=preset.search_points).to_json(orient="split")
 
-    trace = pd.read_json(StringIO(measure(store, "figure_7_2", {"run": runs[0], "points": preset.search_points}, compute)), orient="split")
+    trace = pd.read_json(
+        StringIO(
+            measure(store, "figure_7_2", {"run": runs[0], "points": preset.search_points}, compute)
+        ),
+        orient="split",
+    )
     with style():
         drawn = draw_figure_7_2(trace)
-    reason, column = shortfall(preset, parts[0], schedule(runs[0].model).epochs), "within 1 percent of the dense maximum"
-    cells = [Cell(f"ternary K={k}", column, tuple(f[f"ternary K={k}"] for f in facts), reason, "share") for k in (6, 8)]
-    cells.append(Cell("pairs", "one maximum", tuple(f["one maximum"] for f in facts), reason, "share"))
+    reason, column = (
+        shortfall(preset, parts[0], schedule(runs[0].model).epochs),
+        "within 1 percent of the dense maximum",
+    )
+    cells = [
+        Cell(f"ternary K={k}", column, tuple(f[f"ternary K={k}"] for f in facts), reason, "share")
+        for k in (6, 8)
+    ]
+    cells.append(
+        Cell("pairs", "one maximum", tuple(f["one maximum"] for f in facts), reason, "share")
+    )
     return figure_of("7.2", "The ternary search on three pairs", preset, runs, drawn, trace, cells)
 
 # %% ../nbs/chapters/07_aip.ipynb #3513b244
 def _surface(preset, run, count: int = 256) -> dict:
     "The loss surface of a run's last weights on its first training images, as columns alpha, beta, loss."
     model, d = Store(preset).weights(run), images(run).to(settings.device(preset))
-    return metrics.surface_columns(model, d.x_train[:count], d.y_train[:count], 0.5, preset.surface_points)
+    return metrics.surface_columns(
+        model, d.x_train[:count], d.y_train[:count], 0.5, preset.surface_points
+    )
 
 # %% ../nbs/chapters/07_aip.ipynb #50bdc4d3
 @or_what_failed
@@ -860,15 +1125,26 @@ def figure_7_3(preset, parts=PARTS) -> Figure:
     for row in ("mixup", "Manifold mixup", "AIP"):
         runs = runs_of(preset, row, parts)
         spec = {"points": preset.surface_points, "radius": 0.5}
-        surfaces = [pd.DataFrame(measure(store, "figure_7_3", {"run": r, **spec}, lambda r=r: _surface(preset, r))) for r in runs]
+        surfaces = [
+            pd.DataFrame(
+                measure(store, "figure_7_3", {"run": r, **spec}, lambda r=r: _surface(preset, r))
+            )
+            for r in runs
+        ]
         half = 0.5 * np.log(images(runs[0]).classes)
-        cells.append(Cell(row, "flat share", tuple((s.loss < half).mean() for s in surfaces), reason, "share"))
+        cells.append(
+            Cell(
+                row, "flat share", tuple((s.loss < half).mean() for s in surfaces), reason, "share"
+            )
+        )
         frames += [s.assign(method=row, seed=r.seed) for s, r in zip(surfaces, runs, strict=True)]
         used += runs
     frame = pd.concat(frames, ignore_index=True)
     with style():
         drawn = draw_figure_7_3(frame[frame.seed == 0])
-    return figure_of("7.3", "Loss surfaces of mixup, manifold mixup and AIP", preset, used, drawn, frame, cells)
+    return figure_of(
+        "7.3", "Loss surfaces of mixup, manifold mixup and AIP", preset, used, drawn, frame, cells
+    )
 
 # %% ../nbs/chapters/07_aip.ipynb #568df090
 def claims(preset) -> pd.DataFrame:
@@ -883,10 +1159,20 @@ def bench(preset) -> list[dict]:
 
     seconds = timings(preset, fresh=True)
     run = runs_of(preset, "AIP")[0]
-    shares = search_loss_shares(Store(preset).weights(run), images(run).to(settings.device(preset)), loss=run.method.loss)
+    shares = search_loss_shares(
+        Store(preset).weights(run), images(run).to(settings.device(preset)), loss=run.method.loss
+    )
     times = metrics.ratios(seconds, "mixup")
     bars = {"AIP ternary": 3.3, "AIP fast": 1.8}
     found = [figure(f"seconds a batch: {name}", seconds[name].median(), "s") for name in seconds]
-    found += [figure(f"{name} against mixup", times[name], "times", at_most=bars.get(name)) for name in times.index if name != "mixup"]
-    found.append(figure("loss that AIP fast reaches, of ternary K = 8", shares["fast"], "share", at_least=0.98))
+    found += [
+        figure(f"{name} against mixup", times[name], "times", at_most=bars.get(name))
+        for name in times.index
+        if name != "mixup"
+    ]
+    found.append(
+        figure(
+            "loss that AIP fast reaches, of ternary K = 8", shares["fast"], "share", at_least=0.98
+        )
+    )
     return found

@@ -49,7 +49,17 @@ from thesis_repro.report import (
     style,
     table_of_runs,
 )
-from .runs import Planned, Robustness, Run, Store, images, measure, outcome, scaled, shortfall
+from thesis_repro.runs import (
+    Planned,
+    Robustness,
+    Run,
+    Store,
+    images,
+    measure,
+    outcome,
+    scaled,
+    shortfall,
+)
 from .training import Compute, Schedule
 from .zoo import ZOO, Accompanied, Centres, inside, zoo_table
 
@@ -94,7 +104,13 @@ def readings(model, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def picture(ax, image: torch.Tensor, title: str = "", wrong: bool = False):
     "One image (c, h, w) in [0, 1] without axes; the title is red where the network is wrong."
-    ax.imshow(image.detach().cpu().permute(1, 2, 0).squeeze().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(
+        image.detach().cpu().permute(1, 2, 0).squeeze().numpy(),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
     ax.set_axis_off()
     ax.set_title(title, color="#b3261e" if wrong else "black", fontsize=9)
 
@@ -106,11 +122,21 @@ def draw_attack(model, x: torch.Tensor, y: torch.Tensor, attacked: torch.Tensor,
     count = min(count, len(x))
     change = attacked - x
     grey = 0.5 + change / (2 * change.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12))
-    fig, axes = plt.subplots(3, count, figsize=(1.1 * count, 3.6), squeeze=False, layout="constrained")
-    for row, shown, named in ((axes[0], x, True), (axes[1], grey, False), (axes[2], attacked, True)):
+    fig, axes = plt.subplots(
+        3, count, figsize=(1.1 * count, 3.6), squeeze=False, layout="constrained"
+    )
+    for row, shown, named in (
+        (axes[0], x, True),
+        (axes[1], grey, False),
+        (axes[2], attacked, True),
+    ):
         said, p = readings(model, shown)
         for i, ax in enumerate(row):
-            title = f"{said[i]} ({100 * p[i]:.0f} %)" if named else f"± {255 * change[i].abs().amax():.0f}/255"
+            title = (
+                f"{said[i]} ({100 * p[i]:.0f} %)"
+                if named
+                else f"± {255 * change[i].abs().amax():.0f}/255"
+            )
             picture(ax, shown[i], title, named and bool(said[i] != y[i].cpu()))
     return fig
 
@@ -125,8 +151,12 @@ def draw_figure_2_8(image, change, attacked, titles, epsilon: float):
     "image + ε × signs = adversarial example, in one line (fig. 2.8)."
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 5, figsize=(8, 2.9), width_ratios=(4, 1, 4, 0.5, 4), layout="constrained")
-    for ax, shown, title in zip(axes[::2], (image, 0.5 + change / 2, attacked), titles, strict=True):
+    fig, axes = plt.subplots(
+        1, 5, figsize=(8, 2.9), width_ratios=(4, 1, 4, 0.5, 4), layout="constrained"
+    )
+    for ax, shown, title in zip(
+        axes[::2], (image, 0.5 + change / 2, attacked), titles, strict=True
+    ):
         picture(ax, shown, title, shown is attacked)
     for ax, sign in zip(axes[1::2], (f"+ {255 * epsilon:.0f}/255 ×", "="), strict=True):
         ax.text(0.5, 0.5, sign, ha="center", va="center", fontsize=14)
@@ -144,11 +174,38 @@ def figure_2_8(preset, parts=DATASETS) -> Figure:
     i, right = most_striking(before, after, y), before[0] == y.cpu()
     words = [f"class {said[i]}\n{100 * p[i]:.1f} % sure" for said, p in (before, after)]
     with style():
-        drawn = draw_figure_2_8(x[i], (attacked[i] - x[i]).sign(), attacked[i], (words[0], "signs of the\ngradient", words[1]), attack.epsilon)
-    frame = pd.DataFrame({"label": y.cpu(), "read": before[0], "sure": before[1], "read after": after[0], "sure after": after[1], "shown": np.arange(len(y)) == i})
+        drawn = draw_figure_2_8(
+            x[i],
+            (attacked[i] - x[i]).sign(),
+            attacked[i],
+            (words[0], "signs of the\ngradient", words[1]),
+            attack.epsilon,
+        )
+    frame = pd.DataFrame(
+        {
+            "label": y.cpu(),
+            "read": before[0],
+            "sure": before[1],
+            "read after": after[0],
+            "sure after": after[1],
+            "shown": np.arange(len(y)) == i,
+        }
+    )
     misled = 100 * (after[0] != y.cpu())[right].float().mean().item()
-    cells = [Cell(UNDEFENDED, "misled by FGSM", (misled,), shortfall(preset, parts[0], schedule().epochs))]
-    return figure_of("2.8", "An adversarial example", preset, [zoo_run(preset, UNDEFENDED, parts)], drawn, frame, cells)
+    cells = [
+        Cell(
+            UNDEFENDED, "misled by FGSM", (misled,), shortfall(preset, parts[0], schedule().epochs)
+        )
+    ]
+    return figure_of(
+        "2.8",
+        "An adversarial example",
+        preset,
+        [zoo_run(preset, UNDEFENDED, parts)],
+        drawn,
+        frame,
+        cells,
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #82eb378b
 def attack_table(model, x: torch.Tensor, y: torch.Tensor, found: dict) -> pd.DataFrame:
@@ -157,8 +214,16 @@ def attack_table(model, x: torch.Tensor, y: torch.Tensor, found: dict) -> pd.Dat
     for name, attacked in found.items():
         n = len(attacked)
         right = (readings(model, attacked)[0] == y[:n].cpu()).float().mean().item()
-        sizes = {norm: attacks.distance(attacked, x[:n], norm).mean().item() for norm in attacks.NORMS}
-        rows[name] = {"images": n, "accuracy": 100 * right, "L∞ × 255": 255 * sizes["linf"], "L2": sizes["l2"], "L1": sizes["l1"]}
+        sizes = {
+            norm: attacks.distance(attacked, x[:n], norm).mean().item() for norm in attacks.NORMS
+        }
+        rows[name] = {
+            "images": n,
+            "accuracy": 100 * right,
+            "L∞ × 255": 255 * sizes["linf"],
+            "L2": sizes["l2"],
+            "L1": sizes["l1"],
+        }
     return pd.DataFrame(rows).T.astype({"images": int})
 
 # %% ../nbs/chapters/02_background.ipynb #cef6443b
@@ -166,22 +231,41 @@ def accuracy_table(preset, names, parts=DATASETS, attack=PGD(steps=20)) -> pd.Da
     "Clean accuracy and accuracy under an attack, in percent, of rows of the zoo, trained if absent."
     store, rows = Store(preset), {name: zoo_run(preset, name, parts) for name in names}
     store.ensure(rows.values())
-    columns = {"clean": Robustness(None, size=preset.attack_size), "under attack": Robustness(attack, size=preset.attack_size)}
-    return pd.DataFrame({name: {c: outcome(store, run, r)["accuracy"] for c, r in columns.items()} for name, run in rows.items()}).T
+    columns = {
+        "clean": Robustness(None, size=preset.attack_size),
+        "under attack": Robustness(attack, size=preset.attack_size),
+    }
+    return pd.DataFrame(
+        {
+            name: {c: outcome(store, run, r)["accuracy"] for c, r in columns.items()}
+            for name, run in rows.items()
+        }
+    ).T
 
 # %% ../nbs/chapters/02_background.ipynb #f967470f
-def transfer_table(networks: dict, x: torch.Tensor, y: torch.Tensor, attack=PGD(steps=20)) -> pd.DataFrame:
+def transfer_table(
+    networks: dict, x: torch.Tensor, y: torch.Tensor, attack=PGD(steps=20)
+) -> pd.DataFrame:
     "Accuracy in percent of each network (columns) on images attacked on each network (rows)."
     made = {name: attack(model, x, y, Draws(0)) for name, model in networks.items()}
-    right = lambda model, images: 100 * (readings(model, images)[0] == y.cpu()).float().mean().item()
-    return pd.DataFrame({name: {source: right(model, images) for source, images in made.items()} for name, model in networks.items()})
+    right = lambda model, images: (
+        100 * (readings(model, images)[0] == y.cpu()).float().mean().item()
+    )
+    return pd.DataFrame(
+        {
+            name: {source: right(model, images) for source, images in made.items()}
+            for name, model in networks.items()
+        }
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #e46a839f
 @torch.no_grad()
 def loss_reached(model, e: Examples, names) -> pd.Series:
     "The mean cross entropy of a batch under the attacks of some rows of the zoo."
     made = {name: ZOO[name].method.attack(model, e.x, e.y, e.draws) for name in names}
-    return pd.Series({name: F.cross_entropy(model(images), e.y).item() for name, images in made.items()})
+    return pd.Series(
+        {name: F.cross_entropy(model(images), e.y).item() for name, images in made.items()}
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #efb4a908
 def label_at(t: float, y, classes: int, mix=AVmixup()) -> torch.Tensor:
@@ -195,7 +279,13 @@ def label_at(t: float, y, classes: int, mix=AVmixup()) -> torch.Tensor:
 def along_perturbation(model, e: Examples, gamma: float, points: int = 21) -> pd.DataFrame:
     "The mean probability of the true class at x + t δ, cut to [0, 1], for t from 0 to gamma: columns t and mass."
     t = np.linspace(0, gamma, points)
-    p = lambda s: model(adversarial_vertex(e.x, e.adversarial, s)).softmax(1).gather(1, e.y[:, None]).mean().item()
+    p = lambda s: (
+        model(adversarial_vertex(e.x, e.adversarial, s))
+        .softmax(1)
+        .gather(1, e.y[:, None])
+        .mean()
+        .item()
+    )
     return pd.DataFrame({"t": t, "mass": [p(s) for s in t]})
 
 
@@ -214,7 +304,13 @@ def draw_figure_2_11(images: dict, labels: dict, lines: pd.DataFrame):
 
     top, below = [f"image {k}" for k in images], [f"label {k}" for k in images]
     panels = [[*top, "line"], [*below, "line"]]
-    fig, axes = plt.subplot_mosaic(panels, figsize=(10, 3.6), width_ratios=[1] * len(top) + [2.4], height_ratios=(3, 2), layout="constrained")
+    fig, axes = plt.subplot_mosaic(
+        panels,
+        figsize=(10, 3.6),
+        width_ratios=[1] * len(top) + [2.4],
+        height_ratios=(3, 2),
+        layout="constrained",
+    )
     for name, image in images.items():
         picture(axes[f"image {name}"], image, name)
         axes[f"label {name}"].bar(range(len(labels[name])), labels[name], color="C0")
@@ -225,7 +321,11 @@ def draw_figure_2_11(images: dict, labels: dict, lines: pd.DataFrame):
     sns.lineplot(network, x="t", y="mass", hue="kind", ax=axes["line"], palette=["C1", "C2"])
     drawn = lines[lines.kind == "label drawn"]
     axes["line"].scatter(drawn.t, drawn["mass"], s=9, color="C0", label="labels AVmixup drew")
-    axes["line"].set(xlabel="x + t δ (1: adversarial, 2: vertex)", ylabel="mass on the true class", ylim=(0, 1.03))
+    axes["line"].set(
+        xlabel="x + t δ (1: adversarial, 2: vertex)",
+        ylabel="mass on the true class",
+        ylim=(0, 1.03),
+    )
     axes["line"].legend(title=None, fontsize=8)
     return fig
 
@@ -237,14 +337,27 @@ def figure_2_11(preset, parts=DATASETS) -> Figure:
     mix, (x, y) = AVmixup(), right_images(madry, d)
     at = lambda model: adversarial.attacked(PGD(), Examples(model, x, y, Draws(0)))
     e = at(madry)
-    kinds = {"Madry AT reads": along_perturbation(madry, e, mix.gamma), "AVmixup reads": along_perturbation(own, at(own), mix.gamma), "label drawn": drawn_labels(e, mix)}
+    kinds = {
+        "Madry AT reads": along_perturbation(madry, e, mix.gamma),
+        "AVmixup reads": along_perturbation(own, at(own), mix.gamma),
+        "label drawn": drawn_labels(e, mix),
+    }
     lines = pd.concat([frame.assign(kind=kind) for kind, frame in kinds.items()], ignore_index=True)
     t = float(kinds["label drawn"].t[0])
     places = {"x": 0.0, f"mix, t = {t:.2f}": t, "x + δ, t = 1": 1.0, "vertex, t = 2": mix.gamma}
     shown = {k: adversarial_vertex(x, e.adversarial, s)[0] for k, s in places.items()}
     with style():
-        drawn = draw_figure_2_11(shown, {k: label_at(s, y[0], d.classes, mix) for k, s in places.items()}, lines)
-    return figure_of("2.11", "AVmixup: vertex and labels", preset, [zoo_run(preset, n, parts) for n in ("Madry AT", "AVmixup")], drawn, lines)
+        drawn = draw_figure_2_11(
+            shown, {k: label_at(s, y[0], d.classes, mix) for k, s in places.items()}, lines
+        )
+    return figure_of(
+        "2.11",
+        "AVmixup: vertex and labels",
+        preset,
+        [zoo_run(preset, n, parts) for n in ("Madry AT", "AVmixup")],
+        drawn,
+        lines,
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #1448433c
 @torch.no_grad()
@@ -252,7 +365,12 @@ def losses_of(e: Examples, names) -> pd.DataFrame:
     "What the losses of some rows of the zoo give on one batch, split into clean images that are read rightly and wrongly."
     right = e.clean_logits.argmax(1) == e.y
     values = {name: ZOO[name].method.loss(e) for name in names}
-    return pd.DataFrame({name: {"read rightly": v[right].mean().item(), "read wrongly": v[~right].mean().item()} for name, v in values.items()})
+    return pd.DataFrame(
+        {
+            name: {"read rightly": v[right].mean().item(), "read wrongly": v[~right].mean().item()}
+            for name, v in values.items()
+        }
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #485798ae
 def two_arcs(n: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -267,7 +385,9 @@ def arc_network(x, y, seed: int = 0, steps: int = 400) -> nn.Sequential:
     "A network of two hidden layers in float64 that has learned the points without any defence."
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        net = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)).double()
+        net = nn.Sequential(
+            nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+        ).double()
     sgd = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9)
     for _ in range(steps):
         sgd.zero_grad()
@@ -279,7 +399,9 @@ def arc_network(x, y, seed: int = 0, steps: int = 400) -> nn.Sequential:
 def rays(radius: float, angles: int = 144, points: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
     "Unit directions (angles, 2) and distances (points,) up to `radius`."
     angle = torch.arange(angles, dtype=torch.float64) * 2 * np.pi / angles
-    return torch.stack([angle.cos(), angle.sin()], 1), torch.linspace(0, radius, points + 1, dtype=torch.float64)[1:]
+    return torch.stack([angle.cos(), angle.sin()], 1), torch.linspace(
+        0, radius, points + 1, dtype=torch.float64
+    )[1:]
 
 
 @torch.no_grad()
@@ -287,10 +409,15 @@ def nearest_boundary(net, x, y, radius: float = 2.0) -> tuple[torch.Tensor, torc
     "Each point's margin (n,), the distance to where its class is no longer read, and that place (n, 2); inf beyond `radius`, 0 if misread."
     direction, distance = rays(radius)
     wrong = lambda r: net(x[:, None] + r[..., None] * direction).argmax(2) != y[:, None]
-    misled = torch.stack([wrong(r.expand(len(x), len(direction))) for r in (0 * distance[0], *distance)], 2)
+    misled = torch.stack(
+        [wrong(r.expand(len(x), len(direction))) for r in (0 * distance[0], *distance)], 2
+    )
     first, reached = misled.float().argmax(2), misled.any(2)
     steps = torch.cat([0 * distance[:1], distance])
-    high, low = torch.where(reached, steps[first], torch.inf), torch.where(reached, steps[(first - 1).clamp_min(0)], 0)
+    high, low = (
+        torch.where(reached, steps[first], torch.inf),
+        torch.where(reached, steps[(first - 1).clamp_min(0)], 0),
+    )
     for _ in range(30):
         middle = torch.where(reached, (low + high) / 2, radius)
         beyond = wrong(middle) & reached
@@ -320,7 +447,9 @@ def stepped(net, points, y, length: float = 0.05):
     return moved
 
 # %% ../nbs/chapters/02_background.ipynb #71cac926
-def margin_updates(epsilons=(0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.2), shown=(0.1, 1.0), grid: int = 81) -> dict:
+def margin_updates(
+    epsilons=(0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.2), shown=(0.1, 1.0), grid: int = 81
+) -> dict:
     "Margins before and after a step at the boundary (no ε) and at the worst point of each ε; and the logit gap over the plane for some."
     x, y = two_arcs()
     net = arc_network(x, y)
@@ -331,7 +460,13 @@ def margin_updates(epsilons=(0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.2), show
     rows, maps = [], {"before": gap(net)}
     for epsilon in (None, *epsilons):  # None, as JSON has no nan
         moved = stepped(net, edge if epsilon is None else worst_point(net, x, y, epsilon), y)
-        columns = {"x": x[:, 0], "y": x[:, 1], "class": y, "before": before, "after": nearest_boundary(moved, x, y)[0]}
+        columns = {
+            "x": x[:, 0],
+            "y": x[:, 1],
+            "class": y,
+            "before": before,
+            "after": nearest_boundary(moved, x, y)[0],
+        }
         values = zip(*(v.tolist() for v in columns.values()), strict=True)
         rows += [{"epsilon": epsilon, **dict(zip(columns, v, strict=True))} for v in values]
         if epsilon is None or epsilon in shown:
@@ -343,8 +478,15 @@ def draw_figure_2_13(frame: pd.DataFrame, axis, maps: dict):
     "The boundary before and after each update, who gained margin and who lost, and the mean gain over ε (fig. 2.13)."
     import matplotlib.pyplot as plt
 
-    titles = {"before": "before", "boundary": "update on the boundary", "ε = 0.1": "update at ε = 0.1", "ε = 1": "update at ε = 1"}
-    fig, axes = plt.subplots(1, 5, figsize=(14, 3), width_ratios=(1, 1, 1, 1, 1.25), layout="constrained")
+    titles = {
+        "before": "before",
+        "boundary": "update on the boundary",
+        "ε = 0.1": "update at ε = 0.1",
+        "ε = 1": "update at ε = 1",
+    }
+    fig, axes = plt.subplots(
+        1, 5, figsize=(14, 3), width_ratios=(1, 1, 1, 1, 1.25), layout="constrained"
+    )
     for ax, (name, title) in zip(axes, titles.items(), strict=False):
         epsilon = np.nan if name in ("before", "boundary") else float(name[4:])
         part = frame[frame.epsilon.isna() if np.isnan(epsilon) else frame.epsilon == epsilon]
@@ -357,14 +499,34 @@ def draw_figure_2_13(frame: pd.DataFrame, axis, maps: dict):
         else:
             ax.contour(axis, axis, maps[name], levels=[0], colors="k")
             title += f"\n{100 * (gain > 0).mean():.0f} % wider, mean {gain.mean():+.3f}"
-        dots = ax.scatter(part.x, part.y, c=gain, cmap="RdBu", vmin=-0.06, vmax=0.06, s=24, marker="o", edgecolors=[f"C{c}" for c in part["class"]], lw=1)
-        ax.set(title=title, aspect="equal", xlim=(-1.8, 1.8), ylim=(-1.5, 1.7), xticks=[], yticks=[])
+        dots = ax.scatter(
+            part.x,
+            part.y,
+            c=gain,
+            cmap="RdBu",
+            vmin=-0.06,
+            vmax=0.06,
+            s=24,
+            marker="o",
+            edgecolors=[f"C{c}" for c in part["class"]],
+            lw=1,
+        )
+        ax.set(
+            title=title, aspect="equal", xlim=(-1.8, 1.8), ylim=(-1.5, 1.7), xticks=[], yticks=[]
+        )
         ax.title.set_fontsize(10)
     fig.colorbar(dots, ax=axes[:4], label="change of margin")
-    mean = frame.assign(gain=frame.after - frame.before).groupby("epsilon", dropna=False).gain.mean()
+    mean = (
+        frame.assign(gain=frame.after - frame.before).groupby("epsilon", dropna=False).gain.mean()
+    )
     axes[4].plot(mean.index[:-1], mean.iloc[:-1], "o-", label="at ε")
     axes[4].axhline(mean.iloc[-1], color="k", ls="--", label="on the boundary")
-    axes[4].axvspan(*frame.before.quantile([0.25, 0.75]), color=".9", zorder=0, label="middle half of the margins")
+    axes[4].axvspan(
+        *frame.before.quantile([0.25, 0.75]),
+        color=".9",
+        zorder=0,
+        label="middle half of the margins",
+    )
     axes[4].set(xlabel="ε of the update", ylabel="mean change of margin", ylim=(0, None))
     axes[4].legend(fontsize=8)
     return fig
@@ -378,8 +540,23 @@ def figure_2_13(preset, parts=DATASETS) -> Figure:
     with style():
         drawn = draw_figure_2_13(frame, found["axis"], found["maps"])
     gain = (frame.after - frame.before).groupby(frame.epsilon, dropna=False)
-    cells = [Cell("boundary" if np.isnan(e) else f"ε = {e:g}", "margins that grew", (100 * (g > 0).mean(),)) for e, g in gain]
-    return figure_of("2.13", "Margins after an update at a fixed or the smallest perturbation", preset, [], drawn, frame, cells)
+    cells = [
+        Cell(
+            "boundary" if np.isnan(e) else f"ε = {e:g}",
+            "margins that grew",
+            (100 * (g > 0).mean(),),
+        )
+        for e, g in gain
+    ]
+    return figure_of(
+        "2.13",
+        "Margins after an update at a fixed or the smallest perturbation",
+        preset,
+        [],
+        drawn,
+        frame,
+        cells,
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #98d28535
 @dataclass(frozen=True)
@@ -420,7 +597,9 @@ def crowding(features: torch.Tensor, y: torch.Tensor) -> float:
     "Mean distance of features (n, d) to the mean of their class, over the mean distance of these means to the nearest other one."
     kinds = y.unique()
     means = torch.stack([features[y == c].mean(0) for c in kinds])
-    own = torch.cat([(features[y == c] - m).norm(dim=1) for c, m in zip(kinds, means, strict=True)]).mean()
+    own = torch.cat(
+        [(features[y == c] - m).norm(dim=1) for c, m in zip(kinds, means, strict=True)]
+    ).mean()
     between = torch.cdist(means, means).fill_diagonal_(torch.inf).amin(1).mean()
     return (own / between).item()
 
@@ -436,19 +615,38 @@ FEATURE_LOSSES = {
 def feature_space(preset, part: str, method, epochs: int = 30, grid: int = 60) -> dict:
     "Two-dimensional features of test images after training by `method`, the classes read over the plane, accuracies and crowding."
     device, compute = settings.device(preset), Compute.of(preset, progress=False)
-    d = few_classes(data.load(settings.dataset(preset, part), preset.train_size, preset.test_size, preset.held_out, stand_in=part)).to(device)
+    d = few_classes(
+        data.load(
+            settings.dataset(preset, part),
+            preset.train_size,
+            preset.test_size,
+            preset.held_out,
+            stand_in=part,
+        )
+    ).to(device)
     plan = replace(schedule(), epochs=epochs, lr=0.05, batch_size=preset.batch_size or 128)
-    net = training.train(training.start(flat_network(d, preset.width), method, d, plan, compute=compute)).model.eval()
+    net = training.train(
+        training.start(flat_network(d, preset.width), method, d, plan, compute=compute)
+    ).model.eval()
     with torch.no_grad():
         h = torch.cat([net(pixels(part), stop=4) for part in d.x_test.split(500)]).cpu().float()
         low, high = h.amin(0) - 1, h.amax(0) + 1
         axes = [torch.linspace(low[i], high[i], grid) for i in (0, 1)]
         plane = torch.stack(torch.meshgrid(*axes, indexing="xy"), 2).view(-1, 2).to(device)
         regions = net(plane, start=4).argmax(1).view(grid, grid).tolist()
-    robust = attacks.robust_accuracy(net, d.x_test[:1000], d.y_test[:1000], PGD(steps=20))["accuracy"]
+    robust = attacks.robust_accuracy(net, d.x_test[:1000], d.y_test[:1000], PGD(steps=20))[
+        "accuracy"
+    ]
     clean = training.evaluate(net, d.x_test, d.y_test)["accuracy"]
     features = {"h1": h[:, 0].tolist(), "h2": h[:, 1].tolist(), "class": d.y_test.tolist()}
-    return {"features": features, "axes": [a.tolist() for a in axes], "regions": regions, "clean": clean, "robust": robust, "crowding": crowding(h, d.y_test.cpu())}
+    return {
+        "features": features,
+        "axes": [a.tolist() for a in axes],
+        "regions": regions,
+        "clean": clean,
+        "robust": robust,
+        "crowding": crowding(h, d.y_test.cpu()),
+    }
 
 # %% ../nbs/chapters/02_background.ipynb #68755120
 def draw_figure_2_14(found: dict):
@@ -462,10 +660,16 @@ def draw_figure_2_14(found: dict):
         count = max(f["features"]["class"]) + 1
         colours = sns.color_palette("colorblind", count)
         pale = ListedColormap([tuple(0.75 + 0.25 * v for v in c) for c in colours])
-        ax.pcolormesh(*f["axes"], f["regions"], cmap=pale, vmin=-0.5, vmax=count - 0.5, rasterized=True)
+        ax.pcolormesh(
+            *f["axes"], f["regions"], cmap=pale, vmin=-0.5, vmax=count - 0.5, rasterized=True
+        )
         h = pd.DataFrame(f["features"]).iloc[:1000]
         ax.scatter(h.h1, h.h2, c=[colours[c] for c in h["class"]], s=8, lw=0.2, edgecolors="white")
-        ax.set(title=f"{name}\nclean {f['clean']:.0f} %, PGD-20 {f['robust']:.0f} %\ncrowding {f['crowding']:.2f}", xticks=[], yticks=[])
+        ax.set(
+            title=f"{name}\nclean {f['clean']:.0f} %, PGD-20 {f['robust']:.0f} %\ncrowding {f['crowding']:.2f}",
+            xticks=[],
+            yticks=[],
+        )
         ax.title.set_fontsize(10)
         ax.grid(False)
     return fig
@@ -475,15 +679,39 @@ def draw_figure_2_14(found: dict):
 def figure_2_14(preset, parts=DATASETS) -> Figure:
     "What four losses make of a two-dimensional feature space (fig. 2.14), of networks trained without an attack on five classes."
     store, part, found = Store(preset), parts[0], {}
-    how = {"data": settings.dataset(preset, part), "epochs": 30, **{k: getattr(preset, k) for k in ("train_size", "width", "batch_size")}}
+    how = {
+        "data": settings.dataset(preset, part),
+        "epochs": 30,
+        **{k: getattr(preset, k) for k in ("train_size", "width", "batch_size")},
+    }
     for name, method in FEATURE_LOSSES.items():
         method = replace(method, selection=None)  # no epoch is chosen here
-        found[name] = measure(store, "figure_2_14", {**how, "method": method}, lambda method=method: feature_space(preset, part, method))
-    frame = pd.concat([pd.DataFrame(f["features"]).assign(loss=name) for name, f in found.items()], ignore_index=True)
+        found[name] = measure(
+            store,
+            "figure_2_14",
+            {**how, "method": method},
+            lambda method=method: feature_space(preset, part, method),
+        )
+    frame = pd.concat(
+        [pd.DataFrame(f["features"]).assign(loss=name) for name, f in found.items()],
+        ignore_index=True,
+    )
     with style():
         drawn = draw_figure_2_14(found)
-    cells = [Cell(name, what, (f[what],), shortfall(preset, part, schedule().epochs), "" if what == "crowding" else "%") for name, f in found.items() for what in ("clean", "robust", "crowding")]
-    return figure_of("2.14", "Loss function and feature space", preset, (), drawn, frame, cells, (part,))
+    cells = [
+        Cell(
+            name,
+            what,
+            (f[what],),
+            shortfall(preset, part, schedule().epochs),
+            "" if what == "crowding" else "%",
+        )
+        for name, f in found.items()
+        for what in ("clean", "robust", "crowding")
+    ]
+    return figure_of(
+        "2.14", "Loss function and feature space", preset, (), drawn, frame, cells, (part,)
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #011ae9f5
 def with_wrong_labels(d: data.Images, share: float, seed: int = 0) -> data.Images:
@@ -498,7 +726,9 @@ def images_to_overfit(preset, part: str) -> data.Images:
     "The data set that plays `part`; of a stand-in 300 images, unshifted, with one label in five made wrong."
     played = stand_ins(data_sets(preset, (part,)))
     size = min(preset.train_size or 300, 300) if played else preset.train_size
-    d = data.load(settings.dataset(preset, part), size, preset.test_size, preset.held_out, stand_in=part)
+    d = data.load(
+        settings.dataset(preset, part), size, preset.test_size, preset.held_out, stand_in=part
+    )
     return with_wrong_labels(replace(d, crop=0), 0.2) if played else d
 
 # %% ../nbs/chapters/02_background.ipynb #2acc2c55
@@ -510,7 +740,10 @@ def under_attack(model, x, y, attack=PGD()) -> dict:
     with torch.no_grad():
         logits = model(attacked)
     model.train(mode)
-    return {"accuracy": 100 * (logits.argmax(1) == labels).float().mean().item(), "loss": F.cross_entropy(logits, labels).item()}
+    return {
+        "accuracy": 100 * (logits.argmax(1) == labels).float().mean().item(),
+        "loss": F.cross_entropy(logits, labels).item(),
+    }
 
 # %% ../nbs/chapters/02_background.ipynb #cf876a64
 def overfitted(t: training.Training, plan: Schedule, every: int = 4) -> tuple[list, dict]:
@@ -519,8 +752,16 @@ def overfitted(t: training.Training, plan: Schedule, every: int = 4) -> tuple[li
     for epoch in range(0, plan.epochs, every):
         t.schedule = replace(plan, epochs=epoch + every, lr=plan.rate(epoch), decay=())
         model = training.train(t).model
-        seen = {"train": under_attack(model, d.x_train, d.y_train), "test": under_attack(model, d.x_test, d.y_test)}
-        rows.append({"epoch": epoch + every, **{f"{k} {what}": v for k, row in seen.items() for what, v in row.items()}})
+        seen = {
+            "train": under_attack(model, d.x_train, d.y_train),
+            "test": under_attack(model, d.x_test, d.y_test),
+        }
+        rows.append(
+            {
+                "epoch": epoch + every,
+                **{f"{k} {what}": v for k, row in seen.items() for what, v in row.items()},
+            }
+        )
         weights["last"] = training.copy_weights(model)
         if rows[-1]["test accuracy"] == max(r["test accuracy"] for r in rows):
             weights["best"] = weights["last"]
@@ -541,7 +782,9 @@ def overfitting(preset, part: str, name: str, epochs: int) -> dict:
     if stand_ins(data_sets(preset, (part,))):
         plan, width = replace(plan, batch_size=50), 2 * width
     net = models.build("resnet18", d.classes, width, d.x_train.shape[1], d.mean, d.std)
-    method = replace(ZOO[name].method, selection=PGD(steps=1))  # what an epoch is chosen by does not matter here
+    method = replace(
+        ZOO[name].method, selection=PGD(steps=1)
+    )  # what an epoch is chosen by does not matter here
     t = training.start(net, method, d, replace(plan, epochs=0), compute=compute)
     rows, weights = overfitted(t, plan)
     surfaces = {}
@@ -556,19 +799,53 @@ def draw_figure_2_15(rows: pd.DataFrame, surfaces: pd.DataFrame):
     import matplotlib.pyplot as plt
 
     kinds = list(surfaces.network.unique())
-    fig, axes = plt.subplots(1, 2 + len(kinds), figsize=(7.4 + 2.5 * len(kinds), 3), width_ratios=[1.25, 1.25] + [1] * len(kinds), layout="constrained")
-    for ax, what, label in zip(axes, ("accuracy", "loss"), ("accuracy under PGD-10 (%)", "loss under PGD-10"), strict=False):
+    fig, axes = plt.subplots(
+        1,
+        2 + len(kinds),
+        figsize=(7.4 + 2.5 * len(kinds), 3),
+        width_ratios=[1.25, 1.25] + [1] * len(kinds),
+        layout="constrained",
+    )
+    for ax, what, label in zip(
+        axes, ("accuracy", "loss"), ("accuracy under PGD-10 (%)", "loss under PGD-10"), strict=False
+    ):
         for i, (name, part) in enumerate(rows.groupby("method", sort=False)):
-            ax.plot(part.epoch, part[f"train {what}"], color=f"C{i}", ls="--", lw=1.2, label=f"{name}, training")
+            ax.plot(
+                part.epoch,
+                part[f"train {what}"],
+                color=f"C{i}",
+                ls="--",
+                lw=1.2,
+                label=f"{name}, training",
+            )
             ax.plot(part.epoch, part[f"test {what}"], color=f"C{i}", label=f"{name}, test")
-        ax.set(xlabel="epoch", ylabel=label, ylim=(0, 100 if what == "accuracy" else 1.4 * rows["test loss"].iloc[-1]))
+        ax.set(
+            xlabel="epoch",
+            ylabel=label,
+            ylim=(0, 100 if what == "accuracy" else 1.4 * rows["test loss"].iloc[-1]),
+        )
     axes[0].legend(fontsize=7)
     levels = np.geomspace(surfaces.loss.min() * 1.02, surfaces.loss.quantile(0.95), 12)
     for ax, kind in zip(axes[2:], kinds, strict=True):
-        table = surfaces[surfaces.network == kind].pivot(index="beta", columns="alpha", values="loss")
-        drawn = ax.contourf(table.columns, table.index, table.clip(levels[0], levels[-1]), levels=levels, cmap="viridis")
+        table = surfaces[surfaces.network == kind].pivot(
+            index="beta", columns="alpha", values="loss"
+        )
+        drawn = ax.contourf(
+            table.columns,
+            table.index,
+            table.clip(levels[0], levels[-1]),
+            levels=levels,
+            cmap="viridis",
+        )
         ax.plot(0, 0, "w+")
-        ax.set(title=kind, aspect="equal", xlabel="δ₁", ylabel="δ₂" if kind == kinds[0] else "", xticks=[-0.5, 0, 0.5], yticks=[-0.5, 0, 0.5])
+        ax.set(
+            title=kind,
+            aspect="equal",
+            xlabel="δ₁",
+            ylabel="δ₂" if kind == kinds[0] else "",
+            xticks=[-0.5, 0, 0.5],
+            yticks=[-0.5, 0, 0.5],
+        )
     fig.colorbar(drawn, ax=axes[2:], label="loss under attack", format="%.2g")
     return fig
 
@@ -584,10 +861,17 @@ def long_training(preset, part: str) -> int:
 def kept_training(preset, part: str, name: str) -> dict:
     "`overfitting` of a row of the zoo, kept as a measurement."
     epochs = long_training(preset, part)
-    how = {"data": settings.dataset(preset, part), "epochs": epochs, "points": preset.surface_points, "method": ZOO[name].method}
+    how = {
+        "data": settings.dataset(preset, part),
+        "epochs": epochs,
+        "points": preset.surface_points,
+        "method": ZOO[name].method,
+    }
     how |= {k: getattr(preset, k) for k in ("train_size", "width")}
     with launch.threads(launch.threads_each(preset)):
-        return measure(Store(preset), "figure_2_15", how, lambda: overfitting(preset, part, name, epochs))
+        return measure(
+            Store(preset), "figure_2_15", how, lambda: overfitting(preset, part, name, epochs)
+        )
 
 
 def long_trainings(preset, part: str) -> dict:
@@ -597,26 +881,61 @@ def long_trainings(preset, part: str) -> dict:
     from thesis_repro.background import kept_training  # by this name another process finds it
 
     work = Parallel(n_jobs=min(len(LONG), launch.jobs(preset)))
-    return dict(zip(LONG, work(delayed(kept_training)(preset, part, name) for name in LONG), strict=True))
+    return dict(
+        zip(LONG, work(delayed(kept_training)(preset, part, name) for name in LONG), strict=True)
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #2c9f6ce4
 @or_what_failed
 def figure_2_15(preset, parts=DATASETS) -> Figure:
     "Robust overfitting by epoch, and the loss surface before it, after it, and of AWP (fig. 2.15)."
     part, trainings = parts[0], long_trainings(preset, parts[0])
-    rows = pd.concat([pd.DataFrame(f["rows"]).assign(method=name) for name, f in trainings.items()], ignore_index=True)
-    drawn = [pd.DataFrame(trainings[name]["surfaces"][w]).assign(network=f"{name}, {w} epoch") for name, which in LONG.items() for w in which]
+    rows = pd.concat(
+        [pd.DataFrame(f["rows"]).assign(method=name) for name, f in trainings.items()],
+        ignore_index=True,
+    )
+    drawn = [
+        pd.DataFrame(trainings[name]["surfaces"][w]).assign(network=f"{name}, {w} epoch")
+        for name, which in LONG.items()
+        for w in which
+    ]
     surfaces = pd.concat(drawn, ignore_index=True)
     with style():
         figure = draw_figure_2_15(rows, surfaces)
     reason, cells = shortfall(replace(preset, epochs=0), part, 200), []
     for name, g in rows.groupby("method", sort=False):
-        cells.append(Cell(name, "test accuracy lost after the best epoch", (g["test accuracy"].max() - g["test accuracy"].iloc[-1],), reason))
-        cells.append(Cell(name, "test loss gained after the lowest", (g["test loss"].iloc[-1] - g["test loss"].min(),), reason, ""))
+        cells.append(
+            Cell(
+                name,
+                "test accuracy lost after the best epoch",
+                (g["test accuracy"].max() - g["test accuracy"].iloc[-1],),
+                reason,
+            )
+        )
+        cells.append(
+            Cell(
+                name,
+                "test loss gained after the lowest",
+                (g["test loss"].iloc[-1] - g["test loss"].min(),),
+                reason,
+                "",
+            )
+        )
     for name, g in surfaces.groupby("network", sort=False):
         centre = g.loss[(g.alpha == 0) & (g.beta == 0)].mean()
-        cells.append(Cell(name, "rise of the loss around it", (g.loss.mean() - centre,), reason, ""))
-    return figure_of("2.15", "Robust overfitting and the loss surface", preset, (), figure, pd.concat([rows, surfaces]), cells, (part,))
+        cells.append(
+            Cell(name, "rise of the loss around it", (g.loss.mean() - centre,), reason, "")
+        )
+    return figure_of(
+        "2.15",
+        "Robust overfitting and the loss surface",
+        preset,
+        (),
+        figure,
+        pd.concat([rows, surfaces]),
+        cells,
+        (part,),
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #ff334c57
 IMPORTANCE = {"GAIRAT": Gairat(), "MAIL": Mail(), "WMMR": Wmmr()}
@@ -630,7 +949,13 @@ def importance(model, x: torch.Tensor, y: torch.Tensor) -> pd.DataFrame:
     e.inputs = e.adversarial
     p = e.logits.softmax(1)
     own, margin = p.gather(1, y[:, None]).squeeze(1), probability_margin(p, y)
-    columns = {"true": own, "other": own + margin, "margin": margin, "kappa": e.survived, **{name: w(e) for name, w in IMPORTANCE.items()}}
+    columns = {
+        "true": own,
+        "other": own + margin,
+        "margin": margin,
+        "kappa": e.survived,
+        **{name: w(e) for name, w in IMPORTANCE.items()},
+    }
     return pd.DataFrame({k: v.cpu().numpy() for k, v in columns.items()})
 
 # %% ../nbs/chapters/02_background.ipynb #2fee710c
@@ -638,13 +963,25 @@ def draw_figure_2_16(samples: pd.DataFrame):
     "Weights as sizes of marks in the plane of two probabilities, and over the margin, one column a method (fig. 2.16)."
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(2, len(IMPORTANCE), figsize=(3.4 * len(IMPORTANCE), 6), sharex="row", sharey="row", height_ratios=(3, 2), layout="constrained")
+    fig, axes = plt.subplots(
+        2,
+        len(IMPORTANCE),
+        figsize=(3.4 * len(IMPORTANCE), 6),
+        sharex="row",
+        sharey="row",
+        height_ratios=(3, 2),
+        layout="constrained",
+    )
     colours = np.where(samples.margin > 0, "#b3261e", "#1f5fa8")
     for (above, below), name in zip(axes.T, IMPORTANCE, strict=True):
         above.plot([0, 1], [0, 1], color=".4", lw=1, ls="--")
         above.plot([0, 1], [1, 0], color=".85", lw=1)
-        above.scatter(samples.true, samples.other, s=28 * samples[name], c=colours, alpha=0.45, lw=0)
-        above.set(title=name, xlabel="p of the true class", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+        above.scatter(
+            samples.true, samples.other, s=28 * samples[name], c=colours, alpha=0.45, lw=0
+        )
+        above.set(
+            title=name, xlabel="p of the true class", aspect="equal", xlim=(0, 1), ylim=(0, 1)
+        )
         below.scatter(samples.margin, samples[name], s=9, c=colours, alpha=0.6, lw=0)
         below.axvline(0, color=".4", lw=1, ls="--")
         below.set(xlabel="margin (eq. 2.37)", xlim=(-1, 1))
@@ -661,8 +998,19 @@ def figure_2_16(preset, parts=DATASETS) -> Figure:
     with style():
         drawn = draw_figure_2_16(samples)
     reason = shortfall(preset, parts[0], schedule().epochs)
-    cells = [Cell(name, "different weights", (samples[name].round(6).nunique(),), reason, "") for name in IMPORTANCE]
-    return figure_of("2.16", "Importance by GAIRAT, MAIL and WMMR", preset, [zoo_run(preset, "Madry AT", parts)], drawn, samples, cells)
+    cells = [
+        Cell(name, "different weights", (samples[name].round(6).nunique(),), reason, "")
+        for name in IMPORTANCE
+    ]
+    return figure_of(
+        "2.16",
+        "Importance by GAIRAT, MAIL and WMMR",
+        preset,
+        [zoo_run(preset, "Madry AT", parts)],
+        drawn,
+        samples,
+        cells,
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #f19574d3
 def family(*names: str) -> pd.DataFrame:
@@ -675,27 +1023,45 @@ def runs_2_ours(preset, parts=DATASETS) -> dict:
     under = {"clean": "last.accuracy", "PGD-20": Robustness(PGD(steps=20), size=preset.attack_size)}
     reason = shortfall(preset, parts[0], schedule().epochs)
     rows = {name: (zoo_run(preset, name, parts),) for name in (UNDEFENDED, *ZOO)}
-    return {(name, column): Planned(made, metric, reason) for name, made in rows.items() for column, metric in under.items()}
+    return {
+        (name, column): Planned(made, metric, reason)
+        for name, made in rows.items()
+        for column, metric in under.items()
+    }
 
 
 def table_2_ours(preset, parts=DATASETS, train=True) -> Table:
     "Clean and PGD-20 accuracy of every method of the zoo (met-at-zoo), one seed each (ours)."
     title = "The zoo: clean accuracy and accuracy under PGD-20 (%), one seed"
-    return table_of_runs("2.ours", title, runs_2_ours(preset, parts), preset, "not in the thesis", train)
+    return table_of_runs(
+        "2.ours", title, runs_2_ours(preset, parts), preset, "not in the thesis", train
+    )
 
 # %% ../nbs/chapters/02_background.ipynb #aba4599f
 def beats(found: pd.DataFrame) -> pd.Series:
     "Whether each method of a frame with the column PGD-20 is above the undefended network; — where it claims nothing, or has no number."
-    claims, score = zoo_table()["claims robustness"].reindex(found.index, fill_value=False), found["PGD-20"]
+    claims, score = (
+        zoo_table()["claims robustness"].reindex(found.index, fill_value=False),
+        found["PGD-20"],
+    )
     answer = (score > score[UNDEFENDED]).map({True: "yes", False: "no"})
     return answer.where(claims.astype(bool) & score.notna(), "—")
 
 
 def shown_zoo(measured: Table) -> pd.DataFrame:
     "The table of the zoo with the measured columns."
-    found = measured.frame.pivot(index="row", columns="column", values="ours").reindex(measured.frame.row.unique())
+    found = measured.frame.pivot(index="row", columns="column", values="ours").reindex(
+        measured.frame.row.unique()
+    )
     found = found[["clean", "PGD-20"]].assign(**{"beats undefended": beats(found)})
-    frame = zoo_table().reindex(found.index).drop(columns="claims robustness").astype({"cost": object}).fillna("").join(found)
+    frame = (
+        zoo_table()
+        .reindex(found.index)
+        .drop(columns="claims robustness")
+        .astype({"cost": object})
+        .fillna("")
+        .join(found)
+    )
     return frame[[*(c for c in frame if c != "note"), "note"]].rename_axis("method")
 
 # %% ../nbs/chapters/02_background.ipynb #87ad3208

@@ -83,7 +83,9 @@ def binary_mask(box: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return (down[:, :, None] & across[:, None, :])[:, None]
 
 # %% ../nbs/chapters/05_m2at.ipynb #f4adf9b4
-def masked_perturbations(x: torch.Tensor, adversarial: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def masked_perturbations(
+    x: torch.Tensor, adversarial: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     "ξ = x + δ ⊙ M and ξ̄ = x + δ ⊙ (1 − M) with δ = x̂ − x (eq. 5.1–5.2): images (n, c, h, w), boolean mask (n, 1, h, w)."
     return torch.where(mask, adversarial, x), torch.where(mask, x, adversarial)
 
@@ -94,7 +96,9 @@ def smoothing_distribution(chosen: torch.Tensor, classes: int) -> torch.Tensor:
     return s.scatter_(1, chosen, 1 / chosen.shape[1])
 
 # %% ../nbs/chapters/05_m2at.ipynb #40f8842c
-def random_classes(y: torch.Tensor, classes: int, number: int, generator: np.random.Generator) -> torch.Tensor:
+def random_classes(
+    y: torch.Tensor, classes: int, number: int, generator: np.random.Generator
+) -> torch.Tensor:
     "𝓜 (n, number): classes other than y, drawn without replacement (eq. 5.8, rand)."
     place = generator.random((len(y), classes - 1)).argsort(1)[:, :number]
     others = torch.as_tensor(place, device=y.device)
@@ -109,7 +113,9 @@ def lowest_classes(logits: torch.Tensor, y: torch.Tensor, number: int) -> torch.
 LABEL_MASS = ("perturbed", "unperturbed")
 
 
-def masked_labels(y: torch.Tensor, s: torch.Tensor, share: torch.Tensor, label_mass: str = "perturbed"):
+def masked_labels(
+    y: torch.Tensor, s: torch.Tensor, share: torch.Tensor, label_mass: str = "perturbed"
+):
     """t = λ₁′ y + ȳ ⊙ (1 − λ₁′) s and t̄ = ȳ ⊙ λ₁′ s + (1 − λ₁′) y, both (n, k): labels (n,), s (n, k), λ₁′ (n,) (eq. 5.6–5.7).
 
     `label_mass` says whose share of the image the true class gets: the "perturbed" one, as printed, or the "unperturbed" one.
@@ -130,12 +136,16 @@ def mixed_labels(t: torch.Tensor, t_bar: torch.Tensor, lam: torch.Tensor) -> tor
     return mix(t, t_bar, lam)
 
 # %% ../nbs/chapters/05_m2at.ipynb #9e123da8
-def at_the_end(x, adversarial, y, lam1: float, lam2: torch.Tensor, classes: int, label_mass: str = "perturbed"):
+def at_the_end(
+    x, adversarial, y, lam1: float, lam2: torch.Tensor, classes: int, label_mass: str = "perturbed"
+):
     "x̃ and ỹ of eq. 5.9–5.10 for one λ₁ and a rectangle from the origin: what section 5.2.3 compares with AVmixup."
     n, _, h, w = x.shape
     box = rectangle(torch.full((n,), lam1), torch.zeros(n, 2), h, w)
     parts = masked_perturbations(x, adversarial, binary_mask(box, h, w))
-    s = smoothing_distribution(random_classes(y, classes, classes - 1, np.random.default_rng(0)), classes)
+    s = smoothing_distribution(
+        random_classes(y, classes, classes - 1, np.random.default_rng(0)), classes
+    )
     labels = masked_labels(y, s, covered_share(box, h, w), label_mass)
     return mixed_images(*parts, lam2), mixed_labels(*labels, lam2)
 
@@ -154,12 +164,18 @@ class MaskAndMix:
     smoothing: bool = True
 
     def __post_init__(self):
-        allowed = {"choice": ("random", "lowest"), "per": ("batch", "sample"), "label_mass": LABEL_MASS}
+        allowed = {
+            "choice": ("random", "lowest"),
+            "per": ("batch", "sample"),
+            "label_mass": LABEL_MASS,
+        }
         for name, words in allowed.items():
             if getattr(self, name) not in words:
                 raise BadInput(f"{name} = {getattr(self, name)}: must be {' or '.join(words)}")
         if not self.alpha > 0 or self.smoothed < 0:
-            raise BadInput(f"alpha = {self.alpha}, smoothed = {self.smoothed}: alpha must be above 0, smoothed at least 0")
+            raise BadInput(
+                f"alpha = {self.alpha}, smoothed = {self.smoothed}: alpha must be above 0, smoothed at least 0"
+            )
 
     def __call__(self, e: Examples) -> tuple[torch.Tensor, torch.Tensor]:
         box = mask_boxes(e, self.per) if self.masking else None
@@ -188,14 +204,18 @@ def smoothed_classes(e: Examples, how: MaskAndMix) -> torch.Tensor:
     "𝓜 of a batch, (n, |𝓜|). The lowest classes cost one forward pass of x̂ without gradients, with running statistics."
     number = how.smoothed or e.classes - 1
     if number >= e.classes:
-        raise BadInput(f"smoothed = {number}: with {e.classes} classes at most {e.classes - 1} are not the true one")
+        raise BadInput(
+            f"smoothed = {number}: with {e.classes} classes at most {e.classes - 1} are not the true one"
+        )
     if how.choice == "random" or number == e.classes - 1:
         return random_classes(e.y, e.classes, number, e.draws.numpy("m2at classes"))
     with torch.no_grad(), frozen_statistics(e.model):
         return lowest_classes(e.model(e.adversarial).float(), e.y, number)
 
 # %% ../nbs/chapters/05_m2at.ipynb #fb5e8ebc
-def half_labels(e: Examples, how: MaskAndMix, box: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+def half_labels(
+    e: Examples, how: MaskAndMix, box: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     "t and t̄ of a batch (eq. 5.6–5.7); one-hot without smoothing; without a box λ y + (1 − λ) s of x̂, λ ~ Beta(1, 1), and y of x."
     truth = F.one_hot(e.y, e.classes).float()
     if not how.smoothing:
@@ -206,24 +226,41 @@ def half_labels(e: Examples, how: MaskAndMix, box: torch.Tensor | None) -> tuple
     return masked_labels(e.y, s, covered_share(box, *e.x.shape[2:]), how.label_mass)
 
 # %% ../nbs/chapters/05_m2at.ipynb #fd283ee3
-def quick(images, method, model: str = "resnet18", width: float = 0.125, epochs: int = 5, seed: int = 0):
+def quick(
+    images, method, model: str = "resnet18", width: float = 0.125, epochs: int = 5, seed: int = 0
+):
     "A small network trained with `method` for some epochs: a lesson's experiment, not a table's. Gives the `training.Training`."
     from thesis_repro import training
 
-    net = models.build(model, images.classes, width, images.x_train.shape[1], images.mean, images.std, seed)
+    net = models.build(
+        model, images.classes, width, images.x_train.shape[1], images.mean, images.std, seed
+    )
     schedule = Schedule(epochs=epochs, batch_size=64, kind="cosine", weight_decay=2e-4)
-    return training.train(training.start(net, method, images, schedule, seed, Compute(progress=False)))
+    return training.train(
+        training.start(net, method, images, schedule, seed, Compute(progress=False))
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #1b8ec77f
-def loss_along(model, x: torch.Tensor, y: torch.Tensor, distances, directions: int = 8, seed: int = 0) -> pd.DataFrame:
+def loss_along(
+    model, x: torch.Tensor, y: torch.Tensor, distances, directions: int = 8, seed: int = 0
+) -> pd.DataFrame:
     "The mean loss at x + d · sign, for the gradient's signs and for random ones (mean of `directions`), d in [0, 1]-pixels."
     with frozen_statistics(model):
         at = x.clone().requires_grad_()
-        gradient = torch.autograd.grad(F.cross_entropy(model(at).float(), y, reduction="sum"), at)[0].sign()
-        signs = [torch.randint(0, 2, x.shape, generator=Draws(seed, step=i).torch("direction")).to(x) * 2 - 1 for i in range(directions)]
+        gradient = torch.autograd.grad(F.cross_entropy(model(at).float(), y, reduction="sum"), at)[
+            0
+        ].sign()
+        signs = [
+            torch.randint(0, 2, x.shape, generator=Draws(seed, step=i).torch("direction")).to(x) * 2
+            - 1
+            for i in range(directions)
+        ]
         with torch.no_grad():
             loss = lambda s, d: F.cross_entropy(model((x + d * s).clamp(0, 1)).float(), y).item()
-            rows = [(float(d), loss(gradient, d), float(np.mean([loss(s, d) for s in signs]))) for d in distances]
+            rows = [
+                (float(d), loss(gradient, d), float(np.mean([loss(s, d) for s in signs])))
+                for d in distances
+            ]
     return pd.DataFrame(rows, columns=["distance", "gradient", "random"])
 
 
@@ -238,7 +275,9 @@ STRONGER = ("CW-PGD-100", "PGD-20, logits scaled", "AutoAttack")
 TRANSFERS = ("PGD-20 from Standard", "PGD-20 from an adversarially trained network")
 
 
-def masking_signs(measured: dict, margin: float = 10.0, slack: float = 2.0, share: float = 0.5) -> dict:
+def masking_signs(
+    measured: dict, margin: float = 10.0, slack: float = 2.0, share: float = 0.5
+) -> dict:
     """Sign of gradient masking → raised (True or False), or None where it is open.
 
     `measured` has accuracies in percent by the names of `STRONGER`, `TRANSFERS`, "PGD-20", "FGSM", "PGD at ε = 1", and "random against gradient".
@@ -253,19 +292,32 @@ def masking_signs(measured: dict, margin: float = 10.0, slack: float = 2.0, shar
 
     above = lambda name, bound: known[name] > bound if name in known else None
     signs = {f"{name} finds much more than PGD-20": below((name,), margin) for name in STRONGER}
-    signs |= {"transfer finds more than PGD-20": below(TRANSFERS, slack), "one step finds more than many": below(("FGSM",), slack)}
-    return signs | {"accuracy does not reach zero": above("PGD at ε = 1", slack), "random directions are as good": above("random against gradient", share)}
+    signs |= {
+        "transfer finds more than PGD-20": below(TRANSFERS, slack),
+        "one step finds more than many": below(("FGSM",), slack),
+    }
+    return signs | {
+        "accuracy does not reach zero": above("PGD at ε = 1", slack),
+        "random directions are as good": above("random against gradient", share),
+    }
 
 # %% ../nbs/chapters/05_m2at.ipynb #3e9815b9
 def masking_verdict(measured: dict, **rules) -> str:
     "In words: the signs of gradient masking that are raised, or that none is, and which are open. `rules` as in `masking_signs`."
     signs = masking_signs(measured, **rules)
-    raised, left = [s for s, up in signs.items() if up], [s for s, up in signs.items() if up is None]
+    raised, left = (
+        [s for s, up in signs.items() if up],
+        [s for s, up in signs.items() if up is None],
+    )
     if raised:
         return f"gradients masked: {'; '.join(raised)}"
     if len(left) == len(signs):
         return "not judged: nothing that decides a test was measured"
-    return "no sign of masking" + (f" in {len(signs) - len(left)} of {len(signs)} tests; open: {'; '.join(left)}" if left else "")
+    return "no sign of masking" + (
+        f" in {len(signs) - len(left)} of {len(signs)} tests; open: {'; '.join(left)}"
+        if left
+        else ""
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #c4918667
 PARTS = ("CIFAR-10", "CIFAR-100")
@@ -286,7 +338,10 @@ def trained_on(mix=None, loss=None, attack: PGD = PGD()) -> Adversarial:
 def methods(part: str) -> dict:
     "The methods of section 5.3.1 as rows of tab. 5.1 on a data set, by their printed names."
     if part == "CIFAR-100":
-        ten = {f"M2AT ({name})": trained_on(MaskAndMix(smoothed=10, choice=how)) for name, how in (("a.s.", "lowest"), ("rand", "random"))}
+        ten = {
+            f"M2AT ({name})": trained_on(MaskAndMix(smoothed=10, choice=how))
+            for name, how in (("a.s.", "lowest"), ("rand", "random"))
+        }
         return {"PGD": trained_on(), "AVmixup": trained_on(AVmixup()), **ten}
     return {
         "Standard": Plain("ce"),
@@ -300,14 +355,25 @@ def methods(part: str) -> dict:
 # %% ../nbs/chapters/05_m2at.ipynb #e723d3cf
 def columns(preset) -> dict:
     "The columns of tab. 5.1 with what they measure: last weights, the preset's number of test images."
-    attacks = {"FGSM": FGSM(), "PGD-10": PGD(), "PGD-20": PGD(steps=20), "CW-20": PGD(steps=20, loss="cw")}
-    return {"Clean": "last.accuracy"} | {name: Robustness(a, size=preset.attack_size) for name, a in attacks.items()}
+    attacks = {
+        "FGSM": FGSM(),
+        "PGD-10": PGD(),
+        "PGD-20": PGD(steps=20),
+        "CW-20": PGD(steps=20, loss="cw"),
+    }
+    return {"Clean": "last.accuracy"} | {
+        name: Robustness(a, size=preset.attack_size) for name, a in attacks.items()
+    }
 
 
-def planned(preset, row: str, part: str, method, home: str, only=None, parts=PARTS, model: str = NETWORK) -> dict:
+def planned(
+    preset, row: str, part: str, method, home: str, only=None, parts=PARTS, model: str = NETWORK
+) -> dict:
     "The planned cells of a row of this chapter; `only` names some of the columns of tab. 5.1."
     measured = {k: m for k, m in columns(preset).items() if only is None or k in only}
-    return planned_row(preset, row, part, model, method, schedule(part), f"m2at/{home}", measured, parts)
+    return planned_row(
+        preset, row, part, model, method, schedule(part), f"m2at/{home}", measured, parts
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #8a6dda8b
 def runs_5_1(preset, parts=PARTS) -> dict:
@@ -316,13 +382,22 @@ def runs_5_1(preset, parts=PARTS) -> dict:
     for part in PARTS:
         for row, method in methods(part).items():
             model = "wrn28_10" if "WRN28" in row else NETWORK
-            plan |= planned(preset, f"{part} / {row}", part, method, "table_5_1", parts=parts, model=model)
+            plan |= planned(
+                preset, f"{part} / {row}", part, method, "table_5_1", parts=parts, model=model
+            )
     return plan
 
 
 def table_5_1(preset, parts=PARTS, train=True) -> Table:
     "Clean accuracy and accuracy under attack on CIFAR-10 and CIFAR-100 (tab. 5.1)."
-    return table_of_runs("5.1", "Clean accuracy and accuracy under attack (%)", runs_5_1(preset, parts), preset, "Section 5.3.2", train)
+    return table_of_runs(
+        "5.1",
+        "Clean accuracy and accuracy under attack (%)",
+        runs_5_1(preset, parts),
+        preset,
+        "Section 5.3.2",
+        train,
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #49398e6c
 def trades(beta: float, mix=None) -> Adversarial:
@@ -339,12 +414,25 @@ def runs_5_2(preset, parts=PARTS, beta: float = 1.0) -> dict:
         "AVmixup": trades(beta, AVmixup()),
         "M2AT": trades(beta, MaskAndMix()),
     }
-    return {k: v for row, m in rows.items() for k, v in planned(preset, row, "CIFAR-10", m, "table_5_2", ("Clean", "PGD-20"), parts).items()}
+    return {
+        k: v
+        for row, m in rows.items()
+        for k, v in planned(
+            preset, row, "CIFAR-10", m, "table_5_2", ("Clean", "PGD-20"), parts
+        ).items()
+    }
 
 # %% ../nbs/chapters/05_m2at.ipynb #1fde08cc
 def table_5_2(preset, parts=PARTS, train=True) -> Table:
     "TRADES, and TRADES on the images of AVmixup and M2AT, on CIFAR-10 (tab. 5.2)."
-    return table_of_runs("5.2", "With the TRADES loss on CIFAR-10 (%)", runs_5_2(preset, parts), preset, "Section 5.3.2", train)
+    return table_of_runs(
+        "5.2",
+        "With the TRADES loss on CIFAR-10 (%)",
+        runs_5_2(preset, parts),
+        preset,
+        "Section 5.3.2",
+        train,
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #37d90693
 OTHER_LABELS = "Masking + Mixing + LS (unperturbed share)"
@@ -355,26 +443,41 @@ def ablation() -> dict:
     switches = "001 010 011 100 101 110 111".split()
     words, rows = ("Masking", "Mixing", "LS"), {}
     for on in ([c == "1" for c in s] for s in switches):
-        rows[" + ".join(w for w, up in zip(words, on, strict=True) if up)] = MaskAndMix(masking=on[0], mixing=on[1], smoothing=on[2])
+        rows[" + ".join(w for w, up in zip(words, on, strict=True) if up)] = MaskAndMix(
+            masking=on[0], mixing=on[1], smoothing=on[2]
+        )
     return rows | {OTHER_LABELS: MaskAndMix(label_mass="unperturbed")}
 
 
 def runs_5_3(preset, parts=PARTS) -> dict:
     "The runs behind tab. 5.3; LS alone and the whole are runs of tab. 5.1."
     only = ("Clean", "FGSM", "PGD-20")
-    rows = [planned(preset, row, "CIFAR-10", trained_on(m), "table_5_3", only, parts) for row, m in ablation().items()]
+    rows = [
+        planned(preset, row, "CIFAR-10", trained_on(m), "table_5_3", only, parts)
+        for row, m in ablation().items()
+    ]
     return {k: v for row in rows for k, v in row.items()}
 
 # %% ../nbs/chapters/05_m2at.ipynb #ada4a988
 def table_5_3(preset, parts=PARTS, train=True) -> Table:
     "The ablation of masking, mixing and label smoothing on CIFAR-10 (tab. 5.3)."
-    return table_of_runs("5.3", "Ablation on CIFAR-10 (%)", runs_5_3(preset, parts), preset, "Section 5.3.3", train)
+    return table_of_runs(
+        "5.3", "Ablation on CIFAR-10 (%)", runs_5_3(preset, parts), preset, "Section 5.3.3", train
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #9974d75f
 def runs_of(preset, row: str, part: str = "CIFAR-10", home: str = "table_5_1") -> tuple:
     "The runs of a method of section 5.3.1, one a seed, not yet made."
     model = "wrn28_10" if "WRN28" in row else NETWORK
-    return seeded(preset, part, model, methods(part)[row], schedule(part), home=f"m2at/{home}", label=f"{part} / {row}")
+    return seeded(
+        preset,
+        part,
+        model,
+        methods(part)[row],
+        schedule(part),
+        home=f"m2at/{home}",
+        label=f"{part} / {row}",
+    )
 
 
 def runs_5_4(preset, parts=PARTS) -> dict:
@@ -382,22 +485,47 @@ def runs_5_4(preset, parts=PARTS) -> dict:
     plan, defences = {}, ("PGD", "PGD with LS", "AVmixup", "M2AT")
     for row in defences:
         for source in (s for s in defences[:3] if s != row):
-            made = {source: Robustness(PGD(steps=20), size=preset.attack_size, sources=runs_of(preset, source))}
-            plan |= planned_row(preset, row, "CIFAR-10", NETWORK, methods("CIFAR-10")[row], schedule("CIFAR-10"), "m2at/table_5_1", made, parts)
+            made = {
+                source: Robustness(
+                    PGD(steps=20), size=preset.attack_size, sources=runs_of(preset, source)
+                )
+            }
+            plan |= planned_row(
+                preset,
+                row,
+                "CIFAR-10",
+                NETWORK,
+                methods("CIFAR-10")[row],
+                schedule("CIFAR-10"),
+                "m2at/table_5_1",
+                made,
+                parts,
+            )
     return plan
 
 # %% ../nbs/chapters/05_m2at.ipynb #ecb2798c
 def table_5_4(preset, parts=PARTS, train=True) -> Table:
     "Accuracy under PGD-20 made on another network (tab. 5.4)."
-    return table_of_runs("5.4", "Accuracy under PGD-20 made on another network (%)", runs_5_4(preset, parts), preset, "Section 5.3.4", train)
+    return table_of_runs(
+        "5.4",
+        "Accuracy under PGD-20 made on another network (%)",
+        runs_5_4(preset, parts),
+        preset,
+        "Section 5.3.4",
+        train,
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #ea813359
 def printed_transfer() -> pd.DataFrame:
     "The thesis's numbers: PGD-20 on the defence itself (tab. 5.1), PGD-20 from others (tab. 5.4), and their largest difference."
     itself = published("5.1").query("column == 'PGD-20'").set_index("row").value
-    others = published("5.4").dropna(subset="value").pivot(index="row", columns="column", values="value")
+    others = (
+        published("5.4").dropna(subset="value").pivot(index="row", columns="column", values="value")
+    )
     own = pd.Series({row: itself[f"CIFAR-10 / {row}"] for row in others.index}, name="on itself")
-    return others.assign(**{"on itself": own, "largest difference": others.sub(own, axis=0).abs().max(axis=1)})
+    return others.assign(
+        **{"on itself": own, "largest difference": others.sub(own, axis=0).abs().max(axis=1)}
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #7f87ed58
 def transfer_gap(preset) -> pd.Series:
@@ -406,7 +534,13 @@ def transfer_gap(preset) -> pd.Series:
     cell = lambda table, row, column: np.mean(values.get((table, row, column), (np.nan,)))
     own = lambda row: cell("table_5_1", f"CIFAR-10 / {row}", "PGD-20")
     plan = [place for place, p in runs_5_4(preset).items() if p.runs]
-    return pd.Series({f"{row}, from {source}": cell("table_5_4", row, source) - own(row) for row, source in plan}, name="points")
+    return pd.Series(
+        {
+            f"{row}, from {source}": cell("table_5_4", row, source) - own(row)
+            for row, source in plan
+        },
+        name="points",
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #74a6ef60
 def predictions(model, x: torch.Tensor, y: torch.Tensor, draws: Draws = Draws(0)) -> pd.DataFrame:
@@ -417,8 +551,12 @@ def predictions(model, x: torch.Tensor, y: torch.Tensor, draws: Draws = Draws(0)
         with torch.no_grad():
             p = model(shown).float().softmax(1).cpu().numpy()
         place = pd.MultiIndex.from_product([range(n), range(p.shape[1])], names=["sample", "class"])
-        rows.append(pd.DataFrame({"probability": p.ravel()}, place).reset_index().assign(input=name))
-    return pd.concat(rows, ignore_index=True).assign(label=lambda f: f["sample"].map(dict(enumerate(y.tolist()))))
+        rows.append(
+            pd.DataFrame({"probability": p.ravel()}, place).reset_index().assign(input=name)
+        )
+    return pd.concat(rows, ignore_index=True).assign(
+        label=lambda f: f["sample"].map(dict(enumerate(y.tolist())))
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #eb9172f5
 def outcomes(predicted: pd.DataFrame) -> pd.DataFrame:
@@ -433,13 +571,18 @@ def runner_up_shares(o: pd.DataFrame) -> dict:
     "For FGSM and PGD: of the samples that were right and are misled, the share that went to the clean runner-up (fig. 5.1)."
     right = o[o.clean == o.label]
     misled = {a: right[right[a] != right.label] for a in ("FGSM", "PGD")}
-    return {a: float((m[a] == m.second).mean()) if len(m) else float("nan") for a, m in misled.items()}
+    return {
+        a: float((m[a] == m.second).mean()) if len(m) else float("nan") for a, m in misled.items()
+    }
 
 # %% ../nbs/chapters/05_m2at.ipynb #6a934d95
 def shown_samples(o: pd.DataFrame) -> dict:
     "The first sample that both attacks mislead and the first that only PGD does, by what is said above it (fig. 5.1)."
     right, fgsm, pgd = o.clean == o.label, o.FGSM != o.label, o.PGD != o.label
-    kinds = {"(a) FGSM and PGD mislead": right & fgsm & pgd, "(b) only PGD misleads": right & ~fgsm & pgd}
+    kinds = {
+        "(a) FGSM and PGD mislead": right & fgsm & pgd,
+        "(b) only PGD misleads": right & ~fgsm & pgd,
+    }
     return {name: int(o.index[which][0]) for name, which in kinds.items() if which.any()}
 
 
@@ -450,12 +593,18 @@ def draw_figure_5_1(predicted: pd.DataFrame):
 
     chosen, inputs = shown_samples(outcomes(predicted)), list(predicted.input.unique())
     green, blue = (sns.color_palette("colorblind")[i] for i in (2, 0))
-    fig, axes = plt.subplots(max(1, len(chosen)), 3, figsize=(8, 2.7 * max(1, len(chosen))), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(
+        max(1, len(chosen)), 3, figsize=(8, 2.7 * max(1, len(chosen))), sharey=True, squeeze=False
+    )
     for row, (name, sample) in zip(axes, chosen.items(), strict=False):
         for ax, kind in zip(row, inputs, strict=True):
             part = predicted[(predicted["sample"] == sample) & (predicted.input == kind)]
             label, order = part.label.iloc[0], part.sort_values("probability")["class"].tolist()
-            ax.bar(part["class"], part.probability, color=[green if c == label else blue for c in part["class"]])
+            ax.bar(
+                part["class"],
+                part.probability,
+                color=[green if c == label else blue for c in part["class"]],
+            )
             ax.set(title=f"{kind}: label {label}, predicted {order[-1]}", ylim=(0, 1))
             ax.set_xticks(range(0, len(order), max(1, len(order) // 10)))
             ax.set_xlabel("ascending: " + " ".join(map(str, order[-10:])), fontsize=9)
@@ -470,7 +619,10 @@ def _reason(preset, column: str = "Clean") -> str:
 
 def _batch(preset, run, count: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     "The first `count` test images (0: what the preset attacks, at most 1,000) as pixels, with labels, on the preset's device."
-    d, count = images(run, preset.stream).to(settings.device(preset)), count or min(1000, preset.attack_size or 1000)
+    d, count = (
+        images(run, preset.stream).to(settings.device(preset)),
+        count or min(1000, preset.attack_size or 1000),
+    )
     return pixels(d.x_test[:count]), d.y_test[:count]
 
 
@@ -480,22 +632,45 @@ def figure_5_1(preset, parts=PARTS) -> Figure:
     store, runs = Store(preset), runs_of(preset, "Standard")
     store.ensure(runs)
     frames = [
-        pd.DataFrame(measure(store, "figure_5_1", {"run": r, "images": preset.attack_size}, lambda r=r: predictions(store.weights(r), *_batch(preset, r)).to_dict("list")))
+        pd.DataFrame(
+            measure(
+                store,
+                "figure_5_1",
+                {"run": r, "images": preset.attack_size},
+                lambda r=r: predictions(store.weights(r), *_batch(preset, r)).to_dict("list"),
+            )
+        )
         for r in runs
     ]
     shares, reason = [runner_up_shares(outcomes(f)) for f in frames], _reason(preset, "PGD-10")
-    cells = [Cell(a, "misled to the runner-up", tuple(s[a] for s in shares), reason, "share") for a in ("FGSM", "PGD")]
+    cells = [
+        Cell(a, "misled to the runner-up", tuple(s[a] for s in shares), reason, "share")
+        for a in ("FGSM", "PGD")
+    ]
     with style():
         drawn = draw_figure_5_1(frames[0])
-    return figure_of("5.1", "Prediction distributions under FGSM and PGD", preset, runs, drawn, frames[0], cells)
+    return figure_of(
+        "5.1", "Prediction distributions under FGSM and PGD", preset, runs, drawn, frames[0], cells
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #81d2be0a
 def stages(e: Examples, how: MaskAndMix = MaskAndMix(per="sample")) -> list[dict]:
     "For each sample x, δ, M, ξ, ξ̄ and x̃ as (h, w, c) arrays, and the labels t, t̄ and ỹ: what `MaskAndMix` makes (fig. 5.2)."
     box = mask_boxes(e, how.per)
-    mask, (inside, outside), labels = binary_mask(box, *e.x.shape[2:]), halves(e, box), half_labels(e, how, box)
+    mask, (inside, outside), labels = (
+        binary_mask(box, *e.x.shape[2:]),
+        halves(e, box),
+        half_labels(e, how, box),
+    )
     mixed, target = how(e)
-    named = {"x": e.x, "δ": e.adversarial - e.x, "M": mask.expand_as(e.x), "ξ": inside, "ξ̄": outside, "x̃": mixed}
+    named = {
+        "x": e.x,
+        "δ": e.adversarial - e.x,
+        "M": mask.expand_as(e.x),
+        "ξ": inside,
+        "ξ̄": outside,
+        "x̃": mixed,
+    }
     pictures = {k: v.permute(0, 2, 3, 1).float().cpu().numpy() for k, v in named.items()}
     bars = {k: v.cpu().numpy() for k, v in zip(("t", "t̄", "ỹ"), (*labels, target), strict=True)}
     return [{k: v[i] for k, v in (pictures | bars).items()} for i in range(len(e.y))]
@@ -532,7 +707,18 @@ def figure_5_2(preset, parts=PARTS) -> Figure:
     Store(preset).ensure([run])
     model, (x, y) = Store(preset).weights(run), _batch(preset, run, 3)
     samples = stages(attacked(PGD(), Examples(model, x, y, Draws(0))))
-    frame = pd.DataFrame([{"sample": i, "label": int(y[i]), "part": k, "values": " ".join(f"{v:.4f}" for v in s[k].ravel())} for i, s in enumerate(samples) for k in s])
+    frame = pd.DataFrame(
+        [
+            {
+                "sample": i,
+                "label": int(y[i]),
+                "part": k,
+                "values": " ".join(f"{v:.4f}" for v in s[k].ravel()),
+            }
+            for i, s in enumerate(samples)
+            for k in s
+        ]
+    )
     with style():
         drawn = draw_figure_5_2(samples)
     return figure_of("5.2", "How an M²AT example is made", preset, [run], drawn, frame)
@@ -541,7 +727,13 @@ def figure_5_2(preset, parts=PARTS) -> Figure:
 def by_epoch(histories: dict) -> pd.DataFrame:
     "Clean and robust accuracy on held-out images by epoch: {(method, seed): history} to a row an epoch (fig. 5.3)."
     rows = [
-        {"method": method, "seed": seed, "epoch": h["epoch"], "clean": h["held-out accuracy"], "adversarial": h.get("held-out robust accuracy")}
+        {
+            "method": method,
+            "seed": seed,
+            "epoch": h["epoch"],
+            "clean": h["held-out accuracy"],
+            "adversarial": h.get("held-out robust accuracy"),
+        }
         for (method, seed), history in histories.items()
         for h in history
     ]
@@ -563,7 +755,9 @@ def draw_figure_5_3(frame: pd.DataFrame):
         for method, part in frame.groupby("method", sort=False):
             by = part.groupby("epoch")[what]
             line = ax.plot(by.mean(), label=method)[0]
-            ax.fill_between(by.mean().index, by.min(), by.max(), color=line.get_color(), alpha=0.15, lw=0)
+            ax.fill_between(
+                by.mean().index, by.min(), by.max(), color=line.get_color(), alpha=0.15, lw=0
+            )
         ax.set(xlabel="epoch", ylabel="accuracy on held-out images (%)", title=what)
     axes[1].legend()
     return fig
@@ -577,12 +771,25 @@ def figure_5_3(preset, parts=PARTS) -> Figure:
     "Clean and robust accuracy on held-out images by epoch, for PGD, AVmixup and M²AT (fig. 5.3)."
     store, runs = Store(preset), {name: runs_of(preset, name) for name in COMPARED}
     store.ensure([r for row in runs.values() for r in row])
-    frame = by_epoch({(name, r.seed): store.record(r).history for name, row in runs.items() for r in row})
+    frame = by_epoch(
+        {(name, r.seed): store.record(r).history for name, row in runs.items() for r in row}
+    )
     fallen, reason = overfitting(frame), _reason(preset)
-    cells = [Cell(name, "fallen from the best epoch", tuple(fallen[name]), reason, "points") for name in COMPARED]
+    cells = [
+        Cell(name, "fallen from the best epoch", tuple(fallen[name]), reason, "points")
+        for name in COMPARED
+    ]
     with style():
         drawn = draw_figure_5_3(frame)
-    return figure_of("5.3", "Accuracy by epoch", preset, [r for row in runs.values() for r in row], drawn, frame, cells)
+    return figure_of(
+        "5.3",
+        "Accuracy by epoch",
+        preset,
+        [r for row in runs.values() for r in row],
+        drawn,
+        frame,
+        cells,
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #a09843c7
 BUDGETS = (1, 2, 4, 8, 12, 16, 24, 32)
@@ -598,7 +805,11 @@ def budget_attacks(budgets=BUDGETS) -> dict:
     return {(kind, b): make(b / 255) for kind, make in kinds.items() for b in budgets}
 
 # %% ../nbs/chapters/05_m2at.ipynb #d756d556
-STYLES = {"FGSM": {"ls": "--", "lw": 1.5}, "PGD-10": {"ls": "-", "lw": 2}, "PGD-10, step ε/4": {"ls": "-", "lw": 0.7}}
+STYLES = {
+    "FGSM": {"ls": "--", "lw": 1.5},
+    "PGD-10": {"ls": "-", "lw": 2},
+    "PGD-10, step ε/4": {"ls": "-", "lw": 0.7},
+}
 
 
 def draw_figure_5_4(frame: pd.DataFrame):
@@ -609,9 +820,17 @@ def draw_figure_5_4(frame: pd.DataFrame):
     (fig, ax), colours = plt.subplots(figsize=(7, 4)), sns.color_palette("colorblind")
     for i, (method, part) in enumerate(frame.groupby("method", sort=False)):
         for attack, line in part.groupby("attack", sort=False):
-            ax.plot(line.groupby("epsilon").accuracy.mean(), color=colours[i], label=method if attack == "PGD-10" else None, **STYLES[attack])
+            ax.plot(
+                line.groupby("epsilon").accuracy.mean(),
+                color=colours[i],
+                label=method if attack == "PGD-10" else None,
+                **STYLES[attack],
+            )
     ax.add_artist(ax.legend(loc="upper right"))
-    ax.legend(handles=[plt.Line2D([], [], color=".3", label=a, **s) for a, s in STYLES.items()], loc="center right")
+    ax.legend(
+        handles=[plt.Line2D([], [], color=".3", label=a, **s) for a, s in STYLES.items()],
+        loc="center right",
+    )
     ax.set(xlabel="ε (of 255)", ylabel="accuracy (%)", ylim=(0, None))
     return fig
 
@@ -623,7 +842,11 @@ def accuracies(preset, rows: dict, attacks: dict, size: int) -> pd.DataFrame:
     store.ensure([r for _, r in runs])
     asked = {place: Robustness(a, size=size) for place, a in attacks.items()}
     attack_all(store, [(r, m) for _, r in runs for m in asked.values()])
-    lines = [(n, r.seed, *place, outcome(store, r, m)["accuracy"]) for n, r in runs for place, m in asked.items()]
+    lines = [
+        (n, r.seed, *place, outcome(store, r, m)["accuracy"])
+        for n, r in runs
+        for place, m in asked.items()
+    ]
     return pd.DataFrame(lines, columns=["method", "seed", "attack", "epsilon", "accuracy"])
 
 # %% ../nbs/chapters/05_m2at.ipynb #092ee8f0
@@ -631,12 +854,23 @@ def accuracies(preset, rows: dict, attacks: dict, size: int) -> pd.DataFrame:
 def figure_5_4(preset, parts=PARTS) -> Figure:
     "Accuracy over ε under FGSM and PGD-10, for PGD, AVmixup and M²AT (fig. 5.4)."
     rows = {name: runs_of(preset, name) for name in COMPARED}
-    frame, reason = accuracies(preset, rows, budget_attacks(), preset.attack_size), _reason(preset, "PGD-10")
+    frame, reason = (
+        accuracies(preset, rows, budget_attacks(), preset.attack_size),
+        _reason(preset, "PGD-10"),
+    )
     by = frame.groupby(["method", "attack", "epsilon"], sort=False).accuracy
     cells = [Cell(m, f"{a} / {e}", tuple(v), reason) for (m, a, e), v in by]
     with style():
         drawn = draw_figure_5_4(frame)
-    return figure_of("5.4", "Accuracy over ε", preset, [r for row in rows.values() for r in row], drawn, frame, cells)
+    return figure_of(
+        "5.4",
+        "Accuracy over ε",
+        preset,
+        [r for row in rows.values() for r in row],
+        drawn,
+        frame,
+        cells,
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #8591d8b8
 UNPERTURBED = "M2AT, unperturbed share"
@@ -657,7 +891,11 @@ def real_attacks(preset, row: str) -> dict:
     for name, source in zip(TRANSFERS, ("Standard", other), strict=True):
         made[name] = Robustness(PGD(steps=20), size=size, sources=runs_of(preset, source))
     made["PGD at ε = 1"] = Robustness(wide_pgd(1.0), size=size)
-    last = {} if no_autoattack(preset) else {"AutoAttack": Robustness(AutoAttack(), size=preset.autoattack_size)}
+    last = (
+        {}
+        if no_autoattack(preset)
+        else {"AutoAttack": Robustness(AutoAttack(), size=preset.autoattack_size)}
+    )
     return {"Clean": "last.accuracy"} | made | last
 
 
@@ -665,7 +903,17 @@ def runs_5_ours(preset, parts=PARTS) -> dict:
     "The plan of table 5.ours: four networks of tab. 5.1 and 5.3 under what the thesis did not try."
     plan, known = {}, methods("CIFAR-10") | {UNPERTURBED: trained_on(ablation()[OTHER_LABELS])}
     for row in REAL:
-        plan |= planned_row(preset, row, "CIFAR-10", NETWORK, known[row], schedule("CIFAR-10"), "m2at/table_5_1", real_attacks(preset, row), parts)
+        plan |= planned_row(
+            preset,
+            row,
+            "CIFAR-10",
+            NETWORK,
+            known[row],
+            schedule("CIFAR-10"),
+            "m2at/table_5_1",
+            real_attacks(preset, row),
+            parts,
+        )
         if reason := no_autoattack(preset):
             plan[row, "AutoAttack"] = Planned(reason=reason)
     return plan
@@ -678,18 +926,31 @@ def directions_of(preset, runs) -> pd.DataFrame:
     "`loss_along` up to 16/255 of every run in `runs`, a row a seed and distance, as kept measurements."
     store, frames = Store(preset), []
     for r in runs:
-        compute = lambda r=r: loss_along(store.weights(r), *_batch(preset, r), [d / 255 for d in DISTANCES]).to_dict("list")
-        along = measure(store, "loss_along", {"run": r, "images": preset.attack_size, "distances": DISTANCES}, compute)
+        compute = lambda r=r: loss_along(
+            store.weights(r), *_batch(preset, r), [d / 255 for d in DISTANCES]
+        ).to_dict("list")
+        along = measure(
+            store,
+            "loss_along",
+            {"run": r, "images": preset.attack_size, "distances": DISTANCES},
+            compute,
+        )
         frames.append(pd.DataFrame(along).assign(seed=r.seed, distance=DISTANCES))
     return pd.concat(frames, ignore_index=True)
 
 
 def direction_cell(preset, row: str, planned: Planned) -> Cell:
-    "The cell \"random against gradient\" of table 5.ours: `random_share` at 8/255, one value a seed."
+    'The cell "random against gradient" of table 5.ours: `random_share` at 8/255, one value a seed.'
     if not planned.runs:
         return Cell(row, "random against gradient", (), planned.reason, "times")
     along = directions_of(preset, planned.runs).query("distance <= 8")
-    return Cell(row, "random against gradient", tuple(random_share(a) for _, a in along.groupby("seed")), planned.reason, "times")
+    return Cell(
+        row,
+        "random against gradient",
+        tuple(random_share(a) for _, a in along.groupby("seed")),
+        planned.reason,
+        "times",
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #2384328f
 def all_made(preset, runs) -> bool:
@@ -701,14 +962,21 @@ def table_5_ours(preset, parts=PARTS, train=True) -> Table:
     "Is it real? PGD, AVmixup and M²AT under what the thesis did not try (ours)."
     plan, title = runs_5_ours(preset, parts), "Is it real? (ours; accuracy in %, CIFAR-10)"
     trained = {row: p for (row, column), p in plan.items() if column == "Clean"}
-    directions = lambda: [direction_cell(preset, row, p if all_made(preset, p.runs) else Planned(reason="not trained")) for row, p in trained.items()]
+    directions = lambda: [
+        direction_cell(
+            preset, row, p if all_made(preset, p.runs) else Planned(reason="not trained")
+        )
+        for row, p in trained.items()
+    ]
     return table_of_runs("5.ours", title, plan, preset, "not in the thesis", train, directions)
 
 # %% ../nbs/chapters/05_m2at.ipynb #16aa5ede
 def verdicts(table: Table) -> dict:
     "Row of table 5.ours → `masking_verdict` of its means."
     means = table.frame.pivot(index="row", columns="column", values="ours")
-    return {row: masking_verdict(means.loc[row].to_dict()) for row in dict.fromkeys(table.frame.row)}
+    return {
+        row: masking_verdict(means.loc[row].to_dict()) for row in dict.fromkeys(table.frame.row)
+    }
 
 # %% ../nbs/chapters/05_m2at.ipynb #bff90de4
 GROWN = (8, 16, 32, 64, 128, 255)
@@ -725,12 +993,32 @@ def draw_figure_5_ours(along: pd.DataFrame, grown: pd.DataFrame, verdict: dict):
         by = along[along.method == row].groupby("distance")[["gradient", "random"]].mean()
         ax.plot(by.gradient, color=colours[i], label="gradient")
         ax.plot(by.random, color=".4", ls=":", label="random")
-        words = next(w for w in ("gradients masked", "no sign of masking", "not judged") if verdict[row].startswith(w))
-        ax.set(title=f"{row}\n{words}", xlabel="distance (of 255)", ylabel="mean loss" if i == 0 else "")
-        axes[-1].plot(grown[grown.method == row].groupby("epsilon").accuracy.mean(), marker=".", color=colours[i], label=row)
+        words = next(
+            w
+            for w in ("gradients masked", "no sign of masking", "not judged")
+            if verdict[row].startswith(w)
+        )
+        ax.set(
+            title=f"{row}\n{words}",
+            xlabel="distance (of 255)",
+            ylabel="mean loss" if i == 0 else "",
+        )
+        axes[-1].plot(
+            grown[grown.method == row].groupby("epsilon").accuracy.mean(),
+            marker=".",
+            color=colours[i],
+            label=row,
+        )
     axes[0].legend()
     axes[-1].set_xscale("log", base=2)
-    axes[-1].set(title="PGD-20,\nstep ε/8", xlabel="ε (of 255)", ylabel="accuracy (%)", ylim=(0, None), xticks=GROWN, xticklabels=GROWN)
+    axes[-1].set(
+        title="PGD-20,\nstep ε/8",
+        xlabel="ε (of 255)",
+        ylabel="accuracy (%)",
+        ylim=(0, None),
+        xticks=GROWN,
+        xticklabels=GROWN,
+    )
     return fig
 
 # %% ../nbs/chapters/05_m2at.ipynb #cf9b20f3
@@ -740,15 +1028,30 @@ def figure_5_ours(preset, parts=PARTS, train=True) -> Figure:
     rows = {row: p.runs for (row, column), p in runs_5_ours(preset).items() if column == "Clean"}
     rows = rows if train else {row: runs for row, runs in rows.items() if all_made(preset, runs)}
     verdict = verdicts(table_5_ours(preset, parts, train))
-    grown = accuracies(preset, rows, {("PGD-20", b): wide_pgd(b / 255) for b in GROWN}, preset.attack_size)
-    along = pd.concat([directions_of(preset, runs).assign(method=row) for row, runs in rows.items()], ignore_index=True)
+    grown = accuracies(
+        preset, rows, {("PGD-20", b): wide_pgd(b / 255) for b in GROWN}, preset.attack_size
+    )
+    along = pd.concat(
+        [directions_of(preset, runs).assign(method=row) for row, runs in rows.items()],
+        ignore_index=True,
+    )
     reason = _reason(preset, "PGD-20")
     by = grown.groupby(["method", "epsilon"], sort=False).accuracy
     cells = [Cell(m, f"PGD-20 / {e}", tuple(v), reason) for (m, e), v in by]
-    frame = pd.concat([along.assign(kind="direction"), grown.assign(kind="budget")], ignore_index=True)
+    frame = pd.concat(
+        [along.assign(kind="direction"), grown.assign(kind="budget")], ignore_index=True
+    )
     with style():
         drawn = draw_figure_5_ours(along, grown, verdict)
-    return figure_of("5.ours", "Is it real?", preset, [r for row in rows.values() for r in row], drawn, frame, cells)
+    return figure_of(
+        "5.ours",
+        "Is it real?",
+        preset,
+        [r for row in rows.values() for r in row],
+        drawn,
+        frame,
+        cells,
+    )
 
 # %% ../nbs/chapters/05_m2at.ipynb #61e80fb2
 def claims(preset) -> pd.DataFrame:

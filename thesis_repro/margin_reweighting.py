@@ -41,8 +41,26 @@ from thesis_repro.adversarial import (
 from .attacks import APGD, PGD, AutoAttack
 from .data import Draws, pixels
 from .published import claim_table
-from .report import Cell, Figure, Table, figure_of, or_what_failed, saved_values, style, table_of_runs
-from .runs import Planned, Robustness, Store, images, measure, no_autoattack, planned_row, shortfall
+from thesis_repro.report import (
+    Cell,
+    Figure,
+    Table,
+    figure_of,
+    or_what_failed,
+    saved_values,
+    style,
+    table_of_runs,
+)
+from thesis_repro.runs import (
+    Planned,
+    Robustness,
+    Store,
+    images,
+    measure,
+    no_autoattack,
+    planned_row,
+    shortfall,
+)
 from .settings import BadInput
 from .training import Schedule
 
@@ -56,15 +74,28 @@ def equal_margins(p: torch.Tensor, y: torch.Tensor, tolerance: float = 1e-3) -> 
     i, j = torch.triu_indices(len(y), len(y), 1, device=p.device)
     close = (m[i] - m[j]).abs() <= tolerance
     i, j = i[close], j[close]
-    i, j = torch.where(confidence[i] >= confidence[j], i, j), torch.where(confidence[i] >= confidence[j], j, i)
-    columns = {"sample": i, "other": j, "margin": m[i], "confidence": confidence[i], "other confidence": confidence[j]}
+    i, j = (
+        torch.where(confidence[i] >= confidence[j], i, j),
+        torch.where(confidence[i] >= confidence[j], j, i),
+    )
+    columns = {
+        "sample": i,
+        "other": j,
+        "margin": m[i],
+        "confidence": confidence[i],
+        "other confidence": confidence[j],
+    }
     frame = pd.DataFrame({k: v.cpu().numpy() for k, v in columns.items()})
-    return frame.iloc[(frame["other confidence"] - frame.confidence).argsort(kind="stable")].reset_index(drop=True)
+    return frame.iloc[
+        (frame["other confidence"] - frame.confidence).argsort(kind="stable")
+    ].reset_index(drop=True)
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #7d15b71f
 def confidence_bounds(margin, classes: int):
     "The smallest and the largest true-class probability that a sample with this margin can have."
-    lowest = np.maximum((1 - (classes - 1) * np.asarray(margin)) / classes, np.maximum(0, -np.asarray(margin)))
+    lowest = np.maximum(
+        (1 - (classes - 1) * np.asarray(margin)) / classes, np.maximum(0, -np.asarray(margin))
+    )
     return lowest, (1 - np.asarray(margin)) / 2
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #3c2f3168
@@ -104,7 +135,9 @@ def importance(p: torch.Tensor, y: torch.Tensor, tau: float = 2) -> torch.Tensor
 def similarity(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     "c: the cosine similarity of the prediction p and of p′, its wrong classes alone, (n,) in [0, 1] (eq. 6.11)."
     wrong = without_true_class(p, y)
-    return (p * wrong).sum(1) / (p.norm(dim=1) * wrong.norm(dim=1)).clamp_min(torch.finfo(p.dtype).tiny)
+    return (p * wrong).sum(1) / (p.norm(dim=1) * wrong.norm(dim=1)).clamp_min(
+        torch.finfo(p.dtype).tiny
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #124a6a39
 def pearson(a, b) -> float:
@@ -114,13 +147,17 @@ def pearson(a, b) -> float:
     return float((a * b).mean() / np.sqrt((a**2).mean() * (b**2).mean()))
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #cedda653
-def margin_factor(p: torch.Tensor, y: torch.Tensor, tau: float = 2, with_similarity: bool = True) -> torch.Tensor:
+def margin_factor(
+    p: torch.Tensor, y: torch.Tensor, tau: float = 2, with_similarity: bool = True
+) -> torch.Tensor:
     "s′ = s c, (n,), or s alone (eq. 6.14)."
     s = importance(p, y, tau)
     return s * similarity(p, y) if with_similarity else s
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #eb8d09f7
-def reweighted_margin(p: torch.Tensor, y: torch.Tensor, tau: float = 2, with_similarity: bool = True) -> torch.Tensor:
+def reweighted_margin(
+    p: torch.Tensor, y: torch.Tensor, tau: float = 2, with_similarity: bool = True
+) -> torch.Tensor:
     "m̃ = m s′, (n,): positive where the network is wrong, as the margin m itself (eq. 6.15)."
     return probability_margin(p, y) * margin_factor(p, y, tau, with_similarity)
 
@@ -130,7 +167,11 @@ def reweighted_wmmr(margin: torch.Tensor) -> torch.Tensor:
     return wmmr_weight(margin, alpha=1.0)
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #3f1850f1
-GAMMA, BETA, ALPHA = 10.0, -0.5, 2.0  # of MAIL, in the sign of eq. 2.37, and of WMMR (section 6.3.1)
+GAMMA, BETA, ALPHA = (
+    10.0,
+    -0.5,
+    2.0,
+)  # of MAIL, in the sign of eq. 2.37, and of WMMR (section 6.3.1)
 
 
 def reweighted_mail(margin: torch.Tensor, gamma: float = GAMMA, beta: float = BETA) -> torch.Tensor:
@@ -153,20 +194,31 @@ class MarginReweighting(Weight):
         if self.into not in ("MAIL", "WMMR"):
             raise BadInput(f"into = {self.into}: must be MAIL or WMMR")
         if not self.tau >= 2:
-            raise BadInput(f"tau = {self.tau}: must be at least 2 (eq. 6.10): with 1 a sample that has a single rival loses its margin")
+            raise BadInput(
+                f"tau = {self.tau}: must be at least 2 (eq. 6.10): with 1 a sample that has a single rival loses its margin"
+            )
 
     def of(self, p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         margin = reweighted_margin(p, y, self.tau, self.similarity)
-        return reweighted_mail(margin, self.gamma, self.beta) if self.into == "MAIL" else reweighted_wmmr(margin)
+        return (
+            reweighted_mail(margin, self.gamma, self.beta)
+            if self.into == "MAIL"
+            else reweighted_wmmr(margin)
+        )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #3faeebff
 WARM_UP = 75 / 120  # of the schedule
 ATTACK = PGD(epsilon=8 / 255, step=2 / 255, steps=10)  # section 6.3.1: ε = 8/255, α = ε / 4, N = 10
 
 
-def margin_reweighted(into: str = "MAIL", tau: int = 2, similarity: bool = True, **pieces) -> Adversarial:
+def margin_reweighted(
+    into: str = "MAIL", tau: int = 2, similarity: bool = True, **pieces
+) -> Adversarial:
     "Adversarial training incorporating Margin Reweighting, with the warm-up (alg. 2); `pieces` are others of Adversarial."
-    return Adversarial(**{"attack": ATTACK, **pieces}, weight=After(WARM_UP, MarginReweighting(into, tau, similarity)))
+    return Adversarial(
+        **{"attack": ATTACK, **pieces},
+        weight=After(WARM_UP, MarginReweighting(into, tau, similarity)),
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #3e458452
 def two_class_twin(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -179,7 +231,10 @@ def heavier_than_twin(weight: MarginReweighting, p: torch.Tensor, y: torch.Tenso
     "The share of the samples that weigh more than their two-class twins, among the wrong (m > 0) and the correct (m < 0)."
     p = p.double()  # the two often differ by less than float32 can tell
     m, heavier = probability_margin(p, y), weight.of(p, y) > weight.of(two_class_twin(p, y), y)
-    return {name: heavier[which].double().mean().item() for name, which in (("wrong", m > 0), ("correct", m < 0))}
+    return {
+        name: heavier[which].double().mean().item()
+        for name, which in (("wrong", m > 0), ("correct", m < 0))
+    }
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #827486ba
 def effective_share(weights: torch.Tensor) -> float:
@@ -194,8 +249,14 @@ NETWORKS = {"ResNet-18": "resnet18", "WRN34-10": "wrn34_10"}
 
 def schedule(network: str) -> Schedule:
     "The schedule of section 6.3.1: 120 epochs, a tenth of the rate at epochs 75, 90 and 100."
-    own = {"lr": 0.1, "weight_decay": 0.5e-4} if network == "wrn34_10" else {"lr": 0.01, "weight_decay": 3.5e-3}
-    return Schedule(epochs=120, batch_size=128, momentum=0.9, decay=(75 / 120, 90 / 120, 100 / 120), **own)
+    own = (
+        {"lr": 0.1, "weight_decay": 0.5e-4}
+        if network == "wrn34_10"
+        else {"lr": 0.01, "weight_decay": 3.5e-3}
+    )
+    return Schedule(
+        epochs=120, batch_size=128, momentum=0.9, decay=(75 / 120, 90 / 120, 100 / 120), **own
+    )
 
 
 def tau_of(network: str, part: str) -> int:
@@ -206,8 +267,15 @@ def tau_of(network: str, part: str) -> int:
 def methods(network: str, part: str) -> dict:
     "The rows of tab. 6.1 to 6.6 by their printed names, for a network (a key of models.ARCHITECTURES) on a data set of the thesis."
     tau = tau_of(network, part)
-    weights = {"WMMR": Wmmr(alpha=ALPHA), "MAIL": Mail(gamma=GAMMA, beta=BETA), "GAIRAT": Gairat(), "EWAT": Ewat()}
-    rows = {name: Adversarial(ATTACK, weight=After(WARM_UP, weight)) for name, weight in weights.items()}
+    weights = {
+        "WMMR": Wmmr(alpha=ALPHA),
+        "MAIL": Mail(gamma=GAMMA, beta=BETA),
+        "GAIRAT": Gairat(),
+        "EWAT": Ewat(),
+    }
+    rows = {
+        name: Adversarial(ATTACK, weight=After(WARM_UP, weight)) for name, weight in weights.items()
+    }
     ours = {f"Ours + {into}": margin_reweighted(into, tau) for into in ("WMMR", "MAIL")}
     return {"Standard": Adversarial(ATTACK), **rows, **ours}
 
@@ -221,17 +289,38 @@ ATTACKS = {
 
 def columns(preset, which: str) -> dict:
     "Column → metric of the `last` or `best` model; without AutoAttack where the preset has no images for it."
-    attacked = {name: Robustness(attack, which, preset.attack_size) for name, attack in ATTACKS.items()}
+    attacked = {
+        name: Robustness(attack, which, preset.attack_size) for name, attack in ATTACKS.items()
+    }
     if not no_autoattack(preset):
         attacked["AA"] = Robustness(AutoAttack(epsilon=8 / 255), which, preset.autoattack_size)
     return {"Clean": f"{which}.accuracy", **attacked}
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #8e03dc10
-def row(preset, name: str, network: str, method: Adversarial, part: str, which: str, parts=PARTS, label: str = "") -> dict:
+def row(
+    preset,
+    name: str,
+    network: str,
+    method: Adversarial,
+    part: str,
+    which: str,
+    parts=PARTS,
+    label: str = "",
+) -> dict:
     "The planned cells (`name`, column) of a method (called `label`) on a `network` (a key of NETWORKS) over the preset's seeds."
     model = NETWORKS[network]
     how = {"home": f"margin_reweighting/{part.lower()}", "label": f"{network} {label or name}"}
-    cells = planned_row(preset, name, part, model, method, schedule(model), columns=columns(preset, which), parts=parts, **how)
+    cells = planned_row(
+        preset,
+        name,
+        part,
+        model,
+        method,
+        schedule(model),
+        columns=columns(preset, which),
+        parts=parts,
+        **how,
+    )
     if reason := no_autoattack(preset):
         cells[name, "AA"] = Planned(reason=reason)
     return cells
@@ -258,7 +347,9 @@ def runs_6_1(preset, parts=PARTS) -> dict:
 
 def table_6_1(preset, parts=PARTS, train=True) -> Table:
     "Clean and robust accuracy of the last models on CIFAR-10 (tab. 6.1)."
-    return table_of_runs("6.1", "Last model on CIFAR-10 (%)", runs_6_1(preset, parts), preset, "Section 6.3.2", train)
+    return table_of_runs(
+        "6.1", "Last model on CIFAR-10 (%)", runs_6_1(preset, parts), preset, "Section 6.3.2", train
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #3b395e05
 GAINS = {"MAIL": "Standard", "Ours + MAIL": "MAIL", "WMMR": "Standard", "Ours + WMMR": "WMMR"}
@@ -266,8 +357,14 @@ GAINS = {"MAIL": "Standard", "Ours + MAIL": "MAIL", "WMMR": "Standard", "Ours + 
 
 def gains(table: Table, whose: str = "thesis") -> pd.DataFrame:
     "What each method of GAINS gains over the one it extends, in points, by network and column; `whose` is thesis or ours."
-    values = table.frame.pivot(index="row", columns="column", values=whose)[list(dict.fromkeys(table.frame.column))]
-    rows = {f"{n} / {a} − {b}": values.loc[f"{n} / {a}"] - values.loc[f"{n} / {b}"] for n in NETWORKS for a, b in GAINS.items()}
+    values = table.frame.pivot(index="row", columns="column", values=whose)[
+        list(dict.fromkeys(table.frame.column))
+    ]
+    rows = {
+        f"{n} / {a} − {b}": values.loc[f"{n} / {a}"] - values.loc[f"{n} / {b}"]
+        for n in NETWORKS
+        for a, b in GAINS.items()
+    }
     return pd.DataFrame(rows).T
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #5dc5a159
@@ -278,7 +375,14 @@ def runs_6_2(preset, parts=PARTS) -> dict:
 
 def table_6_2(preset, parts=PARTS, train=True) -> Table:
     "Clean and robust accuracy of the last models on CIFAR-100 (tab. 6.2)."
-    return table_of_runs("6.2", "Last model on CIFAR-100 (%)", runs_6_2(preset, parts), preset, "Section 6.3.2", train)
+    return table_of_runs(
+        "6.2",
+        "Last model on CIFAR-100 (%)",
+        runs_6_2(preset, parts),
+        preset,
+        "Section 6.3.2",
+        train,
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #81f5f765
 def runs_6_3(preset, parts=PARTS) -> dict:
@@ -288,7 +392,9 @@ def runs_6_3(preset, parts=PARTS) -> dict:
 
 def table_6_3(preset, parts=PARTS, train=True) -> Table:
     "Clean and robust accuracy of the best models on CIFAR-10 (tab. 6.3)."
-    return table_of_runs("6.3", "Best model on CIFAR-10 (%)", runs_6_3(preset, parts), preset, "Section 6.3.2", train)
+    return table_of_runs(
+        "6.3", "Best model on CIFAR-10 (%)", runs_6_3(preset, parts), preset, "Section 6.3.2", train
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #44c1a735
 def runs_6_4(preset, parts=PARTS) -> dict:
@@ -298,7 +404,14 @@ def runs_6_4(preset, parts=PARTS) -> dict:
 
 def table_6_4(preset, parts=PARTS, train=True) -> Table:
     "Clean and robust accuracy of the best models on CIFAR-100 (tab. 6.4)."
-    return table_of_runs("6.4", "Best model on CIFAR-100 (%)", runs_6_4(preset, parts), preset, "Section 6.3.2", train)
+    return table_of_runs(
+        "6.4",
+        "Best model on CIFAR-100 (%)",
+        runs_6_4(preset, parts),
+        preset,
+        "Section 6.3.2",
+        train,
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #3afb40b1
 def runs_6_5(preset, parts=PARTS) -> dict:
@@ -308,7 +421,14 @@ def runs_6_5(preset, parts=PARTS) -> dict:
 
 def table_6_5(preset, parts=PARTS, train=True) -> Table:
     "Margin Reweighting against GAIRAT and EWAT on CIFAR-10 (tab. 6.5)."
-    return table_of_runs("6.5", "Against GAIRAT and EWAT on CIFAR-10 (%)", runs_6_5(preset, parts), preset, "Section 6.3.3", train)
+    return table_of_runs(
+        "6.5",
+        "Against GAIRAT and EWAT on CIFAR-10 (%)",
+        runs_6_5(preset, parts),
+        preset,
+        "Section 6.3.3",
+        train,
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #29be502f
 def runs_6_6(preset, parts=PARTS) -> dict:
@@ -318,7 +438,14 @@ def runs_6_6(preset, parts=PARTS) -> dict:
 
 def table_6_6(preset, parts=PARTS, train=True) -> Table:
     "Margin Reweighting against GAIRAT and EWAT on CIFAR-100 (tab. 6.6)."
-    return table_of_runs("6.6", "Against GAIRAT and EWAT on CIFAR-100 (%)", runs_6_6(preset, parts), preset, "Section 6.3.3", train)
+    return table_of_runs(
+        "6.6",
+        "Against GAIRAT and EWAT on CIFAR-100 (%)",
+        runs_6_6(preset, parts),
+        preset,
+        "Section 6.3.3",
+        train,
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #a40914ae
 def runs_6_7(preset, parts=PARTS) -> dict:
@@ -328,14 +455,27 @@ def runs_6_7(preset, parts=PARTS) -> dict:
         for tau in (2, 3, 4):
             for part in PARTS:
                 name = f"{network} / τ = {tau}"
-                cells = row(preset, name, network, margin_reweighted("MAIL", tau), part, "last", parts, f"Ours + MAIL tau {tau}")
-                plan |= {(name, f"{part} / {c}"): cells[name, c] for c in ("Clean", "CW-PGD", "APGD-CE")}
+                cells = row(
+                    preset,
+                    name,
+                    network,
+                    margin_reweighted("MAIL", tau),
+                    part,
+                    "last",
+                    parts,
+                    f"Ours + MAIL tau {tau}",
+                )
+                plan |= {
+                    (name, f"{part} / {c}"): cells[name, c] for c in ("Clean", "CW-PGD", "APGD-CE")
+                }
     return plan
 
 
 def table_6_7(preset, parts=PARTS, train=True) -> Table:
     "Ours + MAIL by the hyper-parameter τ (tab. 6.7)."
-    return table_of_runs("6.7", "Ours + MAIL by τ (%)", runs_6_7(preset, parts), preset, "Section 6.3.4", train)
+    return table_of_runs(
+        "6.7", "Ours + MAIL by τ (%)", runs_6_7(preset, parts), preset, "Section 6.3.4", train
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #31f0e8e3
 def runs_6_8(preset, parts=PARTS) -> dict:
@@ -345,19 +485,37 @@ def runs_6_8(preset, parts=PARTS) -> dict:
         for similar, name in ((True, "w/ sim."), (False, "w/o sim.")):
             method = margin_reweighted("MAIL", tau_of("wrn34_10", "CIFAR-10"), similar)
             label = "Ours + MAIL" + ("" if similar else " without similarity")
-            plan |= row(preset, f"{when} / {name}", "WRN34-10", method, "CIFAR-10", when.lower(), parts, label)
+            plan |= row(
+                preset,
+                f"{when} / {name}",
+                "WRN34-10",
+                method,
+                "CIFAR-10",
+                when.lower(),
+                parts,
+                label,
+            )
     return plan
 
 
 def table_6_8(preset, parts=PARTS, train=True) -> Table:
     "Ours + MAIL on WRN34-10 with and without the similarity (tab. 6.8)."
-    return table_of_runs("6.8", "WRN34-10 on CIFAR-10, with and without the similarity (%)", runs_6_8(preset, parts), preset, "Section 6.3.4", train)
+    return table_of_runs(
+        "6.8",
+        "WRN34-10 on CIFAR-10, with and without the similarity (%)",
+        runs_6_8(preset, parts),
+        preset,
+        "Section 6.3.4",
+        train,
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #f4acd060
 POINTS = 1000  # images at most behind a figure and behind the tables that are ours
 
 
-def probabilities(preset, run, split: str = "test", attacked: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def probabilities(
+    preset, run, split: str = "test", attacked: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Probabilities (n, k) of a run's last network on the first images of a split, attacked as in training or not; labels (n,)."
     model, d = Store(preset).weights(run), images(run).to(settings.device(preset))
     x, y = pixels(getattr(d, f"x_{split}")[:POINTS]), getattr(d, f"y_{split}")[:POINTS]
@@ -371,7 +529,11 @@ def promise(preset, run) -> dict:
     p, y = probabilities(preset, run, "train")
     weight = run.method.weight.weight
     heavier = {f"heavier than twin, {k}": v for k, v in heavier_than_twin(weight, p, y).items()}
-    return {"wrong": (p.argmax(1) != y).double().mean().item(), **heavier, "effective share": effective_share(weight.of(p, y))}
+    return {
+        "wrong": (p.argmax(1) != y).double().mean().item(),
+        **heavier,
+        "effective share": effective_share(weight.of(p, y)),
+    }
 
 
 def first_of(parts) -> str:
@@ -387,7 +549,15 @@ def promises(preset, parts=PARTS) -> pd.DataFrame:
     for name in dict.fromkeys(r for r, _ in plan):
         runs = plan[name, "Clean"].runs
         Store(preset).ensure(runs)
-        kept = [measure(Store(preset), "promise", {"run": r, "points": POINTS}, lambda r=r: promise(preset, r)) for r in runs]
+        kept = [
+            measure(
+                Store(preset),
+                "promise",
+                {"run": r, "points": POINTS},
+                lambda r=r: promise(preset, r),
+            )
+            for r in runs
+        ]
         found[name] = pd.DataFrame(kept).mean()
     return pd.DataFrame(found).T
 
@@ -400,7 +570,9 @@ def toy_points(each: int = 20, seed: int = 0) -> tuple[torch.Tensor, torch.Tenso
     return torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y)
 
 
-def toy_steps(model, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, steps: int, rate: float = 0.3):
+def toy_steps(
+    model, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, steps: int, rate: float = 0.3
+):
     "Gradient descent on the weighted mean of the cross entropies."
     for _ in range(steps):
         loss = (weights * F.cross_entropy(model(x), y, reduction="none")).mean()
@@ -413,7 +585,9 @@ def toy_steps(model, x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, st
 def _toy_weights(p: torch.Tensor, y: torch.Tensor) -> dict:
     "The weights of the three panels of fig. 6.1, each with mean one."
     found = {"WMMR": Wmmr(alpha=ALPHA).of(p, y), "Ours + WMMR": MarginReweighting("WMMR").of(p, y)}
-    return {"Standard": torch.ones_like(p[:, 0])} | {k: normalised(w, "mean") for k, w in found.items()}
+    return {"Standard": torch.ones_like(p[:, 0])} | {
+        k: normalised(w, "mean") for k, w in found.items()
+    }
 
 
 def _edges(model, grid: torch.Tensor, when: str) -> dict:
@@ -438,7 +612,18 @@ def concept(steps: int = 60, points: int = 41) -> pd.DataFrame:
         toy_steps(model, x, y, weights, steps)
         lines = {"x1": grid[:, 0], "x2": grid[:, 1], **edges, **_edges(model, grid, "after")}
         frames.append(pd.DataFrame({"method": method, "kind": "grid", **lines}))
-        frames.append(pd.DataFrame({"method": method, "kind": "point", "x1": x[:, 0], "x2": x[:, 1], "class": y, "weight": weights}))
+        frames.append(
+            pd.DataFrame(
+                {
+                    "method": method,
+                    "kind": "point",
+                    "x1": x[:, 0],
+                    "x2": x[:, 1],
+                    "class": y,
+                    "weight": weights,
+                }
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #03b53b67
@@ -448,7 +633,14 @@ def draw_figure_6_1(frame: pd.DataFrame):
     import seaborn as sns
 
     methods, colours = list(frame.method.unique()), sns.color_palette("colorblind")
-    fig, axes = plt.subplots(1, len(methods), figsize=(3.4 * len(methods), 3.6), sharex=True, sharey=True, layout="constrained")
+    fig, axes = plt.subplots(
+        1,
+        len(methods),
+        figsize=(3.4 * len(methods), 3.6),
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
     for ax, method in zip(axes, methods, strict=True):
         part = dict(list(frame[frame.method == method].groupby("kind")))
         for when, dash in (("before", "solid"), ("after", "dashed")):
@@ -457,7 +649,15 @@ def draw_figure_6_1(frame: pd.DataFrame):
                 ax.contour(z.columns, z.index, z, [0.0], colors=".3", linewidths=1, linestyles=dash)
         for k, marker in enumerate("os^"):
             points = part["point"][part["point"]["class"] == k]
-            ax.scatter(points.x1, points.x2, 2 + 36 * points.weight, color=colours[k], marker=marker, alpha=0.7, lw=0)
+            ax.scatter(
+                points.x1,
+                points.x2,
+                2 + 36 * points.weight,
+                color=colours[k],
+                marker=marker,
+                alpha=0.7,
+                lw=0,
+            )
         ax.set(title=method, xticks=[], yticks=[], aspect="equal")
     return fig
 
@@ -473,21 +673,32 @@ def figure_6_1(preset, parts=PARTS) -> Figure:
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #5884ca7e
 def _sample_columns(p: torch.Tensor, y: torch.Tensor, attacked: bool) -> pd.DataFrame:
     "The lines of `measured_samples` for probabilities (n, k) and labels (n,)."
-    columns = {"label": y, "confidence": p.gather(1, y[:, None]).squeeze(1), "margin": probability_margin(p, y)}
-    columns |= {"misclassification rate": misclassification_rate(p, y), "similarity": similarity(p, y)}
+    columns = {
+        "label": y,
+        "confidence": p.gather(1, y[:, None]).squeeze(1),
+        "margin": probability_margin(p, y),
+    }
+    columns |= {
+        "misclassification rate": misclassification_rate(p, y),
+        "similarity": similarity(p, y),
+    }
     columns |= {"correct": p.argmax(1) == y, **{f"p {k}": v for k, v in enumerate(p.unbind(1))}}
     return pd.DataFrame({"attacked": attacked, **{k: v.tolist() for k, v in columns.items()}})
 
 
 def measured_samples(preset, run) -> pd.DataFrame:
     "A line an image of a run's test set, attacked and not: confidence, margin, misclassification rate, similarity, p 0, p 1, …"
-    compute = lambda: pd.concat(_sample_columns(*probabilities(preset, run, attacked=a), a) for a in (True, False)).to_dict("list")
+    compute = lambda: pd.concat(
+        _sample_columns(*probabilities(preset, run, attacked=a), a) for a in (True, False)
+    ).to_dict("list")
     return pd.DataFrame(measure(Store(preset), "samples", {"run": run, "points": POINTS}, compute))
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #d3a78369
 def standard_runs(preset, parts=PARTS) -> tuple:
     "The runs of ResNet-18 / Standard on the first of `parts`, made if absent."
-    runs = comparison(preset, first_of(parts), "last", ("Standard",), parts)["ResNet-18 / Standard", "Clean"].runs
+    runs = comparison(preset, first_of(parts), "last", ("Standard",), parts)[
+        "ResNet-18 / Standard", "Clean"
+    ].runs
     Store(preset).ensure(runs)
     return runs
 
@@ -499,7 +710,10 @@ def _panels(frame: pd.DataFrame, **labels):
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharex=True, sharey=True, layout="constrained")
     for ax, attacked in zip(axes, (True, False), strict=True):
         ax.set(title="attacked images" if attacked else "images as they are", **labels)
-    return fig, [(ax, frame[frame.attacked == attacked]) for ax, attacked in zip(axes, (True, False), strict=True)]
+    return fig, [
+        (ax, frame[frame.attacked == attacked])
+        for ax, attacked in zip(axes, (True, False), strict=True)
+    ]
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #f9ca2210
 def draw_figure_6_2(frame: pd.DataFrame):
@@ -508,7 +722,13 @@ def draw_figure_6_2(frame: pd.DataFrame):
 
     blue, orange = sns.color_palette("colorblind")[:2]
     m, classes = np.linspace(-1, 1, 401), sum(c.startswith("p ") for c in frame)
-    fig, panels = _panels(frame, xlabel="probability of the true class", ylabel="margin", xlim=(-0.02, 1.02), ylim=(-1.02, 1.02))
+    fig, panels = _panels(
+        frame,
+        xlabel="probability of the true class",
+        ylabel="margin",
+        xlim=(-0.02, 1.02),
+        ylim=(-1.02, 1.02),
+    )
     for ax, part in panels:
         for bound in confidence_bounds(m, classes):
             ax.plot(bound, m, color=".6", lw=1)
@@ -519,7 +739,11 @@ def draw_figure_6_2(frame: pd.DataFrame):
     return fig
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #ba2e7e2b
-CONFIDENCES = {"all": (0.0, 1.0), "confidence 0.2 to 0.6": (0.2, 0.6), "confidence above 0.9": (0.9, 1.0)}
+CONFIDENCES = {
+    "all": (0.0, 1.0),
+    "confidence 0.2 to 0.6": (0.2, 0.6),
+    "confidence above 0.9": (0.9, 1.0),
+}
 
 
 def equal_margin_shares(frame: pd.DataFrame, margin: float = 0.01, apart: float = 0.05) -> dict:
@@ -537,12 +761,23 @@ def figure_6_2(preset, parts=PARTS) -> Figure:
     samples = [measured_samples(preset, r) for r in runs]
     with style():
         drawn = draw_figure_6_2(samples[0])
-    reason, found = shortfall(preset, first_of(parts), schedule("resnet18").epochs), [equal_margin_shares(s[s.attacked]) for s in samples]
-    cells = [Cell(name, "share with an equal margin", tuple(f[name] for f in found), reason, "share") for name in CONFIDENCES]
-    return figure_of("6.2", "True-class probability and margin", preset, runs, drawn, samples[0], cells)
+    reason, found = (
+        shortfall(preset, first_of(parts), schedule("resnet18").epochs),
+        [equal_margin_shares(s[s.attacked]) for s in samples],
+    )
+    cells = [
+        Cell(name, "share with an equal margin", tuple(f[name] for f in found), reason, "share")
+        for name in CONFIDENCES
+    ]
+    return figure_of(
+        "6.2", "True-class probability and margin", preset, runs, drawn, samples[0], cells
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #21fc2a18
-RANKS = {"low": (0.1, 0.3, 0.5), "high": (0.7, 0.8, 0.9)}  # places in the order of confidence, of the attacked and of the other images
+RANKS = {
+    "low": (0.1, 0.3, 0.5),
+    "high": (0.7, 0.8, 0.9),
+}  # places in the order of confidence, of the attacked and of the other images
 
 
 def ranked(frame: pd.DataFrame) -> pd.DataFrame:
@@ -553,8 +788,16 @@ def ranked(frame: pd.DataFrame) -> pd.DataFrame:
         for place in ranks:
             s = order.iloc[int(place * len(order))]
             p = [s[c] for c in frame if c.startswith("p ")]
-            columns = {"sample": s.name, "confidence": kind, "class": range(len(p)), "probability": p, "similarity": s.similarity}
-            rows.append(pd.DataFrame(columns).assign(true=lambda f, label=s.label: f["class"] == label))
+            columns = {
+                "sample": s.name,
+                "confidence": kind,
+                "class": range(len(p)),
+                "probability": p,
+                "similarity": s.similarity,
+            }
+            rows.append(
+                pd.DataFrame(columns).assign(true=lambda f, label=s.label: f["class"] == label)
+            )
     return pd.concat(rows, ignore_index=True)
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #7559c5bf
@@ -562,12 +805,22 @@ def draw_figure_6_3(frame: pd.DataFrame):
     "The distributions of `ranked`: low confidence above, high below, the true class in red (fig. 6.3)."
     import matplotlib.pyplot as plt
 
-    kinds = {kind: list(dict.fromkeys(part["sample"])) for kind, part in frame.groupby("confidence", sort=False)}
-    fig, axes = plt.subplots(2, len(kinds["low"]), figsize=(8, 4.2), sharex=True, sharey=True, layout="constrained")
+    kinds = {
+        kind: list(dict.fromkeys(part["sample"]))
+        for kind, part in frame.groupby("confidence", sort=False)
+    }
+    fig, axes = plt.subplots(
+        2, len(kinds["low"]), figsize=(8, 4.2), sharex=True, sharey=True, layout="constrained"
+    )
     for line, (kind, chosen) in zip(axes, kinds.items(), strict=True):
         for ax, i in zip(line, chosen, strict=True):
             s = frame[(frame["sample"] == i) & (frame.confidence == kind)]
-            ax.bar(s["class"], s.probability, color=np.where(s.true, "tab:red", ".6"), width=0.8 if len(s) <= 20 else 1.0)
+            ax.bar(
+                s["class"],
+                s.probability,
+                color=np.where(s.true, "tab:red", ".6"),
+                width=0.8 if len(s) <= 20 else 1.0,
+            )
             ax.set(title=f"c = {s.similarity.iloc[0]:.3f}", ylim=(0, 1))
             ax.locator_params(axis="x", integer=True)
             ax.grid(visible=False, axis="x")
@@ -591,11 +844,19 @@ def draw_figure_6_4(frame: pd.DataFrame):
     "Misclassification rate against cosine similarity, with Pearson's r and the area of what is possible (fig. 6.4)."
     q, classes = np.linspace(0, 1, 201), sum(c.startswith("p ") for c in frame)
     most, least = (f / np.hypot(1 - q, f) for f in (q, q / np.sqrt(classes - 1)))
-    fig, panels = _panels(frame, xlabel="misclassification rate", ylabel="cosine similarity", xlim=(0, 1.01), ylim=(0, 1.02))
+    fig, panels = _panels(
+        frame,
+        xlabel="misclassification rate",
+        ylabel="cosine similarity",
+        xlim=(0, 1.01),
+        ylim=(0, 1.02),
+    )
     for ax, part in panels:
         ax.fill_between(q, least, most, color=".88", lw=0, label="possible")
         ax.scatter(part["misclassification rate"], part.similarity, s=9, lw=0)
-        ax.set_title(f"{ax.get_title()}: r = {pearson(part['misclassification rate'], part.similarity):.3f}")
+        ax.set_title(
+            f"{ax.get_title()}: r = {pearson(part['misclassification rate'], part.similarity):.3f}"
+        )
     panels[0][0].legend(loc="upper left")
     return fig
 
@@ -607,9 +868,27 @@ def figure_6_4(preset, parts=PARTS) -> Figure:
     samples = [measured_samples(preset, r) for r in runs]
     with style():
         drawn = draw_figure_6_4(samples[0])
-    found = tuple(pearson(a["misclassification rate"], a.similarity) for a in (s[s.attacked] for s in samples))
-    cells = [Cell("all", "Pearson r", found, shortfall(preset, first_of(parts), schedule("resnet18").epochs), "share")]
-    return figure_of("6.4", "Misclassification rate and cosine similarity", preset, runs, drawn, samples[0], cells)
+    found = tuple(
+        pearson(a["misclassification rate"], a.similarity) for a in (s[s.attacked] for s in samples)
+    )
+    cells = [
+        Cell(
+            "all",
+            "Pearson r",
+            found,
+            shortfall(preset, first_of(parts), schedule("resnet18").epochs),
+            "share",
+        )
+    ]
+    return figure_of(
+        "6.4",
+        "Misclassification rate and cosine similarity",
+        preset,
+        runs,
+        drawn,
+        samples[0],
+        cells,
+    )
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #c7c52381
 def claims(preset) -> pd.DataFrame:
