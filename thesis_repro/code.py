@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIBRARY', 'PLUMBING', 'rests_on', 'fingerprint', 'changed']
 
-# %% ../nbs/engine/03_code.ipynb #6e7f47ac
+# %% ../nbs/engine/03_code.ipynb #59660fd9
 import ast
 import functools
 import hashlib
@@ -13,7 +13,7 @@ import inspect
 import textwrap
 from pathlib import Path
 
-# %% ../nbs/engine/03_code.ipynb #7dcc0d26
+# %% ../nbs/engine/03_code.ipynb #a086cf8b
 LIBRARY = "thesis_repro"
 
 
@@ -37,7 +37,7 @@ def _imported(node: ast.AST) -> dict[str, tuple[str, str]]:
     names = {a.asname or a.name: a.name for a in node.names}
     return {k: (home, v) if home else (v, "") for k, v in names.items()}
 
-# %% ../nbs/engine/03_code.ipynb #6a0b5abe
+# %% ../nbs/engine/03_code.ipynb #7ad3167d
 @functools.cache
 def _module(name: str) -> tuple[dict, dict]:
     "The definitions of a module of the library, name → trees, and what it imports from the others."
@@ -54,7 +54,7 @@ def _module(name: str) -> tuple[dict, dict]:
         imported |= _imported(node)
     return defined, imported
 
-# %% ../nbs/engine/03_code.ipynb #6e4f3b26
+# %% ../nbs/engine/03_code.ipynb #4e5fe513
 def _mentioned(node: ast.AST, defined: dict, imported: dict, module: str):
     "The (module, name) that a tree mentions."
     for n in ast.walk(node):
@@ -70,7 +70,7 @@ def _mentioned(node: ast.AST, defined: dict, imported: dict, module: str):
 
 @functools.cache
 def rests_on(places: frozenset) -> dict[str, dict[str, list]]:
-    "What the definitions at some (module, name) rest on, and they themselves: module → name → trees."
+    "The definitions at some (module, name) and what they rest on: module → name → trees."
     left, found = sorted(places), {}
     while left:
         module, name = left.pop()
@@ -83,7 +83,7 @@ def rests_on(places: frozenset) -> dict[str, dict[str, list]]:
                 left += _mentioned(node, defined, imported, module)
     return {module: names for module, names in found.items() if names}
 
-# %% ../nbs/engine/03_code.ipynb #ba2b49bc
+# %% ../nbs/engine/03_code.ipynb #ae2206d7
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
@@ -111,7 +111,7 @@ def fingerprint(things) -> dict[str, str]:
         sorted(own.items())
     )
 
-# %% ../nbs/engine/03_code.ipynb #abb4e75d
+# %% ../nbs/engine/03_code.ipynb #b9414323
 def changed(then: dict[str, str], now: dict[str, str]) -> list[str]:
     "The modules in which two fingerprints differ."
     return sorted(m for m in then.keys() | now.keys() if then.get(m) != now.get(m))

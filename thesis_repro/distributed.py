@@ -8,7 +8,6 @@ __all__ = ['processes', 'rank', 'leads', 'rows', 'Slice', 'Join', 'Spread', 'Red
 
 # %% ../nbs/engine/30_distributed.ipynb #60dfe244
 import contextlib
-import hashlib
 import os
 import sys
 
@@ -17,6 +16,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.func import functional_call
 
+from .checkpoints import weights_digest
 from .files import BadInput
 from .models import Staged
 
@@ -110,7 +110,7 @@ class Reduce(torch.autograd.Function):
 
 # %% ../nbs/engine/30_distributed.ipynb #36576f97
 def _statistics(x: torch.Tensor, idle: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    "Mean and variance (c,) of each channel over the rows (n, c, h, w) of all processes, those of `idle` ones aside, and over how many values."
+    "Mean, variance (c,) and number of the values of each channel, over the rows of all processes."
     channels, mean = x.shape[1], x.mean((0, 2, 3))
     deviations = (x - mean.view(1, -1, 1, 1)).square().sum((0, 2, 3))
     own = 0 if idle else x.numel() // channels
@@ -125,7 +125,7 @@ def _statistics(x: torch.Tensor, idle: bool) -> tuple[torch.Tensor, torch.Tensor
 class SharedNorm(nn.BatchNorm2d):
     "Batch normalisation by the statistics of the rows of all processes."
 
-    idle = False  # whether this process has no row of the present pass: set for all layers by the network
+    idle = False  # whether this process has no row of the pass: the network sets it for all layers
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training and self.running_mean is not None:
@@ -133,9 +133,8 @@ class SharedNorm(nn.BatchNorm2d):
         h = x if x.dtype == torch.float64 else x.float()
         mean, variance, n = _statistics(h, SharedNorm.idle)
         if h.device.type == "cpu" and n < 2:  # on a GPU, looking would mean waiting
-            raise ValueError(
-                f"batch normalisation needs more than one value a channel in training, got {tuple(x.shape)}"
-            )
+            shape = tuple(x.shape)
+            raise ValueError(f"batch norm needs more than one value per channel, got {shape}")
         if self.training and self.track_running_stats:
             self._record(mean.detach(), variance.detach() * n / (n - 1))
         scale = torch.rsqrt(variance + self.eps) * (1 if self.weight is None else self.weight)
@@ -152,7 +151,7 @@ class SharedNorm(nn.BatchNorm2d):
 
 # %% ../nbs/engine/30_distributed.ipynb #da1e0e68
 class Shared(Staged):
-    "A network whose passes several processes share: its input and output are whole, its work is on the rows of each."
+    "A network whose passes several processes share: each works on its rows, the output is whole."
 
     def forward(self, x, start: int = 0, stop: int | None = None):
         mine = rows(len(x))
@@ -172,24 +171,27 @@ class Shared(Staged):
         )
 
 # %% ../nbs/engine/30_distributed.ipynb #06792c9f
-def share(model: Staged) -> Staged:
-    "The same network, shared from now on. BadInput for layers whose rows cannot be told apart from the batch."
-    if not isinstance(model, Staged):
-        raise BadInput(
-            f"{type(model).__name__}: cannot be shared by several processes: must be a network of models.build"
+def share(module: nn.Module) -> nn.Module:
+    "The same network, or the networks in a ModuleDict, shared from now on. BadInput for dropout."
+    if processes() == 1:
+        return module
+    if isinstance(module, nn.ModuleDict):
+        for part in module.values():
+            share(part)
+        return module
+    for m in module.modules():
+        norm, random = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
+        unknown = (
+            isinstance(module, Staged) and isinstance(m, norm) and type(m) is not nn.BatchNorm2d
         )
-    for m in model.modules():
-        norm = isinstance(m, nn.modules.batchnorm._BatchNorm)
-        if (norm and not isinstance(m, nn.BatchNorm2d)) or isinstance(
-            m, nn.modules.dropout._DropoutNd
-        ):
-            raise BadInput(
-                f"{type(m).__name__}: cannot be shared by several processes: train this network in one"
-            )
-        if norm:
+        if isinstance(m, random) or unknown:
+            name = type(m).__name__
+            raise BadInput(f"{name}: not possible in several processes: train this network in one")
+        if isinstance(module, Staged) and isinstance(m, nn.BatchNorm2d):
             m.__class__ = SharedNorm
-    model.__class__ = Shared
-    return model
+    if isinstance(module, Staged):
+        module.__class__ = Shared
+    return module
 
 # %% ../nbs/engine/30_distributed.ipynb #a4535d24
 def whole(model, features: torch.Tensor, n: int) -> torch.Tensor:
@@ -226,7 +228,7 @@ def led(action):
 # %% ../nbs/engine/30_distributed.ipynb #8b378653
 @contextlib.contextmanager
 def together(*known):
-    "Inside, of several processes, any error but those of the `known` kinds, which come to all at once, is the end of this process."
+    "Within this context an error of one process ends it, unless of the `known` kinds that all see."
     try:
         yield
     except Exception as e:
@@ -245,26 +247,21 @@ def check_same(module: nn.Module):
     "Apart, in all processes, unless all have the same bytes in every parameter and buffer."
     if processes() == 1:
         return
-    values = (
-        v.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        for v in module.state_dict().values()
-    )
-    digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in values)).hexdigest()
+    digest = weights_digest(module.state_dict())
     if agreed(led(lambda: digest) != digest):
         raise Apart(
-            "the weights differ between the processes: are they on the same kind of GPU, with the same versions and code?"
+            "the weights differ between processes: same GPUs, versions and code everywhere?"
         )
 
 # %% ../nbs/engine/30_distributed.ipynb #aac953dd
 @contextlib.contextmanager
 def group(device: str = "cpu"):
-    "Inside, the processes that torchrun started are one group, on a machine's GPUs where `device` is cuda. BadInput where these are too few."
+    "Within this context torchrun's processes are a group, on GPUs for cuda. BadInput for too few."
     if gpu := torch.device(device).type == "cuda":
         here, there = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
         if here > there:
-            raise BadInput(
-                f"{here} processes on a machine with {there} GPU(s): start one for each: torchrun --nproc-per-node {there}"
-            )
+            how = f"start one for each: torchrun --nproc-per-node {there}"
+            raise BadInput(f"{here} processes on a machine with {there} GPU(s): {how}")
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
     try:

@@ -12,31 +12,32 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .data import Draws
+from .draws import Draws
 from .models import batch_statistics
+from .pieces import field, piece
 
 # %% ../nbs/science/19_mixup.ipynb #374f2e93
 def mix(a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
-    "λ a + (1 − λ) b with one λ a pair: `a` and `b` are (n, …), `lam` is (n,). Images: eq. 7.2; labels: eq. 7.3."
+    "λ a + (1 − λ) b (eq. 7.2 of images, 7.3 of labels): `a`, `b` (n, …), ratios `lam` (n,)."
     lam = lam.to(a.dtype).view(-1, *[1] * (a.dim() - 1))
     return torch.lerp(b, a, lam)
 
 # %% ../nbs/science/19_mixup.ipynb #15e20342
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    "−Σ_k t_k log σ_k(z), one a sample: `logits` and `target` (n, k) to (n,). For a one-hot target eq. 7.1."
+    "−Σ_k t_k log σ_k(z) per sample (eq. 7.1 for a one-hot target): logits, target (n, k) to (n,)."
     return -(target * F.log_softmax(logits.float(), 1)).sum(1)
 
 
 def binary_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    "The binary cross entropy of each softmax output, averaged over the k classes: (n, k), (n, k) to (n,)."
+    "The binary cross entropy of each softmax output, averaged over the classes: (n, k) to (n,)."
     log_p = F.log_softmax(logits.float(), 1)
-    # 1 − p is rounded to 0 for a certain prediction: the floor keeps its logarithm (−16) and the gradient finite.
+    # 1 − p is rounded to 0 for a certain prediction: the limit keeps logarithm and gradient finite
     log_q = torch.log1p(-log_p.exp().clamp(max=1 - 1e-7))
     return -(target * log_p + (1 - target) * log_q).mean(1)
 
 
 def summed_binary_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    "The same summed over the classes: k times the loss, and so k times the step, of `binary_cross_entropy`."
+    "`binary_cross_entropy` summed over the k classes: k times the loss, and so k times the step."
     return logits.shape[1] * binary_cross_entropy(logits, target)
 
 
@@ -46,17 +47,17 @@ LOSSES = {"ce": cross_entropy, "bce": binary_cross_entropy, "bce_sum": summed_bi
 def mixed_loss(
     logits: torch.Tensor, y: torch.Tensor, y2: torch.Tensor, lam: torch.Tensor, kind: str = "ce"
 ) -> torch.Tensor:
-    "L′ = λ L(f, y) + (1 − λ) L(f, y₂), one a pair (eq. 7.4): `logits` (n, k), labels and `lam` (n,); `kind` is a key of LOSSES."
+    "λ L(f, y) + (1 − λ) L(f, y₂) per pair (eq. 7.4): logits (n, k), labels and ratios (n,)."
     k = logits.shape[1]
     target = mix(F.one_hot(y, k).float(), F.one_hot(y2, k).float(), lam)
     return LOSSES[kind](logits, target)
 
 # %% ../nbs/science/19_mixup.ipynb #59477246
-@dataclass(frozen=True)
+@piece
 class Plain:
     "Training on the examples as they are: the mean of the loss, eq. 7.1 for `ce`."
 
-    loss: str = "ce"
+    loss: str = field("ce", one_of=LOSSES)
 
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws) -> torch.Tensor:
         logits = model(x)
@@ -65,7 +66,7 @@ class Plain:
 # %% ../nbs/science/19_mixup.ipynb #6bc704ee
 @dataclass
 class Pairs:
-    "A batch of pairs at `layer`: `h` (n, …) are features without a graph, `partner` (n,) says who is mixed with whom."
+    "A batch of pairs at a layer: features `h` (n, …) without a graph, places of `partner` (n,)."
 
     model: torch.nn.Module
     layer: int
@@ -81,47 +82,51 @@ class Pairs:
 
     @torch.no_grad()
     def loss_at(self, lam: torch.Tensor) -> torch.Tensor:
-        "L′ of eq. 7.4 of every pair at its ratio, (n,) to (n,), by the statistics of the mixed batch."
+        "The loss of eq. 7.4 of every pair at its ratio, (n,) to (n,), with batch statistics."
         with batch_statistics(self.model):
             logits = self.model(mix(self.h, self.h[self.partner], lam), start=self.layer)
         return mixed_loss(logits, self.y, self.y2, lam, self.loss)
 
 # %% ../nbs/science/19_mixup.ipynb #7f819537
-@dataclass(frozen=True)
+@piece
 class Beta:
     "λ ~ Beta(α, α), drawn once `per` batch or pair."
 
-    alpha: float = 1.0
-    per: str = "batch"
+    alpha: float = field(1.0, above=0)
+    per: str = field("batch", one_of=("batch", "pair"))
 
     def __call__(self, pairs: Pairs, draws: Draws) -> torch.Tensor:
         n = len(pairs.y)
-        lam = draws.numpy("ratio").beta(self.alpha, self.alpha, n if self.per == "pair" else 1)
-        return torch.as_tensor(lam, dtype=torch.float32, device=pairs.y.device).expand(n)
+        many = n if self.per == "pair" else 1
+
+        def ratios(generator):
+            return generator.beta(self.alpha, self.alpha, many).astype("float32")
+
+        return draws.tensor("ratio", ratios, pairs.y.device).expand(n)
 
 # %% ../nbs/science/19_mixup.ipynb #f5be29f8
-@dataclass(frozen=True)
+@piece
 class Fixed:
     "The same λ for every pair."
 
-    value: float = 0.5
+    value: float = field(0.5, low=0, high=1)
 
     def __call__(self, pairs: Pairs, draws: Draws) -> torch.Tensor:
         return torch.full((len(pairs.y),), self.value, device=pairs.y.device)
 
 # %% ../nbs/science/19_mixup.ipynb #3eacc556
-@dataclass(frozen=True)
+@piece
 class Mixup:
-    "Training on mixed pairs (eq. 7.2–7.4): a layer drawn from `layers` (0: the image) and a λ from `ratio`, or `input_ratio` at the image."
+    "Training on mixed pairs (eq. 7.2–7.4) at a layer drawn from `layers` (0: the image)."
 
-    layers: tuple[int, ...] = (0,)
+    layers: tuple[int, ...] = field((0,), low=0, high=3)
     ratio: object = Beta(1.0)
-    input_ratio: object = None
-    loss: str = "ce"
+    input_ratio: object = None  # at the image, if it is another one there
+    loss: str = field("ce", one_of=LOSSES)
 
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws) -> torch.Tensor:
-        layer = int(draws.numpy("layer").choice(self.layers))
-        partner = torch.as_tensor(draws.numpy("partner").permutation(len(y)), device=y.device)
+        layer = draws.choice("layer", self.layers)
+        partner = draws.tensor("partner", lambda g: g.permutation(len(y)), y.device)
         h = model(x, stop=layer) if layer else x
         pairs = Pairs(model, layer, h.detach(), partner, y, self.loss)
         ratio = self.input_ratio if layer == 0 and self.input_ratio else self.ratio

@@ -6,7 +6,7 @@
 __all__ = ['REGISTRY', 'field', 'allowed', 'checked', 'piece', 'is_piece', 'specification', 'key', 'registered',
            'from_specification', 'load_pieces', 'inside']
 
-# %% ../nbs/engine/02_pieces.ipynb #8a6c1ca4
+# %% ../nbs/engine/02_pieces.ipynb #bded0628
 import dataclasses
 import difflib
 import functools
@@ -17,20 +17,21 @@ import json
 import math
 import re
 import sys
+import types
 import typing
 from pathlib import Path
 
 from .files import BadInput
 
-# %% ../nbs/engine/02_pieces.ipynb #b51c8a5b
+# %% ../nbs/engine/02_pieces.ipynb #3afe6760
 def field(
     default=dataclasses.MISSING, *, text="", low=None, high=None, above=None, one_of=(), **how
 ):
-    "A dataclass field with its help: bounds of a number (`above` is strict), or `one_of` some words."
+    "A dataclass field with its help, and bounds (`above` is strict) or `one_of` some words."
     limits = {"low": low, "high": high, "above": above, "one_of": tuple(one_of)}
     return dataclasses.field(default=default, metadata={"text": text, **limits}, **how)
 
-# %% ../nbs/engine/02_pieces.ipynb #369edc62
+# %% ../nbs/engine/02_pieces.ipynb #af1936b1
 _KINDS = {int: "a whole number", float: "a number", bool: "yes or no", str: "a text"}
 _MANY = {int: "whole numbers", float: "numbers", str: "texts"}
 
@@ -40,17 +41,20 @@ def allowed(f: dataclasses.Field) -> str:
     low, high, above, choices = (f.metadata.get(k) for k in ("low", "high", "above", "one_of"))
     if choices:
         return f"one of {', '.join(map(str, choices))}"
-    inner = typing.get_args(f.type)
-    kind = _MANY.get(inner[0], "values") if inner else _KINDS.get(f.type, "a piece")
+    inner, none = typing.get_args(f.type), isinstance(f.type, types.UnionType)
+    kind = _KINDS.get(inner[0] if none else f.type, "a piece")
+    kind = _MANY.get(inner[0], "values") if inner and not none else kind
     if low is not None:
         return f"{kind} from {low:,} " + ("on" if high is None else f"to {high:,}")
     bounds = [f"above {above:,}"] * (above is not None) + [f"at most {high:,}"] * (high is not None)
     return " ".join([kind, " and ".join(bounds)]).strip()
 
-# %% ../nbs/engine/02_pieces.ipynb #8e9d744b
+# %% ../nbs/engine/02_pieces.ipynb #15e89025
 def _converted(kind, value):
     "The value in that type, or ValueError."
     inner = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):  # such as float | None
+        return None if value is None else _converted(inner[0], value)
     if hasattr(value, "item"):
         value = value.item()  # a number of NumPy or torch
     if isinstance(value, (tuple, list)) and inner:
@@ -63,7 +67,7 @@ def _converted(kind, value):
         raise ValueError(value)
     return value
 
-# %% ../nbs/engine/02_pieces.ipynb #372b9939
+# %% ../nbs/engine/02_pieces.ipynb #19b9d594
 def _within(m: dict, value) -> bool:
     "Whether one value is inside the limits of a field's metadata."
     return (
@@ -78,15 +82,14 @@ def checked(f: dataclasses.Field, value, where: str):
     "The value in the type of the field and within its limits; any other is BadInput, with `where`."
     try:
         found = _converted(f.type, value)
-        if not all(
-            _within(f.metadata, v) for v in (found if isinstance(found, tuple) else (found,))
-        ):
+        parts = found if isinstance(found, tuple) else (found,)
+        if not all(v is None or _within(f.metadata, v) for v in parts):
             raise ValueError(value)
     except (ValueError, TypeError):
         raise BadInput(f"{where}: {f.name} = {value}: must be {allowed(f)}") from None
     return found
 
-# %% ../nbs/engine/02_pieces.ipynb #4933ac3a
+# %% ../nbs/engine/02_pieces.ipynb #4fbc0b62
 REGISTRY: dict[str, type] = {}
 
 
@@ -110,7 +113,7 @@ def piece(cls):
         REGISTRY[cls.__name__] = made  # a notebook's copy of a library's class is not registered
     return made
 
-# %% ../nbs/engine/02_pieces.ipynb #ee0104ed
+# %% ../nbs/engine/02_pieces.ipynb #1a089764
 def is_piece(thing) -> bool:
     "Whether something is a piece."
     return (
@@ -133,12 +136,12 @@ def specification(thing):
         return thing
     raise BadInput(f"{thing!r}: cannot be written down: must be a piece, a number or a text")
 
-# %% ../nbs/engine/02_pieces.ipynb #44f8888a
+# %% ../nbs/engine/02_pieces.ipynb #aedacaa5
 def key(spec) -> str:
     "The name of a specification: twelve hexadecimal digits of the SHA-256 of its JSON."
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/engine/02_pieces.ipynb #cd137791
+# %% ../nbs/engine/02_pieces.ipynb #4d152df7
 @functools.cache
 def _homes() -> dict[str, str]:
     "The name of every piece of the library → its module."
@@ -159,7 +162,7 @@ def registered(name: str) -> type:
         )
     return REGISTRY[name]
 
-# %% ../nbs/engine/02_pieces.ipynb #19f110eb
+# %% ../nbs/engine/02_pieces.ipynb #55f1ef4b
 def from_specification(spec):
     "The piece or value that a specification describes. BadInput for an unknown piece or field."
     if isinstance(spec, list):
@@ -179,7 +182,7 @@ def from_specification(spec):
     except TypeError as e:
         raise BadInput(f"{spec['is']}: cannot be made: {e}") from None
 
-# %% ../nbs/engine/02_pieces.ipynb #1799c1b9
+# %% ../nbs/engine/02_pieces.ipynb #a3191f97
 def load_pieces(file) -> None:
     "Run a Python file of your own, which registers its pieces. BadInput if it cannot be used."
     path = Path(file).resolve()
@@ -194,7 +197,7 @@ def load_pieces(file) -> None:
         sys.modules.pop(name, None)
         raise BadInput(f"{file}: cannot be used for pieces: {type(e).__name__}: {e}") from None
 
-# %% ../nbs/engine/02_pieces.ipynb #b0f9d267
+# %% ../nbs/engine/02_pieces.ipynb #07a5b000
 def inside(thing):
     "A piece and all pieces in it, from the outside in; of anything else nothing."
     if is_piece(thing):
