@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIBRARY', 'PLUMBING', 'rests_on', 'fingerprint', 'changed']
 
-# %% ../nbs/engine/03_code.ipynb #59660fd9
+# %% ../nbs/engine/03_code.ipynb #f07fa3d8
 import ast
 import functools
 import hashlib
@@ -13,7 +13,7 @@ import inspect
 import textwrap
 from pathlib import Path
 
-# %% ../nbs/engine/03_code.ipynb #a086cf8b
+# %% ../nbs/engine/03_code.ipynb #21f2aa31
 LIBRARY = "thesis_repro"
 
 
@@ -37,7 +37,7 @@ def _imported(node: ast.AST) -> dict[str, tuple[str, str]]:
     names = {a.asname or a.name: a.name for a in node.names}
     return {k: (home, v) if home else (v, "") for k, v in names.items()}
 
-# %% ../nbs/engine/03_code.ipynb #7ad3167d
+# %% ../nbs/engine/03_code.ipynb #e562ff02
 @functools.cache
 def _module(name: str) -> tuple[dict, dict]:
     "The definitions of a module of the library, name → trees, and what it imports from the others."
@@ -54,7 +54,7 @@ def _module(name: str) -> tuple[dict, dict]:
         imported |= _imported(node)
     return defined, imported
 
-# %% ../nbs/engine/03_code.ipynb #4e5fe513
+# %% ../nbs/engine/03_code.ipynb #56072281
 def _mentioned(node: ast.AST, defined: dict, imported: dict, module: str):
     "The (module, name) that a tree mentions."
     for n in ast.walk(node):
@@ -83,7 +83,7 @@ def rests_on(places: frozenset) -> dict[str, dict[str, list]]:
                 left += _mentioned(node, defined, imported, module)
     return {module: names for module, names in found.items() if names}
 
-# %% ../nbs/engine/03_code.ipynb #ae2206d7
+# %% ../nbs/engine/03_code.ipynb #6ee8a389
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
@@ -103,7 +103,9 @@ PLUMBING = {"files", "paths", "progress", "settings", "stopping"}  # what they d
 def fingerprint(things) -> dict[str, str]:
     "Module → hash of the definitions there that some classes and functions rest on."
     inside = {t for t in things if t.__module__.startswith(LIBRARY + ".")}
-    places = frozenset((t.__module__.removeprefix(LIBRARY + "."), t.__qualname__) for t in inside)
+    # a function in a function stands for the outer one
+    names = {(t.__module__, t.__qualname__.partition(".")[0]) for t in inside}
+    places = frozenset((module.removeprefix(LIBRARY + "."), name) for module, name in names)
     found = rests_on(places)
     own = {t.__name__: _digest(_own_text(t)) for t in things if t not in inside}
     trees = {m: [ast.dump(t) for n in sorted(found[m]) for t in found[m][n]] for m in found}
@@ -111,7 +113,7 @@ def fingerprint(things) -> dict[str, str]:
         sorted(own.items())
     )
 
-# %% ../nbs/engine/03_code.ipynb #b9414323
+# %% ../nbs/engine/03_code.ipynb #3f40b476
 def changed(then: dict[str, str], now: dict[str, str]) -> list[str]:
     "The modules in which two fingerprints differ."
     return sorted(m for m in then.keys() | now.keys() if then.get(m) != now.get(m))

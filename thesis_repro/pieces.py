@@ -6,7 +6,7 @@
 __all__ = ['REGISTRY', 'field', 'allowed', 'checked', 'piece', 'is_piece', 'specification', 'key', 'registered',
            'from_specification', 'load_pieces', 'inside']
 
-# %% ../nbs/engine/02_pieces.ipynb #bded0628
+# %% ../nbs/engine/02_pieces.ipynb #eb7c6bc5
 import dataclasses
 import difflib
 import functools
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .files import BadInput
 
-# %% ../nbs/engine/02_pieces.ipynb #3afe6760
+# %% ../nbs/engine/02_pieces.ipynb #1b65f904
 def field(
     default=dataclasses.MISSING, *, text="", low=None, high=None, above=None, one_of=(), **how
 ):
@@ -31,7 +31,7 @@ def field(
     limits = {"low": low, "high": high, "above": above, "one_of": tuple(one_of)}
     return dataclasses.field(default=default, metadata={"text": text, **limits}, **how)
 
-# %% ../nbs/engine/02_pieces.ipynb #af1936b1
+# %% ../nbs/engine/02_pieces.ipynb #d627f6af
 _KINDS = {int: "a whole number", float: "a number", bool: "yes or no", str: "a text"}
 _MANY = {int: "whole numbers", float: "numbers", str: "texts"}
 
@@ -46,10 +46,11 @@ def allowed(f: dataclasses.Field) -> str:
     kind = _MANY.get(inner[0], "values") if inner and not none else kind
     if low is not None:
         return f"{kind} from {low:,} " + ("on" if high is None else f"to {high:,}")
-    bounds = [f"above {above:,}"] * (above is not None) + [f"at most {high:,}"] * (high is not None)
-    return " ".join([kind, " and ".join(bounds)]).strip()
+    bounds = [] if above is None else [f"above {above:,}"]
+    bounds += [] if high is None else [f"at most {high:,}"]
+    return f"{kind} {' and '.join(bounds)}".strip()
 
-# %% ../nbs/engine/02_pieces.ipynb #15e89025
+# %% ../nbs/engine/02_pieces.ipynb #41179847
 def _converted(kind, value):
     "The value in that type, or ValueError."
     inner = typing.get_args(kind)
@@ -67,7 +68,7 @@ def _converted(kind, value):
         raise ValueError(value)
     return value
 
-# %% ../nbs/engine/02_pieces.ipynb #19b9d594
+# %% ../nbs/engine/02_pieces.ipynb #2261ae3f
 def _within(m: dict, value) -> bool:
     "Whether one value is inside the limits of a field's metadata."
     return (
@@ -89,7 +90,7 @@ def checked(f: dataclasses.Field, value, where: str):
         raise BadInput(f"{where}: {f.name} = {value}: must be {allowed(f)}") from None
     return found
 
-# %% ../nbs/engine/02_pieces.ipynb #4fbc0b62
+# %% ../nbs/engine/02_pieces.ipynb #41f35cf5
 REGISTRY: dict[str, type] = {}
 
 
@@ -113,7 +114,7 @@ def piece(cls):
         REGISTRY[cls.__name__] = made  # a notebook's copy of a library's class is not registered
     return made
 
-# %% ../nbs/engine/02_pieces.ipynb #1a089764
+# %% ../nbs/engine/02_pieces.ipynb #f52ede4c
 def is_piece(thing) -> bool:
     "Whether something is a piece."
     return (
@@ -136,12 +137,12 @@ def specification(thing):
         return thing
     raise BadInput(f"{thing!r}: cannot be written down: must be a piece, a number or a text")
 
-# %% ../nbs/engine/02_pieces.ipynb #aedacaa5
+# %% ../nbs/engine/02_pieces.ipynb #33fde96b
 def key(spec) -> str:
     "The name of a specification: twelve hexadecimal digits of the SHA-256 of its JSON."
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/engine/02_pieces.ipynb #4d152df7
+# %% ../nbs/engine/02_pieces.ipynb #b34a3ab2
 @functools.cache
 def _homes() -> dict[str, str]:
     "The name of every piece of the library → its module."
@@ -162,7 +163,7 @@ def registered(name: str) -> type:
         )
     return REGISTRY[name]
 
-# %% ../nbs/engine/02_pieces.ipynb #55f1ef4b
+# %% ../nbs/engine/02_pieces.ipynb #d7d83457
 def from_specification(spec):
     "The piece or value that a specification describes. BadInput for an unknown piece or field."
     if isinstance(spec, list):
@@ -182,7 +183,7 @@ def from_specification(spec):
     except TypeError as e:
         raise BadInput(f"{spec['is']}: cannot be made: {e}") from None
 
-# %% ../nbs/engine/02_pieces.ipynb #a3191f97
+# %% ../nbs/engine/02_pieces.ipynb #ff1c677e
 def load_pieces(file) -> None:
     "Run a Python file of your own, which registers its pieces. BadInput if it cannot be used."
     path = Path(file).resolve()
@@ -197,7 +198,7 @@ def load_pieces(file) -> None:
         sys.modules.pop(name, None)
         raise BadInput(f"{file}: cannot be used for pieces: {type(e).__name__}: {e}") from None
 
-# %% ../nbs/engine/02_pieces.ipynb #07a5b000
+# %% ../nbs/engine/02_pieces.ipynb #00fc508e
 def inside(thing):
     "A piece and all pieces in it, from the outside in; of anything else nothing."
     if is_piece(thing):
