@@ -6,7 +6,7 @@
 __all__ = ['commit', 'processor', 'environment', 'place', 'repeatable', 'Record', 'record_of', 'write', 'read', 'write_diverged',
            'read_diverged']
 
-# %% ../nbs/engine/35_records.ipynb #9802f1ea
+# %% ../nbs/engine/35_records.ipynb #a99ac646
 import dataclasses
 import functools
 import json
@@ -25,7 +25,7 @@ from .files import atomic_json, plain, sha256
 from .runs import Run
 from .training import Compute
 
-# %% ../nbs/engine/35_records.ipynb #2f03f028
+# %% ../nbs/engine/35_records.ipynb #9b20ca26
 def _git(*words: str) -> str:
     "What git says about the project's folder; empty where it is no repository."
     command = ["git", "-C", str(paths.root()), *words]
@@ -45,7 +45,7 @@ def commit() -> str:
     dirty = _git("status", "--porcelain", "-uno", "--", "nbs", "thesis_repro", "settings.ini")
     return (_git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if dirty else "")
 
-# %% ../nbs/engine/35_records.ipynb #088bc037
+# %% ../nbs/engine/35_records.ipynb #6923b0c0
 def processor() -> str:
     "The name of the CPU."
     try:
@@ -67,7 +67,7 @@ def environment() -> dict:
     versions = {"python": platform.python_version(), **libraries}
     return {**machine, "versions": versions, "commit": commit()}
 
-# %% ../nbs/engine/35_records.ipynb #ee4c3e05
+# %% ../nbs/engine/35_records.ipynb #629eb86f
 def place(run: Run, compute: Compute) -> str:
     "Where and with what a run is computed, in words: what its bits depend on."
     gpu = torch.device(compute.device).type == "cuda"
@@ -95,7 +95,7 @@ def repeatable(compute: Compute, places=("",)) -> str:
         return f"{here}: {always}, and torch used deterministic algorithms only"
     return "statistical: GPU kernels add in a varying order; --deterministic forbids those"
 
-# %% ../nbs/engine/35_records.ipynb #202a6925
+# %% ../nbs/engine/35_records.ipynb #d1593c49
 @dataclass(frozen=True)
 class Record:
     "What is kept of a finished run. `metrics` and `weights` (checksums) have `last` and `best`."
@@ -116,7 +116,7 @@ class Record:
         "A measured number by its path, such as `best.accuracy`."
         return functools.reduce(dict.__getitem__, path.split("."), self.metrics)
 
-# %% ../nbs/engine/35_records.ipynb #0e8989d7
+# %% ../nbs/engine/35_records.ipynb #5c9324fb
 def _measured(t: training.Training, weights: dict) -> dict:
     "What the recipe reports of the last and of the best weights."
     metrics = {}
@@ -133,6 +133,7 @@ def record_of(run: Run, t: training.Training, weights: dict) -> dict:
     d, a, n = t.images, t.at, distributed.processes()
     data = {"name": run.data.name, "stand_in": d.stand_in if d.stand_in != run.data.name else ""}
     data |= {"train": len(d.y_train), "held_out": len(d.y_val), "test": len(d.y_test)}
+    data["classes"] = d.classes
     cost = {"seconds": a.seconds, "images_per_second": a.images_seen / a.seconds}
     cost |= {"device": t.compute.device, "threads": torch.get_num_threads(), "processes": n}
     what = {"run": pieces.specification(run), "home": run.home, "label": run.label, "data": data}
@@ -141,7 +142,7 @@ def record_of(run: Run, t: training.Training, weights: dict) -> dict:
     made = {"cost": cost, "environment": environment(), "code": run.code()}
     return {**what, **found, **made, "repeatable": repeatable(t.compute, a.places)}
 
-# %% ../nbs/engine/35_records.ipynb #4467496e
+# %% ../nbs/engine/35_records.ipynb #454fd1e8
 _LEFTOVERS = ("checkpoint.ckpt*", "weights.ckpt.previous", "diverged.json", ".*.tmp")
 
 
@@ -173,7 +174,7 @@ def read(folder: Path) -> Record | None:
         warnings.warn(why, stacklevel=3)
         return None
 
-# %% ../nbs/engine/35_records.ipynb #fce50892
+# %% ../nbs/engine/35_records.ipynb #f8f68be0
 def write_diverged(folder: Path, run: Run, t: training.Training, reason: str):
     "Write down that a run diverged, where it was then, and why."
     facts = {"reason": reason, "epoch": t.at.epoch, "step": t.at.step}
