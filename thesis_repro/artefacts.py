@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'provenance', 'data_words', 'folder', 'Artefact', 'Table', 'rule_link', 'style', 'Figure', 'Made',
            'load_chapters', 'find', 'order', 'tried', 'outdated', 'code_words', 'MadeTable', 'table', 'Drawn',
-           'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'saved_values']
+           'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
 
-# %% ../nbs/evidence/54_artefacts.ipynb #d2c71c0e
+# %% ../nbs/evidence/54_artefacts.ipynb #da9420d2
 import base64
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ from .store import RunsFailed, Store
 from .tables import COLUMNS, DETAILS, Cell, compare
 from .verdicts import verdict_rule
 
-# %% ../nbs/evidence/54_artefacts.ipynb #9ebfaa92
+# %% ../nbs/evidence/54_artefacts.ipynb #51a80190
 def _machine(environment: dict) -> str:
     "A machine in words."
     cores = environment.get("cores", "?")
@@ -54,7 +54,7 @@ def provenance(*environments: dict) -> dict:
     commit, hardware = joined(e.get("commit") for e in known), joined(map(_machine, known), "; ")
     return {"commit": commit, "hardware": hardware, "versions": versions}
 
-# %% ../nbs/evidence/54_artefacts.ipynb #67d32e67
+# %% ../nbs/evidence/54_artefacts.ipynb #ce5e05cf
 def data_words(found) -> str:
     "Which data were used, real, stand-in or a file, in words: of (part, runs.Named) pairs."
     known = dict.fromkeys((part, d.title, d.is_file, d.stands_in) for part, d in found if part)
@@ -66,7 +66,7 @@ def data_words(found) -> str:
         said.append(f"the file {name} as {parts}" if file else f"{name} stands in for {parts}")
     return f"Data: {'; '.join(said)}." if said else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #1ebb191d
+# %% ../nbs/evidence/54_artefacts.ipynb #96a5ff08
 def folder(preset) -> Path:
     "Where the artefacts of a preset are; those of a variant have a folder of their own."
     if isinstance(preset, settings.Preset):
@@ -115,6 +115,11 @@ class Artefact:
         place = f"Made on {self.origin['hardware']}; commit {self.origin['commit']}."
         return f"{self.short} {place}".strip()
 
+    def files(self) -> list[Path]:
+        "Its files on the disk."
+        to = self.to or folder(self.preset) / f"{self.kind}s"
+        return sorted(to.glob(f"{self.name}.*"))
+
     def write(self, files: dict, **facts) -> list[Path]:
         "Write its files (suffix → content), and a JSON file with all facts and their checksums."
         to = self.to or folder(self.preset) / f"{self.kind}s"
@@ -124,7 +129,7 @@ class Artefact:
         own |= facts | {"failed": self.failed, "files": {p.name: sha256(p) for p in made}}
         return [*made, atomic_json(to / f"{self.name}.json", own)]
 
-# %% ../nbs/evidence/54_artefacts.ipynb #35e79feb
+# %% ../nbs/evidence/54_artefacts.ipynb #68e49742
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(Artefact):
     "A table of the thesis beside ours; `frame` is what tables.compare gives."
@@ -174,7 +179,7 @@ def rule_link(here) -> str:
     inside = here.is_relative_to(paths.root())
     return Path(os.path.relpath(rule, here)).as_posix() if inside else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #ccce7afd
+# %% ../nbs/evidence/54_artefacts.ipynb #e639f0ed
 @contextlib.contextmanager
 def style():
     "Within this context matplotlib draws in the style of this project."
@@ -189,7 +194,7 @@ def style():
     with mpl.rc_context(rc):
         yield
 
-# %% ../nbs/evidence/54_artefacts.ipynb #c3e09b17
+# %% ../nbs/evidence/54_artefacts.ipynb #fe8c7cb7
 def _stamp(figure, text: str) -> None:
     "Write `text` in small print below a figure, once."
     for old in [t for t in figure.texts if t.get_gid() == "made"]:
@@ -211,7 +216,7 @@ def _drawn(figure, kind: str, title: str, made: str) -> bytes:
         figure.savefig(out, **how, facecolor="white", metadata=facts)
     return out.getvalue()
 
-# %% ../nbs/evidence/54_artefacts.ipynb #e64e13ea
+# %% ../nbs/evidence/54_artefacts.ipynb #00427e3d
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figure(Artefact):
     "A figure with the numbers behind it (`frame`), and cells that claims may ask for."
@@ -253,7 +258,7 @@ class Figure(Artefact):
         files = {".png": self.png, ".pdf": pdf, ".csv": numbers}
         return self.write(files, cells=[dataclasses.asdict(c) for c in self.cells])
 
-# %% ../nbs/evidence/54_artefacts.ipynb #90b0fbed
+# %% ../nbs/evidence/54_artefacts.ipynb #ffd4dd0d
 TABLES: dict[str, "Made"] = {}
 FIGURES: dict[str, "Made"] = {}
 
@@ -281,7 +286,7 @@ class Made:
         "A preset for the chapter of this artefact."
         return settings.load(name, self.number.partition(".")[0], **overrides)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #bf862190
+# %% ../nbs/evidence/54_artefacts.ipynb #85be4faf
 def _modules(chapter: str) -> list[str]:
     "The modules made from chapter and companion notebooks, those of a chapter if it has any."
     header = re.compile(r"File to edit: \.\./nbs/(?:chapters|companions)/(\S+)\.ipynb")
@@ -314,7 +319,7 @@ def order(number: str) -> tuple:
     "A key that puts 7.2 before 7.10, and 5.ours after 5.4."
     return tuple(int(p) if p.isdigit() else math.inf for p in number.split("."))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #b96a2b00
+# %% ../nbs/evidence/54_artefacts.ipynb #85c8fb02
 def tried(make, *what) -> dict:
     "Call make(*what); what failed: (run's key, measurement or None) → its name and why."
     try:
@@ -335,7 +340,7 @@ def _unlearned(record, printed: float) -> str:
         return f"has not learned: {accuracy:.1f} % where chance is {chance:.2g} %"
     return ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #6c8e29f8
+# %% ../nbs/evidence/54_artefacts.ipynb #02b736cc
 def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a planned cell."
     m, values, why, weak = planned.measurement, [], [], ""
@@ -353,7 +358,7 @@ def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
     reason = "; ".join(dict.fromkeys(w for w in (planned.reason, weak, *why) if w))
     return Cell(*place, tuple(values), reason, m.unit, stand_in)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #166c5baa
+# %% ../nbs/evidence/54_artefacts.ipynb #c210bf0b
 def outdated(store: Store, chosen) -> dict:
     "The runs that other code made than today's → the modules that have changed since."
     found = {r: runs.other_code(r, record.code) for r in chosen if (record := store.record(r))}
@@ -366,7 +371,7 @@ def code_words(old: dict, n: int) -> str:
     how = f"{len(old)} of {n} runs were made by other code ({modules})"
     return f"{how}: --fresh changed makes them again." if old else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #af087bf7
+# %% ../nbs/evidence/54_artefacts.ipynb #b3ce010e
 @dataclass(frozen=True, eq=False)
 class MadeTable(Made):
     "A registered table: `plan` gives (row, column) → Planned for a preset and the parts asked for."
@@ -381,8 +386,7 @@ class MadeTable(Made):
         chosen = list(dict.fromkeys(r for p in plan.values() for r in p.runs))
         tasks = [(r, p.measurement) for p in plan.values() for r in p.runs]
         if fresh == "changed":
-            again = [store.home(r) for r in outdated(store, chosen)]
-            store.forget(again, ("done", "record.json", "weights.ckpt", "checkpoint.ckpt*"))
+            store.renew(outdated(store, chosen))
         failures = {}
         if train:
             needed = [s for r, m in tasks for s in m.needs(r)]
@@ -415,7 +419,7 @@ def table(
     parts = tuple(parts or settings.PARTS)
     return MadeTable("table", number, title, module, parts, where, plan, along, also)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #0efd1e1a
+# %% ../nbs/evidence/54_artefacts.ipynb #b545cf8d
 @dataclass(frozen=True, eq=False)
 class Drawn:
     "What a figure's function gives: what it drew, the numbers behind it, runs, cells."
@@ -439,17 +443,17 @@ def _undrawn(failures: dict) -> Drawn:
     figure.text(0.02, top, lines, va="top", size=10, parse_math=False)
     return Drawn(figure, pd.DataFrame({"run": list(failures), "why": list(failures.values())}))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #516ecddc
+# %% ../nbs/evidence/54_artefacts.ipynb #78d6393f
 @dataclass(frozen=True, eq=False)
 class MadeFigure(Made):
     "A registered figure: `draw(preset, parts)` gives a Drawn."
 
     draw: object = None
 
-    def __call__(self, preset, parts=None, **how) -> Figure:
-        "The Figure at a preset, made and saved."
+    def __call__(self, preset, parts=None, train=True, **how) -> Figure:
+        "The Figure at a preset, made and saved; without `train`, from the runs that are there."
         failures = {}
-        with style():
+        with style(), Store.training(train):
             try:
                 drawn = self.draw(preset, tuple(parts or self.parts), **how)
             except RunsFailed as e:
@@ -481,7 +485,7 @@ def figure(number: str, title: str, parts=(), where: str = ""):
 
     return register
 
-# %% ../nbs/evidence/54_artefacts.ipynb #8e083e0b
+# %% ../nbs/evidence/54_artefacts.ipynb #3c102461
 _FACTS = ("kind", "number", "title", "where", "preset", "data", "commit", "hardware", "files")
 
 
@@ -501,7 +505,7 @@ def read_facts(path: Path) -> dict:
             f"{path}: cannot be used: {' '.join(str(e).split())}: make it again"
         ) from None
 
-# %% ../nbs/evidence/54_artefacts.ipynb #040c019e
+# %% ../nbs/evidence/54_artefacts.ipynb #0a7d6405
 def read_table(path) -> Table:
     "The Table whose JSON file is at `path`. BadInput if its files cannot be used."
     facts, source = read_facts(Path(path)), Path(path).with_suffix(".csv")
@@ -523,7 +527,7 @@ def read_table(path) -> Table:
         frame=frame, origin=origin, code=facts.get("code", ""), to=Path(path).parent, **own
     )
 
-# %% ../nbs/evidence/54_artefacts.ipynb #f7aabfa1
+# %% ../nbs/evidence/54_artefacts.ipynb #a21e306b
 def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:
     "The artefacts of a kind at a preset: JSON file, facts, and what is wrong with it (empty)."
     found = []
@@ -536,7 +540,22 @@ def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:
             found.append((path, facts, str(e)))
     return sorted(found, key=lambda f: order(f[1]["number"]))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #e126df65
+# %% ../nbs/evidence/54_artefacts.ipynb #78820716
+def written(home: Path) -> dict[Path, int]:
+    "The artefacts in a preset's folder, each with the time of its file."
+    return {
+        f: f.stat().st_mtime_ns for k in ("tables", "figures") for f in home.glob(f"{k}/*.json")
+    }
+
+
+def lost(home: Path, before: dict) -> dict[str, str]:
+    "What the artefacts written since `before` could not have, by its name: why."
+    now = written(home)
+    new = (f for f in now if now[f] != before.get(f))
+    facts = (json.loads(f.read_text(encoding="utf-8")) for f in new)
+    return {name: why for f in facts for name, why in f.get("failed", {}).items()}
+
+# %% ../nbs/evidence/54_artefacts.ipynb #d14ae1b0
 def _saved_cells(path: Path, facts: dict) -> list[tuple]:
     "Row, column, values, reason and stand-in of every cell of an artefact."
     if facts["kind"] == "table":

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Named', 'Run', 'key_of', 'scaled', 'seeded', 'shortfall', 'other_code']
 
-# %% ../nbs/engine/34_runs.ipynb #57890667
+# %% ../nbs/engine/34_runs.ipynb #c6d76399
 import dataclasses
 import functools
 import re
@@ -18,7 +18,7 @@ from .pieces import piece, specification
 from .settings import Preset
 from .training import Length
 
-# %% ../nbs/engine/34_runs.ipynb #dab4a724
+# %% ../nbs/engine/34_runs.ipynb #3dc113f1
 @functools.lru_cache(maxsize=2)
 def _loaded(name: str, train: int, test: int, held_out: int, stream: bool, part: str) -> Images:
     return data.load(name, train, test, held_out, stream=stream, stand_in=part)
@@ -58,7 +58,7 @@ class Named:
         own = settings.PARTS.get(self.part, "")
         return bool(own) and not self.is_file and self.name not in (own, f"{own}_extra")
 
-# %% ../nbs/engine/34_runs.ipynb #23fb7e5c
+# %% ../nbs/engine/34_runs.ipynb #8ae67949
 _PLAIN_PATH = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
@@ -86,7 +86,8 @@ class Run:
     @property
     def name(self) -> str:
         "A readable name that only this run has."
-        words = "".join(c if c.isalnum() else " " for c in self.label.lower()).split()
+        plain = (c if c.isascii() and c.isalnum() else " " for c in self.label.lower())
+        words = "".join(plain).split()
         return "-".join([*words, "seed", str(self.seed), self.key])
 
     @property
@@ -120,7 +121,7 @@ def key_of(spec: dict) -> str:
 def _code(kinds: frozenset) -> dict[str, str]:
     return code.fingerprint([*kinds, training.train, training.start, data.load])
 
-# %% ../nbs/engine/34_runs.ipynb #9b23ea3a
+# %% ../nbs/engine/34_runs.ipynb #2c0b985e
 def scaled(preset: Preset, run: Run) -> Run:
     "The thesis's run as a preset can afford it."
     sizes = {"train": preset.train_size, "test": preset.test_size, "held_out": preset.held_out}
@@ -140,7 +141,7 @@ def seeded(preset: Preset, run: Run) -> tuple[Run, ...]:
     ours = scaled(preset, run)
     return tuple(dataclasses.replace(ours, seed=seed) for seed in range(preset.seeds))
 
-# %% ../nbs/engine/34_runs.ipynb #faedb63e
+# %% ../nbs/engine/34_runs.ipynb #90262201
 _WORDS = {
     "data.train": "{0:,} training images",
     "data.test": "{0:,} test images",
@@ -175,7 +176,7 @@ def shortfall(ours: Run, thesis: Run) -> str:
             )
     return ", ".join(said)
 
-# %% ../nbs/engine/34_runs.ipynb #27b67682
+# %% ../nbs/engine/34_runs.ipynb #bf0d107e
 def other_code(run: Run, then: dict[str, str]) -> list[str]:
     "The modules whose code has changed since a record with the fingerprint `then` was made."
     return code.changed(then, run.code()) if then else ["version 0.1"]

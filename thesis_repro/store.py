@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Busy', 'locked', 'RunsFailed', 'Store']
 
-# %% ../nbs/engine/38_store.ipynb #bdf51f6d
+# %% ../nbs/engine/38_store.ipynb #f0c696be
 import contextlib
 import fcntl
 import time
@@ -30,7 +30,7 @@ from .runs import Run
 from .settings import Preset
 from .training import Compute, Diverged
 
-# %% ../nbs/engine/38_store.ipynb #d8d46c5e
+# %% ../nbs/engine/38_store.ipynb #c9b25b28
 class Busy(Exception):
     "Another process holds the lock."
 
@@ -62,9 +62,9 @@ def _taken(path: Path, held: contextlib.ExitStack, wait: bool) -> bool:
     held.enter_context(f)
     return True
 
-# %% ../nbs/engine/38_store.ipynb #e346a39c
+# %% ../nbs/engine/38_store.ipynb #5171d349
 class RunsFailed(RuntimeError):
-    "Some runs or measurements could not be made: `failures` maps (key, measurement or None) to why."
+    "Some runs or measurements were not made: `failures` maps (key, measurement or None) to why."
 
     def __init__(self, failures: dict, names: dict):
         self.failures, self.names = failures, names
@@ -76,7 +76,10 @@ class RunsFailed(RuntimeError):
         "The failures under names for a reader."
         return {self.names[task]: str(why) for task, why in self.failures.items()}
 
-# %% ../nbs/engine/38_store.ipynb #7ae6fb49
+# %% ../nbs/engine/38_store.ipynb #d2b4026a
+_TRAINING = [True]
+
+
 class Store:
     "The runs and measurements of a preset, under `outputs/<preset>` or `folder`."
 
@@ -125,6 +128,21 @@ class Store:
                 distributed.led(lambda files=files: [f.unlink(missing_ok=True) for f in files])
         return [folder.name for folder in folders]
 
+    def renew(self, runs) -> list[str]:
+        "Forget what runs have left, so that they are made again from their beginning. Their names."
+        folders = [self.home(r) for r in runs if self.record(r)]
+        return self.forget(folders, ("done", "record.json", "*.ckpt*"))
+
+    def accept(self) -> int:
+        "Let all records count as made by today's code; how many were not."
+        count = 0
+        for record in (r for f in self.folders() if (r := records.read(f))):
+            run = pieces.from_specification(record.run)
+            if run.code() != record.code:
+                records.accept(record.folder, run.code())
+                count += 1
+        return count
+
     def retry(self) -> list[str]:
         "Forget that runs diverged: they are made again from their beginning. Their names."
         marked = distributed.led(
@@ -139,9 +157,22 @@ class Store:
         if needed:
             self.ensure(needed.values())
         absent = distributed.led(lambda: {r.key: r for r in runs if self.record(r) is None})
+        if absent and not _TRAINING[-1]:
+            failures = {(k, None): "not run yet, and nothing is to be trained" for k in absent}
+            raise RunsFailed(failures, {(r.key, None): r.name for r in absent.values()})
         if absent:
             _make_all(self, list(absent.values()))
         return [self.record(r) for r in runs]
+
+    @staticmethod
+    @contextlib.contextmanager
+    def training(on: bool):
+        "Within this context, unless it is `on`, absent runs are not made: RunsFailed."
+        _TRAINING.append(on)
+        try:
+            yield
+        finally:
+            _TRAINING.pop()
 
     def find(self, text: str) -> Run:
         "The run whose key or folder begins with `text`. BadInput if there is none, or several."
@@ -179,7 +210,7 @@ class Store:
         "The trained classifier of a run, as `networks`."
         return self.networks(run, which)["model"]
 
-# %% ../nbs/engine/38_store.ipynb #d05c4d70
+# %% ../nbs/engine/38_store.ipynb #4be67730
 def _fulfil(run: Run, folder: Path, compute: Compute, stream: bool):
     "Train a run in `folder`, going on from its checkpoint, and write what it leaves. Diverged."
     d = run.data.images(stream)
@@ -195,7 +226,7 @@ def _fulfil(run: Run, folder: Path, compute: Compute, stream: bool):
     record = records.record_of(run, t, weights)
     distributed.led(lambda: records.write(folder, record, weights))
 
-# %% ../nbs/engine/38_store.ipynb #bfa7dfc1
+# %% ../nbs/engine/38_store.ipynb #dbc6b9b1
 def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> object:
     "Why a run could not be made, or an empty text."
     try:
