@@ -1,6 +1,9 @@
-"""`pytest --long`: the fault tests in their long form, which kills, damages and fills disks many times over."""
+"""Fixtures, and `pytest --long`: the fault tests in their long form, which takes minutes."""
+
+from types import SimpleNamespace
 
 import pytest
+from samples import Server
 
 
 def pytest_addoption(parser):
@@ -20,3 +23,21 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="only in the long form: pytest --long"))
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    "An empty data folder."
+    monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    "A web server on this machine; nobody waits between two attempts."
+    from thesis_repro import archives
+
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(archives, "time", SimpleNamespace(sleep=lambda seconds: None))
+    with Server() as s:
+        yield s

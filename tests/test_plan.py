@@ -391,6 +391,10 @@ def test_an_archive_is_read_by_its_heads(tmp_path):
     for name in ("broken.npz", "missing.npz"):
         with pytest.raises(settings.BadInput):
             plan.shape(f"npz:{tmp_path}/{name}")
+    for i, y in enumerate((["cat"] * 40, [np.nan] * 40, np.arange(40).astype("M8[D]"), [])):
+        np.savez(tmp_path / f"{i}.npz", x_train=x, y_train=np.array(y), x_test=x, y_test=[0] * 40)
+        with pytest.raises(settings.BadInput, match=r"npz: y_train (is|has)"):
+            plan.shape(f"npz:{tmp_path}/{i}.npz")
     with pytest.raises(settings.BadInput):
         plan.shape("mnist")
 

@@ -15,7 +15,6 @@ import json
 import math
 import statistics
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,29 +88,8 @@ def shape(name: str) -> Shape:
         return SHAPES[name]
     if not name.startswith("npz:"):
         raise BadInput(f"unknown data set: {name}: known are {', '.join(data.names())}")
-    path = data._npz_path(name)
-    try:
-        heads, labels = _heads(path), np.load(path, allow_pickle=False)["y_train"]
-        (train, height, width, _), test = heads["x_train"], heads["x_test"][0]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-        raise BadInput(f"{path}: cannot be planned for: {e}") from None
-    return Shape(int(labels.max()) + 1, round(math.sqrt(height * width)), train, test)
-
-
-def _heads(path: Path) -> dict:
-    "The shapes of the images in an archive, from the heads of its arrays."
-    found = {}
-    with zipfile.ZipFile(path) as z:
-        for key in ("x_train", "x_test"):
-            with z.open(f"{key}.npy") as f:
-                version = np.lib.format.read_magic(f)
-                read = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                found[key] = read(f)[0]
-    return found
+    classes, (train, height, width, _), (test, *_) = data.outline(name)
+    return Shape(classes, round(math.sqrt(height * width)), train, test)
 
 # %% ../nbs/evidence/58_plan.ipynb #1521643d
 def _miniature(classes: int = 20) -> models.Staged:
