@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Named', 'Run', 'key_of', 'scaled', 'seeded', 'shortfall', 'other_code']
 
-# %% ../nbs/engine/34_runs.ipynb #c6d76399
+# %% ../nbs/engine/34_runs.ipynb #cf8e9c53
 import dataclasses
 import functools
 import re
@@ -18,10 +18,13 @@ from .pieces import piece, specification
 from .settings import Preset
 from .training import Length
 
-# %% ../nbs/engine/34_runs.ipynb #3dc113f1
+# %% ../nbs/engine/34_runs.ipynb #2c859ee3
 @functools.lru_cache(maxsize=2)
 def _loaded(name: str, train: int, test: int, held_out: int, stream: bool, part: str) -> Images:
     return data.load(name, train, test, held_out, stream=stream, stand_in=part)
+
+
+_PIN = re.compile(r"@([0-9a-fA-F]{12})[0-9a-fA-F]{0,52}$")
 
 
 @piece
@@ -35,7 +38,7 @@ class Named:
     part: str = pieces.field("", compare=False)
 
     def check(self):
-        if self.name.startswith("npz:") and "@" not in self.name:
+        if self.is_file and not _PIN.search(self.name):
             object.__setattr__(self, "name", f"{self.name}@{data.content(self.name)}")
 
     def images(self, stream: bool = False) -> Images:
@@ -45,7 +48,7 @@ class Named:
     @property
     def title(self) -> str:
         "The name for a reader: of a file without its folder and checksum."
-        return PurePosixPath(self.name[4:].partition("@")[0]).name if self.is_file else self.name
+        return PurePosixPath(_PIN.sub("", self.name[4:])).name if self.is_file else self.name
 
     @property
     def is_file(self) -> bool:
@@ -58,7 +61,7 @@ class Named:
         own = settings.PARTS.get(self.part, "")
         return bool(own) and not self.is_file and self.name not in (own, f"{own}_extra")
 
-# %% ../nbs/engine/34_runs.ipynb #8ae67949
+# %% ../nbs/engine/34_runs.ipynb #18807bc1
 _PLAIN_PATH = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
 
 
@@ -112,7 +115,8 @@ def key_of(spec: dict) -> str:
             return {k: by_content(v) for k, v in part.items()}
         if isinstance(part, list):
             return [by_content(v) for v in part]
-        return re.sub(r"^npz:.*@", "npz:@", part) if isinstance(part, str) else part
+        file = isinstance(part, str) and part.startswith("npz:") and _PIN.search(part)
+        return f"npz:@{file[1].lower()}" if file else part
 
     return pieces.key(by_content(spec))
 
@@ -121,7 +125,7 @@ def key_of(spec: dict) -> str:
 def _code(kinds: frozenset) -> dict[str, str]:
     return code.fingerprint([*kinds, training.train, training.start, data.load])
 
-# %% ../nbs/engine/34_runs.ipynb #2c0b985e
+# %% ../nbs/engine/34_runs.ipynb #4a1eb038
 def scaled(preset: Preset, run: Run) -> Run:
     "The thesis's run as a preset can afford it."
     sizes = {"train": preset.train_size, "test": preset.test_size, "held_out": preset.held_out}
@@ -141,7 +145,7 @@ def seeded(preset: Preset, run: Run) -> tuple[Run, ...]:
     ours = scaled(preset, run)
     return tuple(dataclasses.replace(ours, seed=seed) for seed in range(preset.seeds))
 
-# %% ../nbs/engine/34_runs.ipynb #90262201
+# %% ../nbs/engine/34_runs.ipynb #72217e12
 _WORDS = {
     "data.train": "{0:,} training images",
     "data.test": "{0:,} test images",
@@ -176,7 +180,7 @@ def shortfall(ours: Run, thesis: Run) -> str:
             )
     return ", ".join(said)
 
-# %% ../nbs/engine/34_runs.ipynb #bf0d107e
+# %% ../nbs/engine/34_runs.ipynb #4ea93b8e
 def other_code(run: Run, then: dict[str, str]) -> list[str]:
     "The modules whose code has changed since a record with the fingerprint `then` was made."
     return code.changed(then, run.code()) if then else ["version 0.1"]
