@@ -7,7 +7,7 @@ __all__ = ['TABLES', 'FIGURES', 'provenance', 'data_words', 'folder', 'Artefact'
            'load_chapters', 'find', 'order', 'tried', 'outdated', 'code_words', 'MadeTable', 'table', 'Drawn',
            'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
 
-# %% ../nbs/evidence/54_artefacts.ipynb #da9420d2
+# %% ../nbs/evidence/54_artefacts.ipynb #84f577f4
 import base64
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ from .store import RunsFailed, Store
 from .tables import COLUMNS, DETAILS, Cell, compare
 from .verdicts import verdict_rule
 
-# %% ../nbs/evidence/54_artefacts.ipynb #51a80190
+# %% ../nbs/evidence/54_artefacts.ipynb #cc0c5508
 def _machine(environment: dict) -> str:
     "A machine in words."
     cores = environment.get("cores", "?")
@@ -54,7 +54,7 @@ def provenance(*environments: dict) -> dict:
     commit, hardware = joined(e.get("commit") for e in known), joined(map(_machine, known), "; ")
     return {"commit": commit, "hardware": hardware, "versions": versions}
 
-# %% ../nbs/evidence/54_artefacts.ipynb #ce5e05cf
+# %% ../nbs/evidence/54_artefacts.ipynb #17f0b667
 def data_words(found) -> str:
     "Which data were used, real, stand-in or a file, in words: of (part, runs.Named) pairs."
     known = dict.fromkeys((part, d.title, d.is_file, d.stands_in) for part, d in found if part)
@@ -66,7 +66,7 @@ def data_words(found) -> str:
         said.append(f"the file {name} as {parts}" if file else f"{name} stands in for {parts}")
     return f"Data: {'; '.join(said)}." if said else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #96a5ff08
+# %% ../nbs/evidence/54_artefacts.ipynb #9d2263f8
 def folder(preset) -> Path:
     "Where the artefacts of a preset are; those of a variant have a folder of their own."
     if isinstance(preset, settings.Preset):
@@ -129,7 +129,7 @@ class Artefact:
         own |= facts | {"failed": self.failed, "files": {p.name: sha256(p) for p in made}}
         return [*made, atomic_json(to / f"{self.name}.json", own)]
 
-# %% ../nbs/evidence/54_artefacts.ipynb #68e49742
+# %% ../nbs/evidence/54_artefacts.ipynb #d13cc7a4
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(Artefact):
     "A table of the thesis beside ours; `frame` is what tables.compare gives."
@@ -165,9 +165,8 @@ class Table(Artefact):
         "Write CSV, Markdown, LaTeX and JSON to its folder; their paths."
         link = rule_link(self.to or folder(self.preset) / "tables")
         joined = self.frame["values"].map(lambda v: " ".join(map(repr, v)))
-        flags = {k: self.frame[k].astype(int) for k in ("cited", "stand_in")}
         place = {"preset": self.preset, "data": self.data, "commit": self.origin["commit"]}
-        tidy = self.frame.assign(values=joined, **flags, **place)
+        tidy = self.frame.assign(values=joined, cited=self.frame.cited.astype(int), **place)
         files = {".csv": tidy.to_csv(index=False, lineterminator="\n")}
         files |= {".md": tables.as_markdown(self, link), ".tex": tables.as_latex(self)}
         return self.write(files, verdict_rule=verdict_rule())
@@ -179,7 +178,7 @@ def rule_link(here) -> str:
     inside = here.is_relative_to(paths.root())
     return Path(os.path.relpath(rule, here)).as_posix() if inside else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #e639f0ed
+# %% ../nbs/evidence/54_artefacts.ipynb #6d745886
 @contextlib.contextmanager
 def style():
     "Within this context matplotlib draws in the style of this project."
@@ -194,7 +193,7 @@ def style():
     with mpl.rc_context(rc):
         yield
 
-# %% ../nbs/evidence/54_artefacts.ipynb #fe8c7cb7
+# %% ../nbs/evidence/54_artefacts.ipynb #475caf45
 def _stamp(figure, text: str) -> None:
     "Write `text` in small print below a figure, once."
     for old in [t for t in figure.texts if t.get_gid() == "made"]:
@@ -216,7 +215,7 @@ def _drawn(figure, kind: str, title: str, made: str) -> bytes:
         figure.savefig(out, **how, facecolor="white", metadata=facts)
     return out.getvalue()
 
-# %% ../nbs/evidence/54_artefacts.ipynb #00427e3d
+# %% ../nbs/evidence/54_artefacts.ipynb #14f1e7d6
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figure(Artefact):
     "A figure with the numbers behind it (`frame`), and cells that claims may ask for."
@@ -258,7 +257,7 @@ class Figure(Artefact):
         files = {".png": self.png, ".pdf": pdf, ".csv": numbers}
         return self.write(files, cells=[dataclasses.asdict(c) for c in self.cells])
 
-# %% ../nbs/evidence/54_artefacts.ipynb #ffd4dd0d
+# %% ../nbs/evidence/54_artefacts.ipynb #728012a7
 TABLES: dict[str, "Made"] = {}
 FIGURES: dict[str, "Made"] = {}
 
@@ -286,7 +285,7 @@ class Made:
         "A preset for the chapter of this artefact."
         return settings.load(name, self.number.partition(".")[0], **overrides)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #85be4faf
+# %% ../nbs/evidence/54_artefacts.ipynb #a0d6ccd8
 def _modules(chapter: str) -> list[str]:
     "The modules made from chapter and companion notebooks, those of a chapter if it has any."
     header = re.compile(r"File to edit: \.\./nbs/(?:chapters|companions)/(\S+)\.ipynb")
@@ -319,7 +318,7 @@ def order(number: str) -> tuple:
     "A key that puts 7.2 before 7.10, and 5.ours after 5.4."
     return tuple(int(p) if p.isdigit() else math.inf for p in number.split("."))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #85c8fb02
+# %% ../nbs/evidence/54_artefacts.ipynb #635aa0eb
 def tried(make, *what) -> dict:
     "Call make(*what); what failed: (run's key, measurement or None) → its name and why."
     try:
@@ -340,7 +339,7 @@ def _unlearned(record, printed: float) -> str:
         return f"has not learned: {accuracy:.1f} % where chance is {chance:.2g} %"
     return ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #02b736cc
+# %% ../nbs/evidence/54_artefacts.ipynb #12f7ff13
 def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a planned cell."
     m, values, why, weak = planned.measurement, [], [], ""
@@ -354,11 +353,13 @@ def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
             diverged = "" if record else store.diverged(run)
             known = failed[1] if failed else f"diverged: {diverged}" if diverged else ""
             why.append(known or ("not measured yet" if record else "not run yet"))
-    stand_in = any(getattr(r.data, "stands_in", False) for r in planned.runs) or bool(weak)
+    others = (r.data.title for r in planned.runs if getattr(r.data, "stands_in", False))
+    stand_in = next((f"stand-in {name}" for name in others), weak)
+    images = next((m.images(r) for run in planned.runs if (r := store.record(run))), None)
     reason = "; ".join(dict.fromkeys(w for w in (planned.reason, weak, *why) if w))
-    return Cell(*place, tuple(values), reason, m.unit, stand_in)
+    return Cell(*place, tuple(values), reason, m.unit, stand_in, images)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #c210bf0b
+# %% ../nbs/evidence/54_artefacts.ipynb #c24a5866
 def outdated(store: Store, chosen) -> dict:
     "The runs that other code made than today's → the modules that have changed since."
     found = {r: runs.other_code(r, record.code) for r in chosen if (record := store.record(r))}
@@ -371,7 +372,7 @@ def code_words(old: dict, n: int) -> str:
     how = f"{len(old)} of {n} runs were made by other code ({modules})"
     return f"{how}: --fresh changed makes them again." if old else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #b3ce010e
+# %% ../nbs/evidence/54_artefacts.ipynb #8673d607
 @dataclass(frozen=True, eq=False)
 class MadeTable(Made):
     "A registered table: `plan` gives (row, column) → Planned for a preset and the parts asked for."
@@ -419,7 +420,7 @@ def table(
     parts = tuple(parts or settings.PARTS)
     return MadeTable("table", number, title, module, parts, where, plan, along, also)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #b545cf8d
+# %% ../nbs/evidence/54_artefacts.ipynb #5fde1a98
 @dataclass(frozen=True, eq=False)
 class Drawn:
     "What a figure's function gives: what it drew, the numbers behind it, runs, cells."
@@ -443,7 +444,7 @@ def _undrawn(failures: dict) -> Drawn:
     figure.text(0.02, top, lines, va="top", size=10, parse_math=False)
     return Drawn(figure, pd.DataFrame({"run": list(failures), "why": list(failures.values())}))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #78d6393f
+# %% ../nbs/evidence/54_artefacts.ipynb #494b28da
 @dataclass(frozen=True, eq=False)
 class MadeFigure(Made):
     "A registered figure: `draw(preset, parts)` gives a Drawn."
@@ -485,7 +486,7 @@ def figure(number: str, title: str, parts=(), where: str = ""):
 
     return register
 
-# %% ../nbs/evidence/54_artefacts.ipynb #3c102461
+# %% ../nbs/evidence/54_artefacts.ipynb #b57adf38
 _FACTS = ("kind", "number", "title", "where", "preset", "data", "commit", "hardware", "files")
 
 
@@ -505,7 +506,7 @@ def read_facts(path: Path) -> dict:
             f"{path}: cannot be used: {' '.join(str(e).split())}: make it again"
         ) from None
 
-# %% ../nbs/evidence/54_artefacts.ipynb #0a7d6405
+# %% ../nbs/evidence/54_artefacts.ipynb #5575e3c5
 def read_table(path) -> Table:
     "The Table whose JSON file is at `path`. BadInput if its files cannot be used."
     facts, source = read_facts(Path(path)), Path(path).with_suffix(".csv")
@@ -514,8 +515,8 @@ def read_table(path) -> Table:
         numbers = "thesis thesis_std ours ours_std delta margin low high".split()
         typed = {c: pd.to_numeric(frame[c].mask(frame[c] == "")).astype(float) for c in numbers}
         values = frame["values"].map(lambda v: tuple(map(float, v.split())))
-        flags = {c: frame[c].astype(int).astype(bool) for c in ("cited", "stand_in")}
-        typed |= {"values": values, "n": frame.n.astype(int), **flags}
+        cited = frame.cited.astype(int).astype(bool)
+        typed |= {"values": values, "n": frame.n.astype(int), "cited": cited}
         frame = frame.assign(**typed)[COLUMNS + DETAILS]
     except (OSError, ValueError, KeyError) as e:
         raise BadInput(
@@ -527,7 +528,7 @@ def read_table(path) -> Table:
         frame=frame, origin=origin, code=facts.get("code", ""), to=Path(path).parent, **own
     )
 
-# %% ../nbs/evidence/54_artefacts.ipynb #a21e306b
+# %% ../nbs/evidence/54_artefacts.ipynb #0b18fb66
 def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:
     "The artefacts of a kind at a preset: JSON file, facts, and what is wrong with it (empty)."
     found = []
@@ -540,7 +541,7 @@ def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:
             found.append((path, facts, str(e)))
     return sorted(found, key=lambda f: order(f[1]["number"]))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #78820716
+# %% ../nbs/evidence/54_artefacts.ipynb #b004f3e5
 def written(home: Path) -> dict[Path, int]:
     "The artefacts in a preset's folder, each with the time of its file."
     return {
@@ -555,7 +556,7 @@ def lost(home: Path, before: dict) -> dict[str, str]:
     facts = (json.loads(f.read_text(encoding="utf-8")) for f in new)
     return {name: why for f in facts for name, why in f.get("failed", {}).items()}
 
-# %% ../nbs/evidence/54_artefacts.ipynb #d14ae1b0
+# %% ../nbs/evidence/54_artefacts.ipynb #38e50da7
 def _saved_cells(path: Path, facts: dict) -> list[tuple]:
     "Row, column, values, reason and stand-in of every cell of an artefact."
     if facts["kind"] == "table":

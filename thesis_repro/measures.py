@@ -6,7 +6,7 @@
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'measure', 'Measurement', 'Recorded', 'Robustness',
            'no_autoattack', 'ensure_measured', 'Planned', 'planned_row']
 
-# %% ../nbs/engine/39_measures.ipynb #fbd6eec9
+# %% ../nbs/engine/39_measures.ipynb #bbd5e126
 import importlib.util
 import json
 import math
@@ -25,7 +25,7 @@ from .runs import Run, seeded, shortfall
 from .settings import Preset
 from .store import RunsFailed, Store, locked
 
-# %% ../nbs/engine/39_measures.ipynb #44b8b872
+# %% ../nbs/engine/39_measures.ipynb #dea4da75
 def depends(store: Store, on):
     "The plain JSON form of what a measurement depends on. BadInput for a run that is not there."
     if isinstance(on, Run):
@@ -43,7 +43,7 @@ def kept_file(store: Store, name: str, on: dict) -> Path:
     "The file of the measurement `name` of what it depends `on`."
     return store.folder / "measurements" / f"{name}-{pieces.key(depends(store, on))}.json"
 
-# %% ../nbs/engine/39_measures.ipynb #762ccf4c
+# %% ../nbs/engine/39_measures.ipynb #24b7a7e0
 def _digest(kept: dict) -> str:
     parts = [kept.get(k) for k in ("name", "on", "code", "environment", "value")]
     return sha256(json.dumps(parts, sort_keys=True).encode())
@@ -77,7 +77,7 @@ def write_kept(folder: Path, name: str, on: dict, value, **facts) -> None:
     kept = {"name": name, "on": on, "code": {}, **facts, "value": value}
     atomic_json(folder / f"{name}-{pieces.key(on)}.json", kept | {"sha256": _digest(kept)})
 
-# %% ../nbs/engine/39_measures.ipynb #4144a23a
+# %% ../nbs/engine/39_measures.ipynb #e34c66fa
 def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
     "The JSON value of `compute()`, kept under what it depends `on`; `by`: classes that it uses."
     file = kept_file(store, name, on)
@@ -93,7 +93,7 @@ def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
         write_kept(file.parent, name, depends(store, on), value, **made, cost=cost)
         return value
 
-# %% ../nbs/engine/39_measures.ipynb #12298bc4
+# %% ../nbs/engine/39_measures.ipynb #6989e8ad
 class Measurement:
     "What a cell asks of a run. Subclasses are pieces with `value`, and perhaps `make`."
 
@@ -115,11 +115,11 @@ class Measurement:
     def make(self, store: Store, run: Run) -> None:
         "Measure it and keep it."
 
-    def shortfall(self) -> str:
-        "How it falls short of the thesis's measurement, in words; empty if it does not."
-        return ""
+    def images(self, record) -> tuple[int, int] | None:
+        "How many test images an accuracy was measured on, of how many; None: on all."
+        return None
 
-# %% ../nbs/engine/39_measures.ipynb #68087123
+# %% ../nbs/engine/39_measures.ipynb #cbd60327
 @piece
 class Recorded(Measurement):
     "A number of the run's record, by its path, such as best.accuracy."
@@ -134,7 +134,7 @@ class Recorded(Measurement):
             found = None
         return math.nan if found is None else float(found)
 
-# %% ../nbs/engine/39_measures.ipynb #664e4d8e
+# %% ../nbs/engine/39_measures.ipynb #6c509b68
 @piece
 class Robustness(Measurement):
     "Accuracy under an attack (None: none) of the `last` or `best` weights on `size` test images."
@@ -197,14 +197,15 @@ class Robustness(Measurement):
             begun.unlink(missing_ok=True)
         return value
 
-    def shortfall(self) -> str:
-        return f"{self.size:,} test images attacked" if self.size else ""
+    def images(self, record) -> tuple[int, int] | None:
+        there = record.data["test"]
+        return (self.size, there) if 0 < self.size < there else None
 
 
 def _as_they_are(model, x, y, draws):
     return x
 
-# %% ../nbs/engine/39_measures.ipynb #d58ab698
+# %% ../nbs/engine/39_measures.ipynb #1942f5d7
 def no_autoattack(preset: Preset) -> str:
     "Why AutoAttack is not run at a preset; empty if it is."
     if not preset.autoattack_size:
@@ -212,7 +213,7 @@ def no_autoattack(preset: Preset) -> str:
     there = importlib.util.find_spec("pyautoattack")
     return "" if there else "pyautoattack is not installed (pip install thesis-repro[eval])"
 
-# %% ../nbs/engine/39_measures.ipynb #96c3edf0
+# %% ../nbs/engine/39_measures.ipynb #e46733b5
 def _attempt(store: Store, run: Run, measurement, wait: bool, progress: bool) -> object:
     "Why a measurement could not be made, or an empty text."
     try:
@@ -235,7 +236,7 @@ def ensure_measured(store: Store, tasks) -> None:
         names = {(r.key, m): f"{r.name}: {type(m).__name__}" for r, m in work}
         raise RunsFailed({keys[i]: why for i, why in found.items()}, names)
 
-# %% ../nbs/engine/39_measures.ipynb #a10fdf6d
+# %% ../nbs/engine/39_measures.ipynb #c13a2e6d
 @dataclass(frozen=True)
 class Planned:
     "A cell of a table before it is measured."
@@ -251,5 +252,4 @@ def planned_row(preset: Preset, row: str, run: Run, columns: dict, parts=None) -
         return {(row, c): Planned(reason=f"{run.part} was not asked for") for c in columns}
     runs = seeded(preset, run)
     short = shortfall(runs[0], run)
-    words = {c: ", ".join(filter(None, (short, m.shortfall()))) for c, m in columns.items()}
-    return {(row, c): Planned(runs, m, words[c]) for c, m in columns.items()}
+    return {(row, c): Planned(runs, m, short) for c, m in columns.items()}

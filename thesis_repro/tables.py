@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'DETAILS', 'SIGNS', 'LEGEND', 'DAGGER', 'Cell', 'compare', 'number', 'layout', 'tex', 'md', 'pill', 'css',
            'as_html', 'as_markdown', 'as_latex', 'as_text']
 
-# %% ../nbs/evidence/53_tables.ipynb #58ba20fa
+# %% ../nbs/evidence/53_tables.ipynb #b1c7f0de
 import functools
 import html
 import json
@@ -20,10 +20,10 @@ import pandas as pd
 
 from . import verdicts
 from .files import BadInput
-from .published import published
+from .published import SEEDS, columns, published, tables
 from .verdicts import moments, verdict_rule
 
-# %% ../nbs/evidence/53_tables.ipynb #2676e930
+# %% ../nbs/evidence/53_tables.ipynb #bc3852bd
 @dataclass(frozen=True)
 class Cell:
     "What was measured for one cell: one value per seed; why it is absent or not comparable."
@@ -33,7 +33,7 @@ class Cell:
     values: tuple = ()
     reason: str = ""
     unit: str = "%"
-    stand_in: bool = False  # made on stand-in data, or by a network that has not learned
+    stand_in: str = ""  # why it is no evidence: stand-in data, a network that has not learned
     images: tuple | None = None  # test images used, of how many
 
     def __post_init__(self):
@@ -45,7 +45,7 @@ class Cell:
         if said not in self.reason:
             object.__setattr__(self, "reason", "; ".join(filter(None, (self.reason, said))))
 
-# %% ../nbs/evidence/53_tables.ipynb #cb60ce9f
+# %% ../nbs/evidence/53_tables.ipynb #5758051f
 COLUMNS = "row column thesis thesis_std cited ours ours_std n delta verdict reason note".split()
 DETAILS = "unit margin low high values incomparable stand_in".split()
 
@@ -53,20 +53,17 @@ DETAILS = "unit margin low high values incomparable stand_in".split()
 def _line(cell: Cell, printed: dict, margin: float) -> dict:
     "One line of `compare`; `printed` is the thesis's cell, empty if it has none."
     ours, value = moments(cell.values), printed.get("value", math.nan)
-    said = value, printed.get("std", math.nan), verdicts.SEEDS
+    said, cited = (value, printed.get("std", math.nan)), bool(printed.get("cited"))
     how = {"margin": margin, "unit": cell.unit, "images": cell.images, "comparable": cell.reason}
-    found = verdicts.cell_verdict(cell.values, *said, **how)
-    unprinted, quoted = math.isnan(value) and ours.n, printed.get("cited") and not ours.n
-    verdict = "ours only" if unprinted else "cited" if quoted else found.verdict
-    reason = "" if quoted else cell.reason if unprinted else found.reason
+    found = verdicts.cell_verdict(cell.values, *said, SEEDS, **how, cited=cited)
     line = {"row": cell.row, "column": cell.column, "thesis": value, "thesis_std": said[1]}
-    line |= {"cited": bool(printed.get("cited")), "ours": ours.mean, "ours_std": ours.std}
-    line |= {"n": ours.n, "delta": round(ours.mean - value, 10), "verdict": verdict}
-    line |= {"reason": reason, "note": printed.get("note", ""), "unit": cell.unit}
+    line |= {"cited": cited, "ours": ours.mean, "ours_std": ours.std, "n": ours.n}
+    line |= {"delta": round(ours.mean - value, 10), "verdict": found.verdict}
+    line |= {"reason": found.reason, "note": printed.get("note", ""), "unit": cell.unit}
     line |= {"margin": margin, "low": found.low, "high": found.high, "values": cell.values}
     return line | {"incomparable": cell.reason if ours.n else "", "stand_in": cell.stand_in}
 
-# %% ../nbs/evidence/53_tables.ipynb #8d02214a
+# %% ../nbs/evidence/53_tables.ipynb #37533a79
 def compare(number: str, cells, along: str = "rows") -> pd.DataFrame:
     "The printed cells of a table beside ours, one line per cell. BadInput for a cell given twice."
     cells = list(cells)
@@ -79,12 +76,13 @@ def compare(number: str, cells, along: str = "rows") -> pd.DataFrame:
     for p in frame.to_dict("records"):
         place = p["row"], p["column"]
         cell = ours.pop(place, Cell(*place, unit=unit))
-        margin = verdicts.cell_margin(frame, *place, unit=cell.unit, along=along)
+        known = not math.isnan(p["value"])
+        margin = verdicts.cell_margin(frame, *place, cell.unit, along) if known else math.nan
         lines.append(_line(cell, p, margin))
     lines += [_line(c, {}, math.nan) for c in ours.values()]
     return pd.DataFrame(lines, columns=COLUMNS + DETAILS)
 
-# %% ../nbs/evidence/53_tables.ipynb #291589af
+# %% ../nbs/evidence/53_tables.ipynb #eee6a2b0
 def number(value, unit: str = "%", sign: str = "", like: float | None = None) -> str:
     "A value with the decimals of its unit (or of `like`), a true minus sign; a dash if absent."
     if value is None or math.isnan(value):
@@ -99,7 +97,7 @@ def _spread(mean: float, std: float, unit: str) -> str:
     known = "" if math.isnan(std) else f" ± {number(std, unit, like=mean)}"
     return number(mean, unit) + known
 
-# %% ../nbs/evidence/53_tables.ipynb #be7ca7e2
+# %% ../nbs/evidence/53_tables.ipynb #7c993347
 def _parts(label: str) -> dict:
     group, _, short = label.rpartition(" / ")
     return {"name": label, "group": group, "short": short}
@@ -112,6 +110,9 @@ class _Notes(list):
         if text and text not in self:
             self.append(text)
         return self.index(text) + 1 if text else 0
+
+
+_PLAIN = ("no run of ours", "the thesis prints no number here")  # the word says it already
 
 
 def _texts(c, notes: _Notes) -> dict:
@@ -128,11 +129,11 @@ def _texts(c, notes: _Notes) -> dict:
         "verdict": {
             "text": "" if unknown else c.verdict,
             "more": c.reason,
-            "note": notes.of("" if judged else c.reason),
+            "note": notes.of("" if judged or c.reason in _PLAIN else c.reason),
         },
     }
 
-# %% ../nbs/evidence/53_tables.ipynb #025c69d3
+# %% ../nbs/evidence/53_tables.ipynb #46b85813
 _NOTHING = {
     "thesis": {"text": ""},
     "ours": {"text": ""},
@@ -141,34 +142,36 @@ _NOTHING = {
 }
 
 
-def _row(name: str, frame: pd.DataFrame, columns: list, cells: dict) -> dict:
+def _row(name: str, frame: pd.DataFrame, across: list, cells: dict) -> dict:
     "One row of the layout."
     own = frame[frame.row == name]
     ours_only = (own.verdict == "ours only").all()
     tag = "†" if own.cited.any() else "ours only" if ours_only else ""
     empty = ("thesis", "Δ") if ours_only else () if own.n.any() else ("ours", "Δ")
-    texts = [cells.get((name, c["name"]), _NOTHING) for c in columns]
+    texts = [cells.get((name, c["name"]), _NOTHING) for c in across]
     lines = [(label, [t[label] for t in texts]) for label in _NOTHING if label not in empty]
     return {**_parts(name), "tag": tag, "lines": lines, "texts": texts}
 
 
-def layout(frame: pd.DataFrame) -> dict:
-    "What every format needs of the lines of `compare`: rows, columns, notes."
-    notes = _Notes()
+def layout(t) -> dict:
+    "What every format needs of a table: rows, columns in the printed order, notes."
+    notes, frame = _Notes(), t.frame
     cells = {(c.row, c.column): _texts(c, notes) for c in frame.itertuples()}
-    columns = [_parts(c) for c in dict.fromkeys(frame.column)]
-    rows = [_row(name, frame, columns, cells) for name in dict.fromkeys(frame.row)]
+    printed = columns(t.number) if f"table_{t.number}".replace(".", "_") in tables() else []
+    own = dict.fromkeys(frame.column)
+    across = [_parts(c) for c in [*(c for c in printed if c in own), *own.keys() - {*printed}]]
+    rows = [_row(name, frame, across, cells) for name in dict.fromkeys(frame.row)]
     for before, row in zip([{"group": ""}, *rows], rows, strict=False):
         row["opens"] = bool(row["group"]) and row["group"] != before["group"]
     spans: list = []
-    for group in (c["group"] for c in columns):
+    for group in (c["group"] for c in across):
         spans += [[group, 0]] if not spans or spans[-1][0] != group else []
         spans[-1][1] += 1
-    found = {"columns": columns, "rows": rows, "notes": notes, "spans": spans}
+    found = {"columns": across, "rows": rows, "notes": notes, "spans": spans}
     found["grouped"] = any(group for group, _ in spans)
     return found | {"dagger": bool(frame.cited.any())}
 
-# %% ../nbs/evidence/53_tables.ipynb #88bdfc02
+# %% ../nbs/evidence/53_tables.ipynb #801cb2c1
 @functools.cache
 def _tex_signs() -> dict[str, str]:
     return json.loads((resources.files("thesis_repro") / "templates/tex.json").read_text("utf-8"))
@@ -184,7 +187,7 @@ def md(text: str) -> str:
     escaped = re.sub(r"([\\`*_{}\[\]<>|~$#])", r"\\\1", text.replace("&", "&amp;"))
     return escaped.replace("\n", " ")
 
-# %% ../nbs/evidence/53_tables.ipynb #889d83f3
+# %% ../nbs/evidence/53_tables.ipynb #909ab4dc
 SIGNS = {
     "holds": "✓",
     "fails": "✗",
@@ -205,7 +208,7 @@ def pill(verdict: str, reason: str = "") -> str:
     text = html.escape(f"{SIGNS.get(verdict, '')} {verdict}".strip())
     return f'<span class="tr-v tr-{kind}" title="{title}">{text}</span>'
 
-# %% ../nbs/evidence/53_tables.ipynb #bc9bc41e
+# %% ../nbs/evidence/53_tables.ipynb #2d56e426
 LEGEND = (
     "Each cell: the thesis; ours, mean ± standard deviation (runs); Δ = ours − thesis; verdict."
 )
@@ -230,7 +233,7 @@ def css() -> str:
     "The style of tables in HTML."
     return (resources.files("thesis_repro") / "templates/table.css").read_text("utf-8")
 
-# %% ../nbs/evidence/53_tables.ipynb #eb3ad833
+# %% ../nbs/evidence/53_tables.ipynb #d8f73e1f
 def _fill(kind: str, t, **more) -> str:
     "A table in a format."
     rule = verdict_rule().partition(". ")[0] + "."
@@ -245,7 +248,7 @@ def as_html(t, link: str = "", alone: bool = True) -> str:
     def marked(verdict, reason):
         return Markup(pill(verdict, reason))
 
-    return _fill("html", t, g=_complete(layout(t.frame)), pill=marked, link=link, alone=alone)
+    return _fill("html", t, g=_complete(layout(t)), pill=marked, link=link, alone=alone)
 
 
 def _complete(g: dict) -> dict:
@@ -255,10 +258,10 @@ def _complete(g: dict) -> dict:
             cells[:] = [{"more": "", "note": 0, **c} for c in cells]
     return g
 
-# %% ../nbs/evidence/53_tables.ipynb #a13b6041
+# %% ../nbs/evidence/53_tables.ipynb #b978017c
 def as_markdown(t, link: str = "") -> str:
     "A whole Markdown file."
-    g = layout(t.frame)
+    g = layout(t)
     for row in g["rows"]:
         row["cells"] = [{"lines": _md_cell(texts)} for texts in row["texts"]]
     return _fill("md", t, g=g, link=link)
@@ -272,10 +275,10 @@ def _md_cell(texts: dict) -> list[str]:
     lines = [thesis["text"] + marks[0], f"**{ours['text']}** ({n})" if n else ""]
     return [w for w in (*lines, f"{delta['text']} {verdict['text']}".strip() + marks[3]) if w]
 
-# %% ../nbs/evidence/53_tables.ipynb #b57a8bff
+# %% ../nbs/evidence/53_tables.ipynb #80e2d499
 def as_latex(t) -> str:
     "A whole LaTeX table."
-    g, at = _complete(layout(t.frame)), 3
+    g, at = _complete(layout(t)), 3
     g["rules"] = []
     for group, n in g["spans"]:
         g["rules"] += [(at, at + n - 1)] if group else []
@@ -287,10 +290,10 @@ def as_latex(t) -> str:
     where = f" ({t.where})" if t.where else ""
     return _fill("tex", t, g=g, caption=t.heading[0].lower() + t.heading[1:] + where)
 
-# %% ../nbs/evidence/53_tables.ipynb #66192006
+# %% ../nbs/evidence/53_tables.ipynb #9ea58884
 def as_text(t) -> str:
     "A table for a terminal: one line per cell, grouped by row, the notes below."
-    g = layout(t.frame)
+    g = layout(t)
     wide = max((len(c["name"]) for c in g["columns"]), default=0)
     lines = [t.heading, t.where, ""] if t.where else [t.heading, ""]
     for row in g["rows"]:
