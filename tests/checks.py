@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from thesis_repro import notebooks, paths
+from thesis_repro import notebooks, paths, rendering
 from thesis_repro.files import atomic_write
 
 
@@ -58,7 +58,7 @@ def readme(write: bool = False) -> list[str]:
         os.environ.pop(
             name, None
         )  # the page shows what is in the project, not what is on this machine
-    file, text = paths.root() / "README.md", notebooks.readme()
+    file, text = paths.root() / "README.md", rendering.readme()
     if write:
         atomic_write(file, text)
     return (

@@ -5,30 +5,44 @@
 # %% auto #0
 __all__ = ['Names', 'names_in', 'Lost']
 
-# %% ../nbs/engine/44_cells.ipynb #c8bba240
+# %% ../nbs/engine/44_cells.ipynb #6e071e31
 import ast
 import builtins
 import dataclasses
 import re
 import symtable
 
-# %% ../nbs/engine/44_cells.ipynb #280c7e53
+# %% ../nbs/engine/44_cells.ipynb #fca1c023
+class _Generators(ast.NodeTransformer):
+    "Makes a generator expression of every comprehension, which takes and sets the same names."
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node, ast.DictComp):
+            return ast.GeneratorExp(ast.Tuple([node.key, node.value]), node.generators)
+        if isinstance(node, (ast.ListComp, ast.SetComp)):
+            return ast.GeneratorExp(node.elt, node.generators)
+        return node
+
+
 def _table(node: ast.AST):
     "Python's table of the names in a piece of code."
-    return symtable.symtable(ast.unparse(node), "cell", "exec")
+    return symtable.symtable(ast.unparse(_Generators().visit(node)), "cell", "exec")
 
 
 def _taken(table) -> set[str]:
     "The names that are taken from outside, also inside functions, classes and comprehensions."
-    module = table.get_type() == "module"
-    names = {
-        s.get_name()
-        for s in table.get_symbols()
-        if (s.is_referenced() if module else s.is_global())
-    }
-    return names.union(*map(_taken, table.get_children()))
+    outermost = table.get_type() == "module"
+    symbols = (s for s in table.get_symbols() if (s.is_referenced if outermost else s.is_global)())
+    return {s.get_name() for s in symbols}.union(*map(_taken, table.get_children()))
 
-# %% ../nbs/engine/44_cells.ipynb #4cefd0ae
+
+def _given(table) -> set[str]:
+    "The names of a notebook that functions and comprehensions set: `global x`, `x := 1`."
+    symbols = (s for s in table.get_symbols() if s.is_global() and s.is_assigned())
+    return {s.get_name() for s in symbols}.union(*map(_given, table.get_children()))
+
+# %% ../nbs/engine/44_cells.ipynb #f8252f0f
 @dataclasses.dataclass
 class Names:
     "The names in a cell: those it reads before it binds them, those it changes, those it binds."
@@ -40,7 +54,7 @@ class Names:
     imports: set[str] = dataclasses.field(default_factory=set)
     inside: dict[str, set[str]] = dataclasses.field(default_factory=dict)  # of functions
 
-# %% ../nbs/engine/44_cells.ipynb #179cb674
+# %% ../nbs/engine/44_cells.ipynb #8f92bce7
 def _parts_set(s: ast.stmt) -> set[str]:
     "The names of which a statement sets or deletes a part: `name` in `name.part[0].part = …`."
     found = set()
@@ -51,7 +65,7 @@ def _parts_set(s: ast.stmt) -> set[str]:
             found |= {node.id} if isinstance(node, ast.Name) else set()
     return found
 
-# %% ../nbs/engine/44_cells.ipynb #c68bd023
+# %% ../nbs/engine/44_cells.ipynb #9a2b0af8
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -60,8 +74,8 @@ def _simple(s: ast.stmt, names: Names, bound: set):
     table = _table(s)
     new = {n.get_name() for n in table.get_symbols() if n.is_assigned() or n.is_imported()}
     taken = _taken(table) | (new if isinstance(s, (ast.AugAssign, ast.Delete)) else set())
-    names.reads |= taken - bound
-    names.changes |= new | (_parts_set(s) & taken)
+    names.reads |= taken - bound - (new if isinstance(s, _DEFINITIONS) else set())
+    names.changes |= new | (_parts_set(s) & taken) | _given(table)
     match s:
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id=name)))):
             names.touches.add(name)
@@ -73,7 +87,7 @@ def _simple(s: ast.stmt, names: Names, bound: set):
     bound |= new
     bound -= new if isinstance(s, ast.Delete) else set()
 
-# %% ../nbs/engine/44_cells.ipynb #2c6f27a7
+# %% ../nbs/engine/44_cells.ipynb #2935f90f
 def _blocks(s: ast.stmt) -> list[list]:
     "Take the blocks out of a statement, and leave `pass` in their places."
     owners = (s, *getattr(s, "handlers", ()), *getattr(s, "cases", ()))
@@ -97,7 +111,7 @@ def _follow(statements: list, names: Names, bound: set):
         if isinstance(s, (ast.With, ast.AsyncWith)):
             bound |= after
 
-# %% ../nbs/engine/44_cells.ipynb #036c9eae
+# %% ../nbs/engine/44_cells.ipynb #5126547d
 def _words(text: str) -> set[str]:
     "Everything in a text that could be a name."
     return set(re.findall(r"[^\W\d]\w*", text))
@@ -127,7 +141,7 @@ def names_in(source: str) -> Names:
         return Names(changes=_words(source))
     return found
 
-# %% ../nbs/engine/44_cells.ipynb #cd485a7e
+# %% ../nbs/engine/44_cells.ipynb #07e8b18c
 class Lost:
     "Which names are lost, and the number of the cell that would have made them."
 

@@ -86,7 +86,7 @@ def _concerned(chapter, parts: tuple) -> bool:
 
 def _execute(chapter, folder, parameters: dict, timeout) -> tuple[bool, dict]:
     "Execute one notebook and write its HTML: whether it succeeded, and what its artefacts lack."
-    from thesis_repro import artefacts, notebooks
+    from thesis_repro import artefacts, notebooks, rendering
 
     out, before = folder / chapter.name, artefacts.written(folder.parent)
     try:
@@ -98,7 +98,7 @@ def _execute(chapter, folder, parameters: dict, timeout) -> tuple[bool, dict]:
         done = False
     finally:
         if out.exists():
-            notebooks.html(out, out.with_suffix(".html"))
+            rendering.html(out, out.with_suffix(".html"))
     return done, artefacts.lost(folder.parent, before)
 
 # %% ../nbs/command/70_commands.ipynb #26e49734

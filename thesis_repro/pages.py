@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 import pandas as pd
 
-from . import atlas, notebooks, published, report
+from . import atlas, notebooks, published, rendering, report
 from .files import BadInput, atomic_write
 from .report import LEGEND, SIGNS, TABLE_CSS, number, order, pill, read_table, saved
 
@@ -837,7 +837,7 @@ def _write_books(folder: _Folder, env, preset: str, books: list[dict]) -> None:
     css = Markup(f"{light}@media(prefers-color-scheme:dark){{{dark}}}")
     pages = {b["file"].name: b["page"] for b in books if b["page"]}
     for n in (b for b in books if b["page"]):
-        body = Markup(_inside(notebooks.rendered(n["file"], _CELLS), pages))
+        body = Markup(_inside(rendering.rendered(n["file"], _CELLS), pages))
         folder.write(
             n["page"],
             env.get_template("book").render(
