@@ -98,7 +98,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check tests
 
 notebooks: $(STAMP)
-	$(BIN)/nbdev-test nbs --skip_folder_re "^(chapters|companions)"
+	$(BIN)/nbdev-test nbs --skip-folder-re "^(chapters|companions)"
 
 chapters: $(STAMP)
 	$(BIN)/thesis-repro reproduce --preset smoke

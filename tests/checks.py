@@ -1,10 +1,12 @@
-"""The checks of `make test` that compare files: python tests/checks.py export|clean|parameters|readme.
+"""The checks of `make test` that compare files.
 
-The tools work on a copy of the tree, so that what they would change is not mixed up with what you have changed.
-Prints one line a fault and leaves with exit code 1.
+python tests/checks.py export|clean|parameters|readme|outputs. The tools work on a copy of the tree,
+so that what they would change is not mixed up with what you have changed. Prints one line for each
+fault and ends with exit code 1 if there are any.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from thesis_repro import notebooks, paths, rendering
+from thesis_repro import kept, notebooks, paths, rendering
 from thesis_repro.files import atomic_write
 
 
@@ -23,13 +25,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {f.relative_to(folder).as_posix(): f.read_bytes() for f in files}
 
 
-def changed(tool: str, part: str) -> list[str]:
-    "The files of the folder `part` that an nbdev command would change."
+@contextlib.contextmanager
+def copied():
+    "A copy of the notebooks and the library, for tools that change them."
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         for name in ("nbs", "thesis_repro"):
             shutil.copytree(paths.root() / name, copy / name)
         shutil.copy(paths.root() / "pyproject.toml", copy)
+        yield copy
+
+
+def changed(tool: str, part: str) -> list[str]:
+    "The files of the folder `part` that an nbdev command would change."
+    with copied() as copy:
         command = Path(sys.executable).with_name(tool)
         subprocess.run([command], cwd=copy, check=True, stdout=subprocess.DEVNULL)
         before, after = contents(paths.root() / part), contents(copy / part)
@@ -68,16 +77,44 @@ def readme(write: bool = False) -> list[str]:
     )
 
 
+def executed(copy: Path) -> bool:
+    "Execute the notebooks of a copy, all but chapters and companions; whether they succeeded."
+    command = [Path(sys.executable).with_name("nbdev-test"), "nbs", "--save"]
+    command += ["--skip-folder-re", "^(chapters|companions)"]
+    env = os.environ | {"THESIS_REPRO_ROOT": str(paths.root())}
+    return subprocess.run(command, cwd=copy, env=env).returncode == 0
+
+
+def outputs(write: bool = False) -> list[str]:
+    "What the notebooks keep is what they show today; the chapters as executed at smoke."
+    faults = []
+    with copied() as copy:
+        if not executed(copy):
+            faults.append("nbs: notebooks fail: see above")
+        for fresh in sorted(copy.glob("nbs/**/*.ipynb")):
+            own = paths.root() / fresh.relative_to(copy)
+            if own not in notebooks.chapters():
+                faults += kept.stale(own, fresh)
+    for chapter in notebooks.chapters():
+        fresh = paths.outputs("smoke") / "notebooks" / chapter.name
+        if write and fresh.exists():
+            print(*kept.keep_outputs(fresh, chapter), sep="\n")
+        elif fresh.exists():
+            faults += kept.stale(chapter, fresh)
+    return faults
+
+
 def main() -> int:
     "Run one check."
-    checks = {f.__name__: f for f in (export, clean, parameters, readme)}
+    checks = {f.__name__: f for f in (export, clean, parameters, readme, outputs)}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("check", choices=checks)
-    parser.add_argument("--write", action="store_true", help="readme: write README.md")
+    parser.add_argument("--write", action="store_true", help="readme, outputs: write what is new")
     given = parser.parse_args()
-    faults = readme(given.write) if given.check == "readme" else checks[given.check]()
+    writes = given.check in ("readme", "outputs")
+    faults = checks[given.check](*[given.write] * writes)
     print(*faults, sep="\n", end="\n" if faults else "")
     return 1 if faults else 0
 

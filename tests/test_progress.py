@@ -284,7 +284,7 @@ NESTED = """
 import time
 from thesis_repro.progress import Bar
 for i in Bar(range(2), "outer"):
-    for j in Bar(range(2), "inner"):
+    for j in Bar(range(1), "inner"):
         for k in Bar(range(8), "innermost"):
             time.sleep(0.15)
     print("step", i)
