@@ -65,16 +65,17 @@ def test_small_outputs_are_kept_and_what_belongs_to_one_execution_goes(tmp_path)
         [shown({"image/png": png(20), "text/plain": "<Figure size 640x480 with 1 Axes>"})],
         [shown({"text/plain": "[<A object at 0x7f00aa>, 0xff]"})],
         [shown({"application/json": {"a": 1}})],
+        [shown({"image/png": png(20), "text/html": "<img>", "text/plain": "a figure"})],
     ]
     source, executed = notebooks(tmp_path, *lists)
     assert kept.keep_outputs(executed, source) == []
-    one, two, three, four, five = outputs(source)
+    one, two, three, four, five, six = outputs(source)
     assert [o.get("text") or dict(o["data"]) for o in one] == [
         "a\nb\n",
         {"text/html": table["text/html"]},
     ]
     assert one[1]["execution_count"] is None and two == [] and five == []
-    assert [*three[0]["data"]] == ["image/png"]
+    assert [*three[0]["data"]] == [*six[0]["data"]] == ["image/png"]
     assert four[0]["data"] == {"text/plain": "[<A object>, 0xff]"}
     assert kept.stale(source, executed) == []
 

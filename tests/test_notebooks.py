@@ -1,4 +1,4 @@
-"The papermill engine: what is refused, what counts as failed, what is left on the disk, and what is left running."
+"The papermill engine: what is refused, what fails, what is left on the disk and running."
 
 import json
 import os
@@ -25,7 +25,7 @@ fast: bool = False  # the quick search"""
 
 
 def write(folder: Path, *cells, parameters=PARAMETERS, name="01_small.ipynb") -> Path:
-    "A notebook of code cells under one heading, behind a parameters cell. It names a kernel that does not exist."
+    "Code cells under one heading, behind a parameters cell, for a kernel that does not exist."
     cells = [new_code_cell(c) if isinstance(c, str) else c for c in cells]
     head = [
         new_code_cell(parameters, metadata={"tags": ["parameters"]}),
@@ -395,7 +395,7 @@ def test_a_stopped_notebook_keeps_no_progress(tmp_path):
 
 # what is left running
 
-# Without its provenance, which takes seconds to import torch: what is tested here is how the process ends.
+# Without its provenance, which imports torch for seconds: this tests how the process ends.
 DRIVER = """import sys
 from thesis_repro import notebooks
 notebooks.provenance, notebooks.GRACE = lambda notebook, given: {}, 5.0
@@ -452,7 +452,8 @@ def test_a_kernel_does_not_outlive_a_killed_group(tmp_path):
 
 def test_execute_inside_a_running_event_loop(tmp_path):
     inner = write(tmp_path, "print(rounds)", name="02_inner.ipynb")
-    call = f"from thesis_repro.notebooks import execute\nprint(execute({str(inner)!r}, 'inner_out.ipynb', {{'rounds': 5}})['status'])"
+    call = "from thesis_repro.notebooks import execute\n"
+    call += f"print(execute({str(inner)!r}, 'inner_out.ipynb', {{'rounds': 5}})['status'])"
     execute(write(tmp_path, call), tmp_path / "out.ipynb", progress=False)
     assert (
         "completed" in texts(read(tmp_path / "out.ipynb"))
@@ -490,10 +491,12 @@ PIXEL = (
 
 
 def test_html_needs_no_network(tmp_path):
+    formula = "$$\\hat{x} = \\lambda x_i + (1 - \\lambda) x_j$$"
     prose = new_markdown_cell(
-        "Let $\\lambda \\in [0, 1]$ be it:\n\n$$\\hat{x} = \\lambda x_i + (1 - \\lambda) x_j$$\n\nat $5 and $\\foo{$."
+        f"Let $\\lambda \\in [0, 1]$ be it:\n\n{formula}\n\nat $5 and $\\foo{{$."
     )
-    image = f"from base64 import b64decode\nfrom IPython.display import Image, display\ndisplay(Image(b64decode({PIXEL!r})))"
+    image = "from base64 import b64decode\nfrom IPython.display import Image, display\n"
+    image += f"display(Image(b64decode({PIXEL!r})))"
     execute(write(tmp_path, prose, image, "print('<b>')"), tmp_path / "out.ipynb", progress=False)
     page = rendering.html(tmp_path / "out.ipynb", tmp_path / "out.html").read_text()
     fetched = [

@@ -182,6 +182,15 @@ def test_any_locale_can_show_any_description(tmp_path, encoding):
     assert in_log(script, tmp_path, PYTHONIOENCODING=encoding)
 
 
+def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch):
+    monkeypatch.setattr(progress, "FIRST", 0.0)
+    with open("/dev/full", "w", buffering=1) as full, Bar(total=2, file=full) as bar:
+        bar.update()
+        bar.refresh()
+        bar.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
 def test_an_update_costs_less_than_five_microseconds():
     def each() -> float:
         with Bar(total=100_000, file=io.StringIO()) as bar:

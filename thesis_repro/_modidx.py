@@ -1521,6 +1521,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.progress.Log.__init__': ( 'engine/progress.html#log.__init__',
                                                                                'thesis_repro/progress.py'),
                                        'thesis_repro.progress.Log.end': ('engine/progress.html#log.end', 'thesis_repro/progress.py'),
+                                       'thesis_repro.progress.Log.say': ('engine/progress.html#log.say', 'thesis_repro/progress.py'),
                                        'thesis_repro.progress.Log.show': ('engine/progress.html#log.show', 'thesis_repro/progress.py'),
                                        'thesis_repro.progress.Report': ('engine/progress.html#report', 'thesis_repro/progress.py'),
                                        'thesis_repro.progress.Report.__init__': ( 'engine/progress.html#report.__init__',

@@ -38,7 +38,7 @@ def small_picture(data: bytes, limit: int = PICTURE) -> bytes:
     return made.getvalue()
 
 # %% ../nbs/engine/47_kept.ipynb #ca70f6dc
-_FORMS = {"text/html": TABLE, "image/png": math.inf, "image/svg+xml": PICTURE}
+_FORMS = {"image/png": math.inf, "image/svg+xml": PICTURE, "text/html": TABLE}
 _FORMS |= dict.fromkeys(("text/markdown", "text/latex", "text/plain"), TEXT)
 
 

@@ -31,16 +31,19 @@ class Log:
         self.how = {"mininterval": 1.0, "gui": True} | ({"disable": True} if quiet else {})
         self.due = FIRST
 
+    def say(self, bar, lines: list[str]):
+        with contextlib.suppress(OSError):  # a full disk, a closed pipe: no reason to stop the work
+            bar.fp.write("".join(f"{line}\n" for line in lines))
+            bar.fp.flush()
+
     def show(self, bar, elapsed: float):
         if elapsed >= self.due:
             self.due = elapsed + EVERY
-            bar.fp.write("".join(f"{line}\n" for line in bar.lines(ncols=0)))
-            bar.fp.flush()
+            self.say(bar, bar.lines(ncols=0))
 
     def end(self, bar, elapsed: float):
         if elapsed >= FIRST:
-            bar.fp.write(bar.lines(ncols=0, rate=None)[0] + "\n")
-            bar.fp.flush()
+            self.say(bar, bar.lines(ncols=0, rate=None)[:1])
 
 # %% ../nbs/engine/06_progress.ipynb #72d108ee
 MARK = {"thesis_repro": "progress"}  # metadata of the outputs that show progress
