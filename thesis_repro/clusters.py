@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['on_ray', 'on_slurm']
 
-# %% ../nbs/engine/27_clusters.ipynb #0a8848d3
+# %% ../nbs/engine/27_clusters.ipynb #8ba2cef4
 import contextlib
 import fcntl
 import json
@@ -21,12 +21,11 @@ import threading
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from . import settings, stopping
 from .files import BadInput, atomic_json, lock_file
+from .progress import Bar, reporting
 from .settings import Preset
-from .workers import attempted, cores, threads_each
+from .workers import attempted, cores, progress_of, threads_each
 
 # %% ../nbs/engine/27_clusters.ipynb #db61d974
 def _leave_the_choice(preset: Preset):
@@ -94,7 +93,7 @@ def _environment() -> dict:
 def _on_node(given: dict, lock: Path, n_threads: int, i: int, attempt, store, *task) -> tuple:
     "In a worker of a cluster: the task's number and what the attempt says; None if it was stopped."
     os.environ.update(given)
-    with _own_signals():
+    with _own_signals(), reporting(progress_of(lock), str(i)):
         return i, stopping.while_held(lock, attempted, n_threads, attempt, store, *task)
 
 # %% ../nbs/engine/27_clusters.ipynb #41ff28dd
@@ -104,7 +103,7 @@ def on_ray(store, attempt, left: dict, wait: bool, lock: Path, enough):
     ray, each = _connected(store.preset), threads_each(store.preset)
     asked = {"num_cpus": each, "num_gpus": int(settings.wants_gpu(store.preset)), "max_retries": 3}
     make, fixed = ray.remote(_on_node).options(**asked), (_environment(), lock, each)
-    waiting = [make.remote(*fixed, i, attempt, store, *t, wait, False) for i, t in left.items()]
+    waiting = [make.remote(*fixed, i, attempt, store, *t, wait, True) for i, t in left.items()]
     while waiting:
         ready, waiting = ray.wait(waiting, timeout=0.5)  # a signal is noticed between two waits
         for made in ready:
@@ -292,7 +291,7 @@ def on_slurm(store, attempt, left: dict, wait: bool, lock: Path, enough):
                 job = jobs.pop(i)
                 if why is None:
                     said = f"job {job.job_id} ended without an answer: see {job.paths.stderr}"
-                    tqdm.write(said, file=sys.stderr)
+                    Bar.write(said, file=sys.stderr)
                 else:
                     yield i, why
             end = time.monotonic() + (_PAUSE if jobs else 0)
@@ -306,4 +305,4 @@ def _tell(jobs: dict, what: str):
     "Print something about the jobs, if there are any, and their ids."
     if jobs:
         arrays = sorted({job.job_id.partition("_")[0] for job in jobs.values()}, key=int)
-        tqdm.write(f"{len(jobs)} job(s) {what} {' '.join(arrays)}", file=sys.stderr)
+        Bar.write(f"{len(jobs)} job(s) {what} {' '.join(arrays)}", file=sys.stderr)

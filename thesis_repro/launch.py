@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['BUSY', 'LAUNCHERS', 'side_by_side']
 
-# %% ../nbs/engine/28_launch.ipynb #d9b5acef
+# %% ../nbs/engine/28_launch.ipynb #b1779143
 import contextlib
-
-from tqdm import tqdm
+import shutil
 
 from . import stopping
 from .clusters import on_ray, on_slurm
 from .files import Unwritable
-from .workers import jobs, locally
+from .progress import Bar
+from .workers import jobs, locally, progress_of
 
 # %% ../nbs/engine/28_launch.ipynb #e26911d6
 BUSY = "another command is making it"
@@ -36,7 +36,9 @@ def side_by_side(store, attempt, tasks: list[tuple], **words) -> dict[int, objec
 
     with contextlib.ExitStack() as held:
         lock, let_go = held.enter_context(stopping.held(store.folder / "runs" / ".locks"))
-        bar = held.enter_context(tqdm(total=len(tasks), dynamic_ncols=True, **words))
+        watch = progress_of(lock)
+        held.callback(shutil.rmtree, watch, ignore_errors=True)
+        bar = held.enter_context(Bar(total=len(tasks), watch=watch, **words))
         held.enter_context(contextlib.nullcontext() if alone else stopping.listening(let_go))
         for turn in range(4):
             launched = LAUNCHERS[store.preset.launcher](

@@ -53,7 +53,7 @@ def _markdown(source: str, attachments: dict) -> str:
 # %% ../nbs/engine/46_rendering.ipynb #968a1e6f
 def _template() -> str:
     "nbconvert's whole page, without scripts from elsewhere."
-    file = resources.files("thesis_repro") / "pages_data" / "notebook.html.j2"
+    file = resources.files("thesis_repro") / "templates" / "notebook.html.j2"
     return file.read_text(encoding="utf-8")
 
 

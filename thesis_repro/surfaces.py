@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['filter_normalised_directions', 'loss_surface', 'surface_columns']
 
-# %% ../nbs/science/22_surfaces.ipynb #150a1ea8
+# %% ../nbs/science/22_surfaces.ipynb #a022dfa4
 import itertools
 
 import numpy as np
@@ -13,11 +13,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.func import functional_call
-from tqdm import tqdm
 
 from .files import BadInput
 from .images import pixels
 from .models import batch_statistics, frozen_statistics
+from .progress import Bar
 
 # %% ../nbs/science/22_surfaces.ipynb #507b3dbf
 def _direction(model: nn.Module, generator: torch.Generator) -> dict:
@@ -74,7 +74,7 @@ def loss_surface(
     axis = radius * (2 * np.arange(points) / (points - 1) - 1)  # exactly 0 in the middle
     losses, cells = np.empty((points, points)), list(itertools.product(range(points), repeat=2))
     with contexts[statistics](model):
-        for i, j in tqdm(cells, "loss surface", unit="point", leave=False, disable=not progress):
+        for i, j in Bar(cells, "loss surface", unit="point", disable=not progress):
             moved = {k: w + axis[i] * delta[k] + axis[j] * eta[k] for k, w in weights.items()}
             losses[i, j] = _mean_loss(model, moved, x, y, batch_size, loss)
     return axis, axis.copy(), losses
