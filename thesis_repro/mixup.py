@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .draws import Draws
-from .models import batch_statistics
+from .models import batch_statistics, full
 from .pieces import field, piece
 
 # %% ../nbs/science/19_mixup.ipynb #374f2e93
@@ -25,12 +25,12 @@ def mix(a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/science/19_mixup.ipynb #15e20342
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     "−Σ_k t_k log σ_k(z) per sample (eq. 7.1 for a one-hot target): logits, target (n, k) to (n,)."
-    return -(target * F.log_softmax(logits.float(), 1)).sum(1)
+    return -(target * F.log_softmax(full(logits), 1)).sum(1)
 
 
 def binary_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     "The binary cross entropy of each softmax output, averaged over the classes: (n, k) to (n,)."
-    log_p = F.log_softmax(logits.float(), 1)
+    log_p = F.log_softmax(full(logits), 1)
     # 1 − p is rounded to 0 for a certain prediction: the limit keeps logarithm and gradient finite
     log_q = torch.log1p(-log_p.exp().clamp(max=1 - 1e-7))
     return -(target * log_p + (1 - target) * log_q).mean(1)
