@@ -1,4 +1,4 @@
-"""Networks: published sizes by an independent formula, exact segments, and batch norm that leaves no trace."""
+"""Networks: published sizes by another formula, exact segments, batch norm without a trace."""
 
 import math
 
@@ -8,8 +8,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from thesis_repro import models
+from thesis_repro.files import BadInput
 from thesis_repro.models import build
-from thesis_repro.settings import BadInput
 
 NAMES = list(models.ARCHITECTURES)
 
@@ -106,7 +106,7 @@ def test_counts_by_hand(name, blocks, widths, stem, width, classes, channels):
 
 
 def test_depths_are_as_named():
-    "A ResNet counts its stem and its classifier; a wide one (6n + 4) its stem and its three shortcuts."
+    "A ResNet counts stem and classifier; a wide one (6n + 4) its stem and three shortcuts."
     depths = {
         n: 2 * sum(a.blocks) + (4 if n.startswith("wrn") else 2)
         for n, a in models.ARCHITECTURES.items()
@@ -339,7 +339,7 @@ def test_contexts_nest():
 
 
 def test_flops_by_hand():
-    "PreActResNet-18 at 32 × 32: stages of four 3 × 3 convolutions, where half the first is saved by its stride."
+    "PreActResNet-18 at 32 × 32: stages of four 3 × 3 convolutions, half the first one saved."
     stage1 = 9 * 3 * 64 * 32**2 + 4 * 9 * 64 * 64 * 32**2
     later = [
         (9 * (c // 2) * c + 3 * 9 * c * c + (c // 2) * c) * side**2
@@ -405,3 +405,27 @@ def test_bad_input_is_one_line(options, says):
 def test_layers_that_do_not_exist(start, stop):
     with pytest.raises(BadInput, match="segments"):
         build("resnet18", 10, width=0.125)(torch.rand(2, 3, 8, 8), start=start, stop=stop)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18"])
+def test_one_tiny_image_alone_is_refused_in_one_line(name):
+    net, tiny = build(name, 10, 0.0625), torch.rand(1, 3, 8, 8)
+    with pytest.raises(BadInput, match="a batch of one image, .*: choose a batch size") as e:
+        net(tiny)
+    assert "\n" not in str(e.value)
+    with pytest.raises(BadInput, match="choose a batch size"), models.batch_statistics(net.eval()):
+        net(tiny)
+    net.train()
+    for x in (torch.rand(2, 3, 8, 8), torch.rand(1, 3, 32, 32)):
+        assert net(x).isfinite().all()
+    assert net.eval()(tiny).isfinite().all()
+
+
+def test_logits_are_at_least_float32():
+    for given, expected in (
+        ("bfloat16", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ):
+        z = torch.rand(2, 3, dtype=getattr(torch, given))
+        assert models.full(z).dtype == getattr(torch, expected)
