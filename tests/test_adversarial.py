@@ -1,4 +1,4 @@
-"""The pieces of adversarial training against formulas written anew in plain loops, gradients included, and against misuse."""
+"""The pieces of adversarial training against plain loops, gradients included, and misuse."""
 
 import dataclasses
 import json
@@ -33,11 +33,15 @@ from thesis_repro.adversarial import (
     Wmmr,
     attacked,
 )
-from thesis_repro.attacks import FGSM, PGD, Broken, robust_accuracy
-from thesis_repro.data import Draws
-from thesis_repro.runs import from_specification, specification
-from thesis_repro.settings import BadInput
-from thesis_repro.training import Compute, Diverged, Schedule
+from thesis_repro.attacks import FGSM, PGD
+from thesis_repro.checkpoints import copy_weights, load_checkpoint, read_checkpoint
+from thesis_repro.draws import Draws
+from thesis_repro.files import BadInput
+from thesis_repro.models import Diverged
+from thesis_repro.pieces import from_specification, piece, specification
+from thesis_repro.recipes import SGD, Batch, Classify, Decay, Phase
+from thesis_repro.robustness import robust_accuracy
+from thesis_repro.training import Compute, Length
 
 N, K = 7, 5
 RNG = np.random.default_rng(0)
@@ -288,7 +292,7 @@ def test_normalised(how):
 
 
 class Logits(torch.nn.Module):
-    "A network whose weights are its logits: its images are the numbers 0 … n − 1 (adversarial: − n … −1)."
+    "Its weights are its logits: images are the numbers 0 … n − 1 (adversarial: − n … −1)."
 
     def __init__(self):
         super().__init__()
@@ -306,7 +310,7 @@ class Logits(torch.nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Minus:
-    "An attack that shows four iterates: sample i falls at step i; at the last step all stand, those that have fallen too."
+    "An attack of four iterates: sample i falls at step i; at the last step all stand again."
 
     steps: int = 4
 
@@ -394,7 +398,7 @@ def test_weighted_training_and_its_gradient(weight, detach, normalise):
     ids=lambda v: "reference" if callable(v) and not hasattr(v, "__dataclass_fields__") else str(v),
 )
 def test_compositions(loss, reference):
-    "As a piece of a training step, in the two halves' own gradients: nothing is detached, nothing swapped."
+    "As a piece of a step, by the gradients of both halves: nothing detached, nothing swapped."
     net = Logits()
     mean = Adversarial(Minus(), loss=loss)(net, NUMBERS, LABELS, Draws(0))
     mean.backward()
@@ -419,7 +423,7 @@ def test_mart_detached_as_a_piece():
 
 
 def test_warm_up():
-    "Ones before the fraction of the schedule, and from it on the weights; before it nobody looks at the network."
+    "Ones before the fraction of the run, without a look at the network; then the weights."
     e = lambda at: Examples(None, NUMBERS, LABELS, Draws(0, progress=at))
     assert After(0.625, Mail())(e(0.62)).tolist() == [1.0] * N
     with pytest.raises(TypeError):  # there is no network to ask
@@ -429,7 +433,7 @@ def test_warm_up():
 
 
 def test_weights_and_losses_share_one_pass():
-    "A weight costs no pass, TRADES one with a graph and one without: κ and weights are nearly free."
+    "A weight costs no pass: κ and weights are nearly free."
 
     class Counting(Logits):
         calls = 0
@@ -468,7 +472,7 @@ class Counted(torch.autograd.Function):
 
 
 class TwoLayers(torch.nn.Module):
-    "Its upper layer is counted, which like nearly all layers of a network has a gradient to pass on."
+    "Its upper layer is counted, which like nearly all layers has a gradient to pass on."
 
     def __init__(self):
         super().__init__()
@@ -485,7 +489,7 @@ def passes(method):
 
 
 def test_costs():
-    "In passes: ten there and back to the image, one there and back to the weights (two); TRADES 27 / 23 of it, weights and mixes nothing."
+    "In passes: ten there and back to the image, and a step (three); TRADES 27, weights nothing."
     assert passes(Adversarial()) == 23
     assert passes(Adversarial(PGD(loss="kl", start="normal"), loss=Trades())) == 27
     assert passes(Adversarial(mix=AVmixup(), weight=Gairat())) == 23
@@ -549,7 +553,7 @@ def test_labels_are_distributions(mix):
     ],
 )
 def test_images_and_labels_are_mixed_alike(mix):
-    "Where the image is the code of its label, the mixture is the code of the mixed label: same partner, same λ, same side."
+    "If the image is the code of its label, the mixture is that of the mixed label: same λ, side."
     e = coded(Still())
     inputs, target = mix(e)
     torch.testing.assert_close(inputs.flatten(1), target)
@@ -563,7 +567,7 @@ def test_images_and_labels_are_mixed_alike(mix):
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), Trades(2.0)], ids=str)
 def test_the_mixture_is_what_is_learned(loss):
-    "The loss and the weights look at the mix's images and labels, TRADES at the clean images beside them."
+    "Loss and weights look at the mix's images and labels, TRADES at the clean images, too."
     e = coded(Still())
     e.inputs, e.target = InterpolatedAT()(e)
     mean = Adversarial(Still(), mix=InterpolatedAT(), loss=loss, weight=Wmmr())(
@@ -637,7 +641,7 @@ def test_avmixup_against_loops(how):
 
 
 def test_mixed_first_then_attacked():
-    "M-TLAT: what is attacked is the mixture, towards a wrong class; the label is the mixed one with a share for that class."
+    "M-TLAT: the mixture is attacked, towards a wrong class, which has a share of the label."
     calls = []
 
     @dataclasses.dataclass(frozen=True)
@@ -700,9 +704,9 @@ def digits():
 
 
 def begin(digits, method, epochs=1, folder=None, **compute):
-    net = network(10)
+    recipe = Classify("resnet18", method, SGD(decay=Decay(kind="cosine")), 0.0625)
     how = Compute(progress=False, **compute)
-    return training.start(net, method, digits, Schedule(epochs, 12, kind="cosine"), 0, how, folder)
+    return training.start(recipe, digits, Length(epochs, 12), 0, how, folder)
 
 
 QUICK = PGD(steps=2, step=6 / 255)
@@ -720,8 +724,11 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_training(digits, name):
-    t = training.train(begin(digits, WHOLE[name]))
-    assert math.isfinite(t.at.history[-1]["loss"]) and t.at.history[-1]["loss"] < 8
+    t = begin(digits, WHOLE[name])
+    before = copy_weights(t.nets)
+    training.train(t)
+    assert math.isfinite(t.at.history[-1]["loss"])
+    assert all(not torch.equal(p, before[k]) for k, p in t.nets.named_parameters())
 
 
 def test_bf16_losses_are_float32(digits):
@@ -744,17 +751,14 @@ def test_bf16_losses_are_float32(digits):
 def test_the_best_epoch_is_the_most_robust_one(digits):
     t = training.train(begin(digits, Adversarial(QUICK, selection=QUICK), epochs=3))
     robust = [row["held-out robust accuracy"] for row in t.at.history]
-    assert (
-        t.at.best["accuracy"] == max(robust) and t.at.best["epoch"] == robust.index(max(robust)) + 1
-    )
-    judged = Adversarial(selection=QUICK).judge(t.model, digits.x_val, digits.y_val)
-    assert (
-        judged["robust accuracy"]
-        == robust[-1]
-        == robust_accuracy(t.model, digits.x_val, digits.y_val, QUICK)["accuracy"]
-    )
-    clean = Adversarial(selection=None).judge(t.model, digits.x_val, digits.y_val)
-    assert clean["robust accuracy"] == clean["accuracy"] > judged["robust accuracy"]
+    assert t.at.best["score"] == max(robust)
+    assert t.at.best["epoch"] == robust.index(max(robust)) + 1
+    held_out = t.nets["model"], digits.x_val, digits.y_val
+    judged = Adversarial(selection=QUICK).judge(*held_out)
+    assert judged["robust accuracy"] == robust[-1]
+    assert robust[-1] == robust_accuracy(*held_out, QUICK)["accuracy"]
+    clean = Adversarial(selection=None).judge(*held_out)
+    assert clean["robust accuracy"] == clean["accuracy"] >= judged["robust accuracy"]
 
 
 def test_perturbed_weights_are_asked_anew():
@@ -776,7 +780,7 @@ def test_perturbed_weights_are_asked_anew():
 
 
 def test_a_weight_of_ones_own_is_one_cell(digits):
-    @dataclasses.dataclass(frozen=True)
+    @piece
     class Doubt(Weight):
         def of(self, p, y):
             return 1 - p.gather(1, y[:, None]).squeeze(1)
@@ -806,7 +810,7 @@ class Breaking:
 
 @pytest.mark.parametrize("seconds", [0.0, 1e9])
 def test_a_loss_that_is_not_a_number(digits, tmp_path, seconds):
-    "The run stops and names the step; the last good checkpoint stays, and the run goes on from there."
+    "The run stops and names the step; it goes on from the last good checkpoint."
     t = begin(
         digits,
         Adversarial(QUICK, loss=Breaking(), selection=None),
@@ -817,14 +821,14 @@ def test_a_loss_that_is_not_a_number(digits, tmp_path, seconds):
         training.train(t)
     if seconds:
         return
-    state = training.load_checkpoint(tmp_path / "checkpoint.ckpt")
-    assert state["at"]["step"] == 3 and all(v.isfinite().all() for v in state["model"].values())
+    state = load_checkpoint(tmp_path / "checkpoint.ckpt")
+    assert state["at"]["step"] == 3 and all(v.isfinite().all() for v in state["networks"].values())
     again = begin(digits, Adversarial(QUICK, selection=None), folder=tmp_path)
     assert again.at.step == 3 and math.isfinite(training.train(again).at.history[-1]["loss"])
 
 
 def test_weights_that_are_not_numbers(digits, tmp_path):
-    "A network that answers NaN is met by the attack first; the message names the run's step all the same."
+    "A network that answers NaN is met by the attack first; the message has the run's step."
 
     @dataclasses.dataclass(frozen=True)
     class Wrecking:
@@ -840,13 +844,13 @@ def test_weights_that_are_not_numbers(digits, tmp_path):
         folder=tmp_path,
         checkpoint_seconds=0.0,
     )
-    with pytest.raises(Diverged, match=r"the weights are not numbers after epoch 0, step 2"):
+    with pytest.raises(Diverged, match=r"weights are not finite after epoch 0, step 2"):
         training.train(t)
     files = [f for f in tmp_path.iterdir() if f.name.startswith("checkpoint.ckpt")]
     good = [
         s
-        for s in map(training.read_checkpoint, files)
-        if all(v.isfinite().all() for v in s["model"].values())
+        for s in map(read_checkpoint, files)
+        if all(v.isfinite().all() for v in s["networks"].values())
     ]
     assert sorted(s["at"]["step"] for s in good) == [1, 2] and len(good) == len(
         files
@@ -854,12 +858,135 @@ def test_weights_that_are_not_numbers(digits, tmp_path):
 
 
 def test_a_broken_network_is_named_by_the_attack_and_the_judge(digits):
-    net = network(10)
-    next(net.parameters()).data.fill_(math.nan)
-    with pytest.raises(Diverged, match="epoch 3, step 7: .*not numbers at step 0 of the attack"):
-        Adversarial(QUICK)(net, data.pixels(digits.x_test[:4]), digits.y_test[:4], Draws(0, 3, 7))
-    with pytest.raises((Diverged, Broken), match="not numbers"):
-        Adversarial(selection=QUICK).judge(net, digits.x_val, digits.y_val)
+    "The attack meets it first; the run adds its epoch and step."
+    t = begin(digits, Adversarial(QUICK))
+    next(t.nets.parameters()).data.fill_(math.nan)
+    with pytest.raises(Diverged, match=r"^epoch 0, step 0: .*not finite at step 0 of the attack"):
+        training.train(t)
+    with pytest.raises(Diverged, match="not finite"):
+        Adversarial(selection=QUICK).judge(t.nets["model"], digits.x_val, digits.y_val)
+    t = begin(digits, Adversarial(QUICK, loss=WreckingAtTheEnd()))
+    with pytest.raises(Diverged, match=r"^after epoch 0: .*not finite, before any step"):
+        training.train(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class WreckingAtTheEnd:
+    "Leaves a network that answers NaN after the last step of the epoch, though the loss is finite."
+
+    def __call__(self, e):
+        losses = CrossEntropy()(e)
+        if e.draws.step == 4:
+            e.model.register_forward_hook(lambda m, x, z: z * math.nan)
+        return losses
+
+
+# Networks of pieces, and phases
+
+
+class Memory(torch.nn.Module):
+    "A number, and whether it was looked at."
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor(value))
+
+
+@piece
+class Remembering:
+    "A loss with a network called `name`, which is its value."
+
+    name: str = "memory"
+    value: float = 1.0
+
+    def networks(self, model, images):
+        return {self.name: Memory(self.value)}
+
+    def __call__(self, e):
+        return e.nets[self.name].value * CrossEntropy()(e)
+
+
+@piece
+class Moving:
+    "An attack with a network of its own, which says how far it goes."
+
+    steps: int = 1
+
+    def networks(self, model, images):
+        return {"far": Memory(0.01 * self.steps)}
+
+    def __call__(self, model, x, y, draws, seen=None, nets=module.NO_NETWORKS):
+        return (x + nets["far"].value.detach()).clamp(0, 1)
+
+
+def test_the_networks_of_all_pieces_come_together():
+    method = Adversarial(Moving(), loss=Both(loss=Remembering()), weight=After(0.5, Mail()))
+    nets = method.networks(None, None)
+    assert sorted(nets) == ["far", "memory"]
+    x = torch.full((N, 1, 1, K), 0.5)
+    e = method.examples(Coded(), x, LABELS, Draws(0), nets)
+    torch.testing.assert_close(e.adversarial, x + 0.01)
+    once = method(Coded(), x, LABELS, Draws(0), nets)
+    nets["memory"].value.data += 1
+    assert method(Coded(), x, LABELS, Draws(0), nets).item() == pytest.approx(2 * once.item())
+
+
+def test_names_of_networks_are_distinct():
+    twice = Adversarial(loss=Remembering("a"), weight=After(0.5, Remembering("a", 2.0)))
+    with pytest.raises(BadInput, match="two pieces have a network called a: use one of them"):
+        twice.networks(None, None)
+    with pytest.raises(BadInput, match="called model"):
+        Adversarial(loss=Remembering("model")).networks(None, None)
+    assert Adversarial().networks(None, None) == {} and Adversarial().phases() == ()
+    with pytest.raises(BadInput, match=r"memory: .*nets = method\.networks\(model, images\)"):
+        Adversarial(None, loss=Remembering())(Coded(), torch.rand(N, 1, 1, K), LABELS, Draws(0))
+
+
+@piece
+class Judging(Remembering):
+    "A loss whose network learns in a phase of its own, to be large where the loss is."
+
+    def phases(self, method):
+        def loss(nets, batch):
+            now = nets["model"], batch.x, batch.y, batch.draws, nets, batch.kept
+            return -(nets[self.name].value * CrossEntropy()(method.examples(*now)).detach()).mean()
+
+        return (Phase("judging", (self.name,), SGD(0.5, 0.0, 0.0), loss),)
+
+
+def test_phases_share_the_adversarial_images_and_nothing_else(digits):
+    calls = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Counted(Still):
+        def __call__(self, model, x, y, draws, seen=None):
+            calls.append(draws.step)
+            return x
+
+    t = begin(digits, Adversarial(Counted(), loss=Judging(), selection=None))
+    assert [(p.name, p.trains) for p in t.phases] == [
+        ("judging", ("memory",)),
+        ("model", ("model",)),
+    ]
+    before = t.nets["memory"].value.item()
+    training.train(t)
+    assert calls == [0, 1, 2, 3, 4]  # once a step, though two phases need it
+    assert t.nets["memory"].value.item() > before  # by its own phase, against the model's
+    assert all(math.isfinite(v) for v in t.at.history[0].values())
+    assert {"loss", "judging loss"} <= t.at.history[0].keys()
+
+
+def test_a_joint_loss_is_the_loss_with_networks_and_what_was_kept():
+    method, nets = (
+        Adversarial(Still(), loss=Remembering()),
+        {"model": Coded(), "memory": Memory(2.0)},
+    )
+    x = torch.eye(K)[LABELS].view(N, 1, 1, K)
+    batch = Batch(x, LABELS, Draws(0))
+    first = method.joint_loss(nets, batch)
+    assert first.item() == pytest.approx(method(Coded(), x, LABELS, Draws(0), nets).item())
+    batch.kept["examples"].inputs = 0 * x  # the next phase finds what this one left
+    assert method.joint_loss(nets, batch).item() == pytest.approx(2 * math.log(K), rel=1e-5)
 
 
 # Records and bad input
@@ -879,11 +1006,11 @@ def test_a_method_can_be_written_down(method):
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Trades(-1), "Trades: beta = -1: must be a number of at least 0"),
+        (lambda: Trades(-1), "Trades: beta = -1: must be a number from 0 on"),
         (lambda: Trades(math.nan), "beta = nan"),
         (lambda: Trades(math.inf), "beta = inf"),
         (lambda: Mart(-0.5), "Mart: beta"),
-        (lambda: Mart(bce="both"), "bce = both: must be adversarial or clean"),
+        (lambda: Mart(bce="both"), "bce = both: must be one of adversarial, clean"),
         (lambda: ALP(-1), "strength"),
         (lambda: ALP(of="features"), "of = features"),
         (lambda: Both(1.5), "share = 1.5: must be a number from 0 to 1"),
@@ -892,14 +1019,14 @@ def test_a_method_can_be_written_down(method):
         (lambda: AVmixup(lambda2=-0.1), "lambda2"),
         (lambda: AVmixup(alpha=0), "alpha"),
         (lambda: LabelSmoothing(mass=2), "mass = 2"),
-        (lambda: LabelSmoothing(alpha="1"), "alpha = 1"),
+        (lambda: LabelSmoothing(alpha="1"), "alpha = 1: must be a number"),
         (lambda: InterpolatedAT(alpha=-1), "alpha"),
         (lambda: InterpolatedAT(per="image"), "per = image"),
         (lambda: GuidedInterpolation(2), "ratio"),
         (lambda: TargetedMixup(PGD()), "must be targeted"),
         (lambda: TargetedMixup(share=3), "share"),
         (lambda: Regional(lambda2=2), "lambda2"),
-        (lambda: Mail(normalise="sum"), "Mail: normalise = sum: must be mean or none or three"),
+        (lambda: Mail(normalise="sum"), "Mail: normalise = sum: must be one of mean, none, three"),
         (lambda: Mail(gamma=-10), "gamma"),
         (lambda: Mail(beta=math.nan), "beta"),
         (lambda: Wmmr(alpha=-2), "alpha"),
