@@ -1040,7 +1040,7 @@ def test_every_flipped_character_of_the_outcomes_is_noticed(tmp_path, digits, pl
 
 @pytest.mark.parametrize("attack", [PGD(steps=3), PGD(1.0, 0.2, 4, "l2"), PGD(steps=1)], ids=repr)
 def test_steps_that_cannot_cross_the_ball_are_named(attack, digits, plain):
-    with pytest.warns(UserWarning, match=r"steps of .* do not reach the radius .*: more steps, or"):
+    with pytest.warns(UserWarning, match=r"steps = \d of .* do not reach the .*: more steps"):
         robust_accuracy(plain, digits.x_test[:4], digits.y_test[:4], attack)
 
 

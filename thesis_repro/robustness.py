@@ -181,7 +181,7 @@ def _check_set(x, y: torch.Tensor, batch_size: int, attack) -> None:
         raise BadInput(f"{len(x)} images of type {kind} with {len(y)} labels: {must}")
     stride, radius = getattr(attack, "stride", None), getattr(attack, "epsilon", None)
     if stride is not None and attack.steps * stride < 0.999 * radius:
-        far = f"{attack.steps} steps of {stride:.3g} do not reach the radius of {radius:.3g}"
+        far = f"steps = {attack.steps} of {stride:.3g} do not reach the radius of {radius:.3g}"
         remedy = f"more steps, or step = {radius * min(1, 2.5 / attack.steps):.3g}"
         warnings.warn(f"{type(attack).__name__}: {far}: {remedy}", stacklevel=3)
 
