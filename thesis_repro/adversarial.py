@@ -382,7 +382,7 @@ class Divergence:
 
 # %% ../nbs/science/20_adversarial.ipynb #cacd20e3
 def boosted_cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    "MART's BCE: −log p_y − log(1 − max_{k≠y} p_k), one a sample: (n, k), (n,) to (n,)."
+    "MART's BCE: −log p_y − log(1 − max_{k≠y} p_k), per sample: (n, k), (n,) to (n,)."
     runner_up = logits.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
     without, whole = logits.scatter(1, runner_up, -torch.inf).logsumexp(1), logits.logsumexp(1)
     return (whole - logits.gather(1, y[:, None]).squeeze(1)) + (whole - without)

@@ -93,8 +93,9 @@ def _in_words(piece) -> str:
     "A piece by its class and the pieces in it, PGD with its number of steps."
     if isinstance(piece, PGD):
         return f"PGD-{piece.steps}" + (f" on {piece.loss}" if piece.loss != "ce" else "")
-    parts = [getattr(piece, f.name) for f in dataclasses.fields(piece)]
-    inner = [_in_words(v) for v in parts if is_piece(v) and not isinstance(v, CrossEntropy)]
+    fields = [f.name for f in dataclasses.fields(piece) if f.name != "optimiser"]
+    parts = [v for v in (getattr(piece, name) for name in fields) if is_piece(v)]
+    inner = [_in_words(v) for v in parts if not isinstance(v, CrossEntropy)]
     return type(piece).__name__ + (f" ({', '.join(inner)})" if inner else "")
 
 # %% ../nbs/science/44_zoo.ipynb #891d7387
