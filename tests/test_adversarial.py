@@ -37,6 +37,7 @@ from thesis_repro.attacks import FGSM, PGD
 from thesis_repro.checkpoints import copy_weights, load_checkpoint, read_checkpoint
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
+from thesis_repro.images import pixels
 from thesis_repro.models import Diverged
 from thesis_repro.pieces import from_specification, piece, specification
 from thesis_repro.recipes import SGD, Batch, Classify, Decay, Phase
@@ -733,7 +734,7 @@ def test_training(digits, name):
 
 def test_bf16_losses_are_float32(digits):
     net = network(10)
-    x, y = data.pixels(digits.x_test[:8]), digits.y_test[:8]
+    x, y = pixels(digits.x_test[:8]), digits.y_test[:8]
     with torch.autocast("cpu", torch.bfloat16):
         for method in (
             Adversarial(QUICK, loss=Trades(), weight=Mail()),

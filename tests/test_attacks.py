@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from thesis_repro import attacks, data, models, robustness, strong_attacks
+from thesis_repro import attacks, data, models, robustness, speed, strong_attacks
 from thesis_repro.attacks import FGSM, LOSSES, PGD, Ball, MomentumFGSM, distance
-from thesis_repro.data import pixels
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
+from thesis_repro.images import pixels
 from thesis_repro.models import Diverged
 from thesis_repro.pieces import from_specification, specification
 from thesis_repro.robustness import evaluate, robust_accuracy
@@ -1071,8 +1071,8 @@ def test_speed_is_measured_in_pairs():
     pytest.importorskip(
         "pyautoattack", reason='needs the reference: pip install "thesis-repro[eval]"'
     )
-    subject = robustness.speed_subject(32, width=0.125)
-    result = robustness.attack_speed(subject, steps=5)
+    subject = speed.speed_subject(32, width=0.125)
+    result = speed.attack_speed(subject, steps=5)
     assert set(result) == {"ours", "ours accuracy", "pyautoattack", "pyautoattack accuracy"}
     assert (
         10 < result["ours accuracy"] < 90

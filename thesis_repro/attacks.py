@@ -228,10 +228,10 @@ def checked(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     if not x.is_floating_point() or x.dim() != 4 or len(x) != len(y):
         said = f"images of type {x.dtype} and shape {tuple(x.shape)} with {len(y)} labels"
         must = "must be floats (n, c, h, w) in [0, 1] with n labels"
-        raise BadInput(f"{said}: {must}: see data.pixels")
+        raise BadInput(f"{said}: {must}: see images.pixels")
     if x.device.type == "cpu" and len(x) and not (x.min() >= -1e-5 and x.max() <= 1 + 1e-5):
         said = f"images with pixels from {x.min():g} to {x.max():g}"
-        raise BadInput(f"{said}: must be in [0, 1]: see data.pixels")
+        raise BadInput(f"{said}: must be in [0, 1]: see images.pixels")
     return x.detach().clamp(0, 1), y.clone() if y.is_inference() else y
 
 # %% ../nbs/science/16_attacks.ipynb #f6492c19

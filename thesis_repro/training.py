@@ -19,8 +19,8 @@ from . import distributed, pieces, settings, stopping
 from .checkpoints import copy_weights, load_checkpoint, save_checkpoint
 from .draws import Draws
 from .files import BadInput, plain
-from .models import Diverged
 from .images import Images, batches, epoch_order
+from .models import Diverged
 from .pieces import piece
 from .progress import Bar
 from .recipes import Batch, Phase, Recipe
@@ -277,7 +277,7 @@ def _close_epoch(t: Training) -> dict:
 
 # %% ../nbs/engine/33_training.ipynb #932908cb
 def train(t: Training) -> Training:
-    "Train to the end. Diverged for a loss that is not finite; Stopped, and saved, if asked to stop."
+    "Train to the end. Diverged if a loss is not finite; Stopped, and saved, if asked to stop."
     t.saved = t.counted = time.monotonic()
     with stopping.listening(), deterministic(t.compute.deterministic), _shown(t) as shown:
         while t.at.epoch < t.length.epochs:

@@ -32,8 +32,8 @@ from thesis_repro.adversarial import (
     Wmmr,
 )
 from .attacks import FGSM, PGD
-from .data import pixels
 from .draws import Draws
+from .images import pixels
 from .pieces import is_piece
 from .recipes import Batch, Classify
 from .training import learning
