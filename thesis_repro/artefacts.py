@@ -7,7 +7,7 @@ __all__ = ['TABLES', 'FIGURES', 'provenance', 'data_words', 'folder', 'Artefact'
            'load_chapters', 'find', 'order', 'tried', 'outdated', 'code_words', 'MadeTable', 'table', 'Drawn',
            'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
 
-# %% ../nbs/evidence/54_artefacts.ipynb #84f577f4
+# %% ../nbs/evidence/54_artefacts.ipynb #3dde8fe1
 import base64
 import contextlib
 import dataclasses
@@ -23,6 +23,7 @@ import sys
 import textwrap
 import warnings
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +35,7 @@ from .store import RunsFailed, Store
 from .tables import COLUMNS, DETAILS, Cell, compare
 from .verdicts import verdict_rule
 
-# %% ../nbs/evidence/54_artefacts.ipynb #cc0c5508
+# %% ../nbs/evidence/54_artefacts.ipynb #1d88db47
 def _machine(environment: dict) -> str:
     "A machine in words."
     cores = environment.get("cores", "?")
@@ -54,7 +55,7 @@ def provenance(*environments: dict) -> dict:
     commit, hardware = joined(e.get("commit") for e in known), joined(map(_machine, known), "; ")
     return {"commit": commit, "hardware": hardware, "versions": versions}
 
-# %% ../nbs/evidence/54_artefacts.ipynb #17f0b667
+# %% ../nbs/evidence/54_artefacts.ipynb #c9a16dcd
 def data_words(found) -> str:
     "Which data were used, real, stand-in or a file, in words: of (part, runs.Named) pairs."
     known = dict.fromkeys((part, d.title, d.is_file, d.stands_in) for part, d in found if part)
@@ -66,7 +67,7 @@ def data_words(found) -> str:
         said.append(f"the file {name} as {parts}" if file else f"{name} stands in for {parts}")
     return f"Data: {'; '.join(said)}." if said else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #9d2263f8
+# %% ../nbs/evidence/54_artefacts.ipynb #45750edf
 def folder(preset) -> Path:
     "Where the artefacts of a preset are; those of a variant have a folder of their own."
     if isinstance(preset, settings.Preset):
@@ -129,7 +130,7 @@ class Artefact:
         own |= facts | {"failed": self.failed, "files": {p.name: sha256(p) for p in made}}
         return [*made, atomic_json(to / f"{self.name}.json", own)]
 
-# %% ../nbs/evidence/54_artefacts.ipynb #d13cc7a4
+# %% ../nbs/evidence/54_artefacts.ipynb #4f469095
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Table(Artefact):
     "A table of the thesis beside ours; `frame` is what tables.compare gives."
@@ -178,7 +179,7 @@ def rule_link(here) -> str:
     inside = here.is_relative_to(paths.root())
     return Path(os.path.relpath(rule, here)).as_posix() if inside else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #6d745886
+# %% ../nbs/evidence/54_artefacts.ipynb #caf75d4d
 @contextlib.contextmanager
 def style():
     "Within this context matplotlib draws in the style of this project."
@@ -186,14 +187,14 @@ def style():
     import matplotlib.pyplot  # chooses the backend now: chosen within, it would be forgotten
     import seaborn as sns
 
-    own = Path(__file__).parent / "templates/figures.mplstyle"
+    own = resources.files("thesis_repro") / "templates/figures.mplstyle"
     rc = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}
     rc |= mpl.rc_params_from_file(own, use_default_template=False)
     rc["axes.prop_cycle"] = mpl.cycler(color=sns.color_palette("colorblind"))
     with mpl.rc_context(rc):
         yield
 
-# %% ../nbs/evidence/54_artefacts.ipynb #475caf45
+# %% ../nbs/evidence/54_artefacts.ipynb #dd54ad83
 def _stamp(figure, text: str) -> None:
     "Write `text` in small print below a figure, once."
     for old in [t for t in figure.texts if t.get_gid() == "made"]:
@@ -215,7 +216,7 @@ def _drawn(figure, kind: str, title: str, made: str) -> bytes:
         figure.savefig(out, **how, facecolor="white", metadata=facts)
     return out.getvalue()
 
-# %% ../nbs/evidence/54_artefacts.ipynb #14f1e7d6
+# %% ../nbs/evidence/54_artefacts.ipynb #a35e200e
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figure(Artefact):
     "A figure with the numbers behind it (`frame`), and cells that claims may ask for."
@@ -257,7 +258,7 @@ class Figure(Artefact):
         files = {".png": self.png, ".pdf": pdf, ".csv": numbers}
         return self.write(files, cells=[dataclasses.asdict(c) for c in self.cells])
 
-# %% ../nbs/evidence/54_artefacts.ipynb #728012a7
+# %% ../nbs/evidence/54_artefacts.ipynb #e3e71b6a
 TABLES: dict[str, "Made"] = {}
 FIGURES: dict[str, "Made"] = {}
 
@@ -285,12 +286,12 @@ class Made:
         "A preset for the chapter of this artefact."
         return settings.load(name, self.number.partition(".")[0], **overrides)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #a0d6ccd8
+# %% ../nbs/evidence/54_artefacts.ipynb #72181b72
 def _modules(chapter: str) -> list[str]:
     "The modules made from chapter and companion notebooks, those of a chapter if it has any."
     header = re.compile(r"File to edit: \.\./nbs/(?:chapters|companions)/(\S+)\.ipynb")
     found = {}
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(Path(paths.__file__).parent.glob("*.py")):
         if place := header.search(file.read_text(encoding="utf-8")[:2000]):
             found[file.stem] = place[1].partition("_")[0].lstrip("0")
     return [m for m, c in found.items() if chapter in (c, m)] or list(found)
@@ -298,7 +299,7 @@ def _modules(chapter: str) -> list[str]:
 
 def load_chapters(chapter: str = "") -> None:
     "Import the modules of a chapter, or of all, so that their tables and figures are registered."
-    for module in _modules(chapter) if "__file__" in globals() else ():
+    for module in _modules(chapter):
         importlib.import_module(f"thesis_repro.{module}")
 
 
@@ -318,7 +319,7 @@ def order(number: str) -> tuple:
     "A key that puts 7.2 before 7.10, and 5.ours after 5.4."
     return tuple(int(p) if p.isdigit() else math.inf for p in number.split("."))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #635aa0eb
+# %% ../nbs/evidence/54_artefacts.ipynb #200ec156
 def tried(make, *what) -> dict:
     "Call make(*what); what failed: (run's key, measurement or None) → its name and why."
     try:
@@ -339,7 +340,7 @@ def _unlearned(record, printed: float) -> str:
         return f"has not learned: {accuracy:.1f} % where chance is {chance:.2g} %"
     return ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #12f7ff13
+# %% ../nbs/evidence/54_artefacts.ipynb #13c78dfa
 def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a planned cell."
     m, values, why, weak = planned.measurement, [], [], ""
@@ -359,7 +360,7 @@ def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
     reason = "; ".join(dict.fromkeys(w for w in (planned.reason, weak, *why) if w))
     return Cell(*place, tuple(values), reason, m.unit, stand_in, images)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #c24a5866
+# %% ../nbs/evidence/54_artefacts.ipynb #79697f11
 def outdated(store: Store, chosen) -> dict:
     "The runs that other code made than today's → the modules that have changed since."
     found = {r: runs.other_code(r, record.code) for r in chosen if (record := store.record(r))}
@@ -372,7 +373,7 @@ def code_words(old: dict, n: int) -> str:
     how = f"{len(old)} of {n} runs were made by other code ({modules})"
     return f"{how}: --fresh changed makes them again." if old else ""
 
-# %% ../nbs/evidence/54_artefacts.ipynb #8673d607
+# %% ../nbs/evidence/54_artefacts.ipynb #ae4dd2d4
 @dataclass(frozen=True, eq=False)
 class MadeTable(Made):
     "A registered table: `plan` gives (row, column) → Planned for a preset and the parts asked for."
@@ -420,7 +421,7 @@ def table(
     parts = tuple(parts or settings.PARTS)
     return MadeTable("table", number, title, module, parts, where, plan, along, also)
 
-# %% ../nbs/evidence/54_artefacts.ipynb #5fde1a98
+# %% ../nbs/evidence/54_artefacts.ipynb #6489a017
 @dataclass(frozen=True, eq=False)
 class Drawn:
     "What a figure's function gives: what it drew, the numbers behind it, runs, cells."
@@ -444,7 +445,7 @@ def _undrawn(failures: dict) -> Drawn:
     figure.text(0.02, top, lines, va="top", size=10, parse_math=False)
     return Drawn(figure, pd.DataFrame({"run": list(failures), "why": list(failures.values())}))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #494b28da
+# %% ../nbs/evidence/54_artefacts.ipynb #f5899b12
 @dataclass(frozen=True, eq=False)
 class MadeFigure(Made):
     "A registered figure: `draw(preset, parts)` gives a Drawn."
@@ -486,7 +487,7 @@ def figure(number: str, title: str, parts=(), where: str = ""):
 
     return register
 
-# %% ../nbs/evidence/54_artefacts.ipynb #b57adf38
+# %% ../nbs/evidence/54_artefacts.ipynb #d14ea2d0
 _FACTS = ("kind", "number", "title", "where", "preset", "data", "commit", "hardware", "files")
 
 
@@ -506,7 +507,7 @@ def read_facts(path: Path) -> dict:
             f"{path}: cannot be used: {' '.join(str(e).split())}: make it again"
         ) from None
 
-# %% ../nbs/evidence/54_artefacts.ipynb #5575e3c5
+# %% ../nbs/evidence/54_artefacts.ipynb #dffc896b
 def read_table(path) -> Table:
     "The Table whose JSON file is at `path`. BadInput if its files cannot be used."
     facts, source = read_facts(Path(path)), Path(path).with_suffix(".csv")
@@ -528,7 +529,7 @@ def read_table(path) -> Table:
         frame=frame, origin=origin, code=facts.get("code", ""), to=Path(path).parent, **own
     )
 
-# %% ../nbs/evidence/54_artefacts.ipynb #0b18fb66
+# %% ../nbs/evidence/54_artefacts.ipynb #1585e428
 def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:
     "The artefacts of a kind at a preset: JSON file, facts, and what is wrong with it (empty)."
     found = []
@@ -541,7 +542,7 @@ def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:
             found.append((path, facts, str(e)))
     return sorted(found, key=lambda f: order(f[1]["number"]))
 
-# %% ../nbs/evidence/54_artefacts.ipynb #b004f3e5
+# %% ../nbs/evidence/54_artefacts.ipynb #b2ccc1e2
 def written(home: Path) -> dict[Path, int]:
     "The artefacts in a preset's folder, each with the time of its file."
     return {
@@ -556,7 +557,7 @@ def lost(home: Path, before: dict) -> dict[str, str]:
     facts = (json.loads(f.read_text(encoding="utf-8")) for f in new)
     return {name: why for f in facts for name, why in f.get("failed", {}).items()}
 
-# %% ../nbs/evidence/54_artefacts.ipynb #38e50da7
+# %% ../nbs/evidence/54_artefacts.ipynb #4a15c69c
 def _saved_cells(path: Path, facts: dict) -> list[tuple]:
     "Row, column, values, reason and stand-in of every cell of an artefact."
     if facts["kind"] == "table":

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIBRARY', 'PLUMBING', 'rests_on', 'fingerprint', 'changed']
 
-# %% ../nbs/engine/03_code.ipynb #f07fa3d8
+# %% ../nbs/engine/03_code.ipynb #9b802022
 import ast
 import functools
 import hashlib
@@ -13,7 +13,9 @@ import inspect
 import textwrap
 from pathlib import Path
 
-# %% ../nbs/engine/03_code.ipynb #21f2aa31
+from . import files
+
+# %% ../nbs/engine/03_code.ipynb #5f765a90
 LIBRARY = "thesis_repro"
 
 
@@ -37,24 +39,27 @@ def _imported(node: ast.AST) -> dict[str, tuple[str, str]]:
     names = {a.asname or a.name: a.name for a in node.names}
     return {k: (home, v) if home else (v, "") for k, v in names.items()}
 
-# %% ../nbs/engine/03_code.ipynb #e562ff02
+# %% ../nbs/engine/03_code.ipynb #9fab7a82
+# what was imported, even if somebody edits a file while this process computes
+_TEXTS = {f.stem: f.read_text("utf-8") for f in Path(files.__file__).parent.glob("*.py")}
+
+
 @functools.cache
 def _module(name: str) -> tuple[dict, dict]:
     "The definitions of a module of the library, name → trees, and what it imports from the others."
-    file = Path(__file__).with_name(f"{name}.py") if "__file__" in globals() else None
-    if file is None or not file.is_file():
+    if name not in _TEXTS:
         return {}, {}
     defined, imported = {}, {}
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in ast.parse(_TEXTS[name]).body:
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         names = [node.name] if hasattr(node, "name") else [getattr(t, "id", "") for t in targets]
         for n in filter(None, names):
             defined.setdefault(n, []).append(_without_docstring(node))
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(_TEXTS[name])):
         imported |= _imported(node)
     return defined, imported
 
-# %% ../nbs/engine/03_code.ipynb #56072281
+# %% ../nbs/engine/03_code.ipynb #1a931a5f
 def _mentioned(node: ast.AST, defined: dict, imported: dict, module: str):
     "The (module, name) that a tree mentions."
     for n in ast.walk(node):
@@ -83,7 +88,7 @@ def rests_on(places: frozenset) -> dict[str, dict[str, list]]:
                 left += _mentioned(node, defined, imported, module)
     return {module: names for module, names in found.items() if names}
 
-# %% ../nbs/engine/03_code.ipynb #6ee8a389
+# %% ../nbs/engine/03_code.ipynb #b010be30
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
@@ -113,7 +118,7 @@ def fingerprint(things) -> dict[str, str]:
         sorted(own.items())
     )
 
-# %% ../nbs/engine/03_code.ipynb #3f40b476
+# %% ../nbs/engine/03_code.ipynb #1bb9ea26
 def changed(then: dict[str, str], now: dict[str, str]) -> list[str]:
     "The modules in which two fingerprints differ."
     return sorted(m for m in then.keys() | now.keys() if then.get(m) != now.get(m))

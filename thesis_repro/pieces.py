@@ -6,7 +6,7 @@
 __all__ = ['REGISTRY', 'field', 'allowed', 'checked', 'piece', 'is_piece', 'specification', 'key', 'registered',
            'from_specification', 'load_pieces', 'inside']
 
-# %% ../nbs/engine/02_pieces.ipynb #eb7c6bc5
+# %% ../nbs/engine/02_pieces.ipynb #c2ef1e32
 import dataclasses
 import difflib
 import functools
@@ -21,9 +21,10 @@ import types
 import typing
 from pathlib import Path
 
+from . import files
 from .files import BadInput
 
-# %% ../nbs/engine/02_pieces.ipynb #1b65f904
+# %% ../nbs/engine/02_pieces.ipynb #b5bd2d00
 def field(
     default=dataclasses.MISSING, *, text="", low=None, high=None, above=None, one_of=(), **how
 ):
@@ -31,7 +32,7 @@ def field(
     limits = {"low": low, "high": high, "above": above, "one_of": tuple(one_of)}
     return dataclasses.field(default=default, metadata={"text": text, **limits}, **how)
 
-# %% ../nbs/engine/02_pieces.ipynb #d627f6af
+# %% ../nbs/engine/02_pieces.ipynb #c1136e9b
 _KINDS = {int: "a whole number", float: "a number", bool: "yes or no", str: "a text"}
 _MANY = {int: "whole numbers", float: "numbers", str: "texts"}
 
@@ -50,7 +51,7 @@ def allowed(f: dataclasses.Field) -> str:
     bounds += [] if high is None else [f"at most {high:,}"]
     return f"{kind} {' and '.join(bounds)}".strip()
 
-# %% ../nbs/engine/02_pieces.ipynb #41179847
+# %% ../nbs/engine/02_pieces.ipynb #e4f57047
 def _converted(kind, value):
     "The value in that type, or ValueError."
     inner = typing.get_args(kind)
@@ -68,7 +69,7 @@ def _converted(kind, value):
         raise ValueError(value)
     return value
 
-# %% ../nbs/engine/02_pieces.ipynb #2261ae3f
+# %% ../nbs/engine/02_pieces.ipynb #e30a5be1
 def _within(m: dict, value) -> bool:
     "Whether one value is inside the limits of a field's metadata."
     return (
@@ -90,7 +91,7 @@ def checked(f: dataclasses.Field, value, where: str):
         raise BadInput(f"{where}: {f.name} = {value}: must be {allowed(f)}") from None
     return found
 
-# %% ../nbs/engine/02_pieces.ipynb #41f35cf5
+# %% ../nbs/engine/02_pieces.ipynb #08186ef2
 REGISTRY: dict[str, type] = {}
 
 
@@ -114,7 +115,7 @@ def piece(cls):
         REGISTRY[cls.__name__] = made  # a notebook's copy of a library's class is not registered
     return made
 
-# %% ../nbs/engine/02_pieces.ipynb #f52ede4c
+# %% ../nbs/engine/02_pieces.ipynb #5a8134c9
 def is_piece(thing) -> bool:
     "Whether something is a piece."
     return (
@@ -137,18 +138,20 @@ def specification(thing):
         return thing
     raise BadInput(f"{thing!r}: cannot be written down: must be a piece, a number or a text")
 
-# %% ../nbs/engine/02_pieces.ipynb #33fde96b
+# %% ../nbs/engine/02_pieces.ipynb #a8b34385
 def key(spec) -> str:
     "The name of a specification: twelve hexadecimal digits of the SHA-256 of its JSON."
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
 
-# %% ../nbs/engine/02_pieces.ipynb #b34a3ab2
+# %% ../nbs/engine/02_pieces.ipynb #f3695d37
 @functools.cache
 def _homes() -> dict[str, str]:
     "The name of every piece of the library → its module."
     pattern = re.compile(r"^@piece\nclass (\w+)", re.M)
-    files = sorted(Path(__file__).parent.glob("*.py")) if "__file__" in globals() else []
-    return {name: f.stem for f in files for name in pattern.findall(f.read_text(encoding="utf-8"))}
+    modules = sorted(Path(files.__file__).parent.glob("*.py"))
+    return {
+        name: f.stem for f in modules for name in pattern.findall(f.read_text(encoding="utf-8"))
+    }
 
 
 def registered(name: str) -> type:
@@ -163,7 +166,7 @@ def registered(name: str) -> type:
         )
     return REGISTRY[name]
 
-# %% ../nbs/engine/02_pieces.ipynb #d7d83457
+# %% ../nbs/engine/02_pieces.ipynb #aedd7267
 def from_specification(spec):
     "The piece or value that a specification describes. BadInput for an unknown piece or field."
     if isinstance(spec, list):
@@ -183,7 +186,7 @@ def from_specification(spec):
     except TypeError as e:
         raise BadInput(f"{spec['is']}: cannot be made: {e}") from None
 
-# %% ../nbs/engine/02_pieces.ipynb #ff1c677e
+# %% ../nbs/engine/02_pieces.ipynb #17d78bfd
 def load_pieces(file) -> None:
     "Run a Python file of your own, which registers its pieces. BadInput if it cannot be used."
     path = Path(file).resolve()
@@ -198,7 +201,7 @@ def load_pieces(file) -> None:
         sys.modules.pop(name, None)
         raise BadInput(f"{file}: cannot be used for pieces: {type(e).__name__}: {e}") from None
 
-# %% ../nbs/engine/02_pieces.ipynb #00fc508e
+# %% ../nbs/engine/02_pieces.ipynb #f8a5398c
 def inside(thing):
     "A piece and all pieces in it, from the outside in; of anything else nothing."
     if is_piece(thing):
