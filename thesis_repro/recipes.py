@@ -73,7 +73,7 @@ class Adam:
 # %% ../nbs/engine/31_recipes.ipynb #1308fa5f
 @dataclass
 class Batch:
-    "Images (n, c, h, w) in [0, 1], labels (n,), draws, and what a phase `kept` for the next."
+    "Images (n, c, h, w) in [0, 1], labels (n, …), draws, and what a phase `kept` for the next."
 
     x: torch.Tensor
     y: torch.Tensor
@@ -90,20 +90,27 @@ class Phase:
     optimiser: SGD | Adam
     loss: Callable[[nn.ModuleDict, Batch], torch.Tensor]
     every: int = 1
+    turns: tuple[int, int] = (1, 0)  # (n, k): only in the epochs k, k + n, k + 2n …, from 0 on
     fresh: tuple[float, ...] = ()
+    keeps: tuple[str, ...] = ()  # networks that a later phase trains through what this one computes
+    after: Callable[[nn.ModuleDict, Batch], None] | None = None
+
+    def due(self, epoch: int, step: int) -> bool:
+        "Whether it takes part in a step of the run (counted from its beginning)."
+        return step % self.every == 0 and epoch % self.turns[0] == self.turns[1]
 
 # %% ../nbs/engine/31_recipes.ipynb #902b7ffb
 class Recipe(Protocol):
     "What is trained, and how. A piece, so that a run can be written down."
+
+    def prepared(self, images: Images) -> Images:
+        "The images as it wants them, for instance cropped by another margin."
 
     def networks(self, images: Images, seed: int) -> nn.ModuleDict:
         "All networks by name, untrained, on the CPU: a function of the seed."
 
     def phases(self, nets: nn.ModuleDict) -> tuple[Phase, ...]:
         "The phases of a step, in their order."
-
-    def after(self, nets: nn.ModuleDict, batch: Batch) -> None:
-        "What follows a step, such as an average of weights."
 
     def judge(self, nets: nn.ModuleDict, images: Images) -> dict:
         "A row of the history, after an epoch; the one with the largest `score` is the best."
@@ -127,6 +134,9 @@ class Classify:
         "held-out", one_of=("held-out", "test")
     )  # the best epoch, by which images
 
+    def prepared(self, images: Images) -> Images:
+        return images
+
     def networks(self, images: Images, seed: int) -> nn.ModuleDict:
         channels = images.x_train.shape[1]
         shape = (images.classes, self.width, channels, images.mean, images.std)
@@ -148,9 +158,6 @@ class Classify:
         if hasattr(self.method, "joint_loss"):
             return self.method.joint_loss(nets, batch)
         return self.method(nets["model"], batch.x, batch.y, batch.draws)
-
-    def after(self, nets: nn.ModuleDict, batch: Batch) -> None:
-        pass
 
     def judge(self, nets: nn.ModuleDict, images: Images) -> dict:
         held_out, test = (images.x_val, images.y_val), (images.x_test, images.y_test)

@@ -135,6 +135,7 @@ def start(recipe, images, length, seed=0, compute=Compute(), folder=None) -> Tra
     "A run at its beginning, or where the checkpoint in `folder` left it."
     if compute.compile and distributed.processes() > 1:
         raise BadInput("compile = yes: not possible in several processes: use one of the two")
+    images = recipe.prepared(images)
     nets = recipe.networks(images, seed)
     nets = distributed.share(nets.to(compute.device, memory_format=compute.memory_format))
     phases = recipe.phases(nets)
@@ -224,7 +225,7 @@ def _minimise(t: Training, phase: Phase, batch: Batch):
     optimiser, how = t.optimisers[phase.name], phase.optimiser
     for group in optimiser.param_groups:
         group["lr"] = how.lr * how.decay(batch.draws.progress)
-    with learning(t.nets, phase.trains):
+    with learning(t.nets, phase.trains + phase.keeps):
         with t.compute.autocast():
             loss = phase.loss(t.used, batch)
         optimiser.zero_grad(set_to_none=True)
@@ -233,6 +234,8 @@ def _minimise(t: Training, phase: Phase, batch: Batch):
         weights = [p for g in optimiser.param_groups for p in g["params"]]
         torch.nn.utils.clip_grad_norm_(weights, how.clip)
     optimiser.step()
+    if phase.after:
+        phase.after(t.nets, batch)
     t.pending.append((phase.name, t.at.step, loss.detach(), len(batch.y)))
 
 # %% ../nbs/engine/33_training.ipynb #2e8d5ce7
@@ -244,12 +247,11 @@ def step(t: Training, x: torch.Tensor, y: torch.Tensor):
         for phase in t.phases:
             if any(batch.draws.progress - share < p <= batch.draws.progress for p in phase.fresh):
                 t.optimisers[phase.name].state.clear()
-            if t.at.steps % phase.every == 0:
+            if phase.due(t.at.epoch, t.at.steps):
                 _minimise(t, phase, batch)
     except Diverged as e:
         _settle(t)  # one of the losses put aside may have been the first
         raise Diverged(f"epoch {t.at.epoch}, step {t.at.step}: {e}") from None
-    t.recipe.after(t.nets, batch)
     t.at.step, t.at.steps = t.at.step + 1, t.at.steps + 1
 
 # %% ../nbs/engine/33_training.ipynb #4350d888
