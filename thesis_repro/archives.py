@@ -233,7 +233,7 @@ def array(archive: zipfile.ZipFile, key: str, folder: Path | None = None) -> np.
     return np.load(folder / f"{key}.npy", mmap_mode="r", allow_pickle=False)
 
 # %% ../nbs/science/13_archives.ipynb #17d63cc0
-_SMALL = ("y_train", "y_test", "classes", "flip", "crop", "counts")
+_SMALL = ("y_train", "y_test", "classes", "flip", "crop", "counts", "attributes")
 
 
 def opened(folder: Path) -> Source:
@@ -247,6 +247,7 @@ def opened(folder: Path) -> Source:
                 )
             images[k] = np.load(folder / f"{k}.npy", mmap_mode="r", allow_pickle=False)
     small |= {k: small[k].item() for k in ("classes", "flip", "crop")}
+    small["attributes"] = tuple(small["attributes"].tolist())
     return Source(**images, **small)
 
 
@@ -258,7 +259,9 @@ def _fill(folder: Path, make: Callable[[Path], Source]) -> None:
             np.save(folder / f"{k}.npy", getattr(source, k))
     source.counts = value_counts(source.x_train)
     sums = {f"sha256_{k}": sha256(folder / f"{k}.npy") for k in ("x_train", "x_test")}
-    np.savez(folder / "labels.npz", **{k: getattr(source, k) for k in _SMALL}, **sums)
+    small = {k: getattr(source, k) for k in _SMALL}
+    small["attributes"] = np.array(source.attributes, str)
+    np.savez(folder / "labels.npz", **small, **sums)
 
 # %% ../nbs/science/13_archives.ipynb #2a91bcc4
 def kept(folder: Path, make: Callable[[Path], Source]) -> Source:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from . import archives, digits, paths, settings
+from . import archives, celeba, digits, glyphs, paths, settings
 from .draws import Draws
 from .files import BadInput, sha256
 from thesis_repro.images import (
@@ -65,6 +65,12 @@ def _read_digits(name: str, folder: Path | None = None) -> Source:
     "Pictures composed of scikit-learn's digits."
     return digits.composed(name)
 
+
+@_reads(glyphs="digits with ten exact attributes, 16 × 16; stands in for CelebA")
+def _read_glyphs(name: str, folder: Path | None = None) -> Source:
+    "Digits with attributes."
+    return glyphs.painted()
+
 # %% ../nbs/science/14_data.ipynb #091452c0
 def _damaged(where, problem: str, name: str) -> BadInput:
     "The error that names the command which repairs a missing or damaged data set."
@@ -95,6 +101,10 @@ def _published_files(name: str) -> tuple[list[tuple[str, Path, str]], list[tuple
         listed = [kind.split_list[s] for s in _splits(name)]
         packed = [(url, folder / file, md5) for url, file, md5 in listed]
         return packed, [(file, md5) for _, file, md5 in packed]
+    if name == "mnist":
+        raw = folder / "MNIST" / "raw"
+        packed = [(kind.mirrors[0] + file, raw / file, md5) for file, md5 in kind.resources]
+        return packed, [(file, md5) for _, file, md5 in packed]
     listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
     files = [(folder / kind.base_folder / file, md5) for file, md5 in listed]
     return [(kind.url, folder / kind.filename, kind.tgz_md5)], files
@@ -123,6 +133,15 @@ def _read_cifar(name: str, folder: Path | None = None) -> Source:
     train, test = _genuine(name, lambda: [kind(_folder(name), train=t) for t in (True, False)])
     y, y_test = np.array(train.targets), np.array(test.targets)
     return Source(train.data, y, test.data, y_test, {"cifar10": 10, "cifar100": 100}[name])
+
+# %% ../nbs/science/14_data.ipynb #0fe64315
+@_reads(mnist="handwritten digits, 10 classes, 28 × 28, 60,000 + 10,000; 12 MB to fetch")
+def _read_mnist(name: str, folder: Path | None = None) -> Source:
+    "MNIST through torchvision."
+    kind = _torchvision(name)
+    parts = _genuine(name, lambda: [kind(_folder(name), train=t) for t in (True, False)])
+    arrays = [a for d in parts for a in (d.data.numpy()[..., None], d.targets.numpy())]
+    return Source(*arrays, classes=10, flip=False, crop=2)
 
 # %% ../nbs/science/14_data.ipynb #0641b000
 @_reads(
@@ -216,6 +235,12 @@ def _read_tiny(name: str, folder: Path) -> Source:
     y, y_test = (np.array([label for _, label in listed]) for listed in (train, val))
     return Source(x, y, x_test, y_test, _TINY_CLASSES)
 
+# %% ../nbs/science/14_data.ipynb #21ce3e0b
+@_reads(**{name: text for name, (_, _, text) in celeba.CROPS.items()})
+def _read_celeba(name: str, folder: Path) -> Source:
+    "CelebA, cut in one of three ways and decoded into `folder`."
+    return celeba.read(name, paths.data() / "celeba", folder)
+
 # %% ../nbs/science/14_data.ipynb #0129dd46
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -265,15 +290,24 @@ def _head_faults(heads: dict[str, tuple[tuple[int, ...], np.dtype]]) -> Iterator
         yield f"x_train has images of {tuple(size)}, x_test of {tuple(size_test)}"
     for key, count in (("y_train", n), ("y_test", n_test)):
         shape, dtype = heads[key]
-        if dtype.kind not in "iu" or len(shape) != 1:
+        if dtype.kind not in "iub" or len(shape) not in (1, 2):
             kind = f"{key} is {str(dtype)[:40]} of shape {shape}"
             yield f"{kind}: expected one whole number per image: {_RENUMBER}"
-        if shape[0] != count:
+        if shape[:1] != (count,):
             yield f"{key} has {shape[0]:,} labels for {count:,} images"
+    shapes = heads["y_train"][0][1:], heads["y_test"][0][1:]
+    if shapes[0] != shapes[1] or 0 in shapes[0]:
+        rows = f"y_train has rows of {shapes[0]}, y_test of {shapes[1]}"
+        yield f"{rows}: expected the same attributes"
 
 # %% ../nbs/science/14_data.ipynb #d9ea6fcb
 def _label_faults(y: np.ndarray, y_test: np.ndarray) -> Iterator[str]:
-    "What is wrong with the labels."
+    "What is wrong with the labels, of classes or of attributes."
+    if y.ndim == 2:
+        for key, labels in (("y_train", y), ("y_test", y_test)):
+            if wrong := {*np.unique(labels).tolist()} - {0, 1}:
+                yield f"{key} has an attribute of {min(wrong)}: attributes are 0 or 1"
+        return
     for key, labels in (("y_train", y), ("y_test", y_test)):
         if labels.min() < 0:
             yield f"{key} has the label {labels.min()}: labels must start at 0: {_RENUMBER}"
@@ -317,11 +351,26 @@ def _labels(z: zipfile.ZipFile) -> tuple[dict, np.ndarray, np.ndarray]:
     return heads, y.astype(np.int64), y_test.astype(np.int64)
 
 
+def _attributes(z: zipfile.ZipFile, y: np.ndarray) -> tuple[str, ...]:
+    "The names of the columns of y in an open archive; of a file without `attributes`, numbers."
+    if y.ndim == 1:
+        return ()
+    if "attributes.npy" not in z.namelist():
+        return tuple(map(str, range(y.shape[1])))
+    archives.array_head(z, "attributes")
+    names = archives.array(z, "attributes")
+    if names.dtype.kind != "U" or names.shape != y.shape[1:] or len({*names.tolist()}) < len(names):
+        why = f"attributes of shape {names.shape}: expected {y.shape[1]} different names"
+        raise BadInput(f"{z.filename}: {why}")
+    return tuple(names.tolist())
+
+
 def outline(name: str) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     "Classes and shapes of x_train and x_test (NHWC) of an `npz:` name, without its images."
     with _archive(name) as z:
         heads, y, _ = _labels(z)
-    return int(y.max()) + 1, heads["x_train"][0], heads["x_test"][0]
+    classes = int(y.max()) + 1 if y.ndim == 1 else y.shape[1]
+    return classes, heads["x_train"][0], heads["x_test"][0]
 
 # %% ../nbs/science/14_data.ipynb #0cf44b12
 @_reads(**{"npz:PATH": "your own NumPy archive: x_train, y_train, x_test, y_test; uint8 NHWC"})
@@ -329,20 +378,22 @@ def _read_npz(name: str, folder: Path | None = None) -> Source:
     "The four arrays, all of them checked; if there is a `folder`, its images are unpacked there."
     with _archive(name) as z:
         _, y, y_test = _labels(z)
+        attributes = _attributes(z, y)
         x, x_test = (archives.array(z, k, folder) for k in ("x_train", "x_test"))
         if 2 * (n := _shared(x, x_test)) > len(y_test):
             problem = f"{n:,} of {len(y_test):,} test images are training images as well"
             raise BadInput(f"{z.filename}: {problem}: keep them apart")
     crop = min(4, min(x.shape[1:3]) // 8)
-    return Source(x, y, x_test, y_test, int(y.max()) + 1, flip=True, crop=crop)
+    classes = len(attributes) or int(y.max()) + 1
+    return Source(x, y, x_test, y_test, classes, crop=crop, attributes=attributes)
 
 # %% ../nbs/science/14_data.ipynb #302d5202
 def _cache(name: str) -> Path:
     "The folder that the data set is unpacked into."
     if name.startswith("npz:"):
         return paths.data() / "npz" / f"{_file(name).stem}-{content(name)}"
-    if name in digits.COMPOSED:
-        version = sha256(digits.composed(name).x_train.tobytes())
+    if name in (*digits.COMPOSED, "glyphs"):
+        version = sha256(_reader(name)(name, None).x_train.tobytes())
         return paths.data() / name / f"decoded-{version[:12]}"
     return paths.data() / name / "decoded"
 
@@ -350,7 +401,7 @@ def _cache(name: str) -> Path:
 def _source(name: str, stream: bool = False) -> Source:
     "The source of that name; with `stream`, its images are memory-mapped."
     reader = _reader(name)
-    if stream or name == "tiny_imagenet":
+    if stream or name == "tiny_imagenet" or name in celeba.CROPS:
         return archives.kept(_cache(name), lambda folder: reader(name, folder))
     return reader(name, None)
 
@@ -363,9 +414,10 @@ def load(
     device="cpu",
     stream: bool = False,  # leave the images in a file and read them batch by batch
     stand_in: str = "",  # the data set of the thesis whose place this one takes
+    **how,  # attributes and shrink, as `take` has them
 ) -> Images:
     "The data set of that name. BadInput, in one line, if it is unknown, missing or damaged."
-    images = take(_source(name, stream), name, train_size, test_size, held_out, stream)
+    images = take(_source(name, stream), name, train_size, test_size, held_out, stream, **how)
     real = name.removesuffix("_extra") == settings.PARTS.get(stand_in)
     images.stand_in = "" if real else stand_in
     return images.to(device)
@@ -373,7 +425,7 @@ def load(
 # %% ../nbs/science/14_data.ipynb #3ed70208
 def _checked(name: str) -> str:
     "What is special about a data set and right about it. BadInput if it is not."
-    if name in digits.COMPOSED:
+    if name in (*digits.COMPOSED, "glyphs"):
         train, test = ({scan.tobytes() for scan in scans} for scans, _ in digits.pools().values())
         if train & test:
             raise BadInput(f"{name}: a scan is in both train and test: reinstall scikit-learn")
@@ -381,7 +433,7 @@ def _checked(name: str) -> str:
         return f"composed of scikit-learn's {len(train | test):,} digits, {both}"
     if name.startswith("npz:"):
         return f"SHA-256 {content(name)}…, keys, shapes, types and labels are right"
-    if name == "tiny_imagenet":
+    if name == "tiny_imagenet" or name in celeba.CROPS:
         return "all images are decoded"
     return f"{len(_published_files(name)[1])} files in {_folder(name)} have their published MD5"
 
@@ -398,18 +450,22 @@ def verify(name: str) -> str:
     s, how = _source(name), _checked(name)
     shape = " × ".join(map(str, s.x_train.shape[1:]))
     sizes = f"{len(s.y_train):,} training and {len(s.y_test):,} test images"
-    return f"{name}: {how}{copy}; {sizes}, {shape}, {s.classes} classes"
+    kind = "attributes" if s.attributes else "classes"
+    return f"{name}: {how}{copy}; {sizes}, {shape}, {s.classes} {kind}"
 
 # %% ../nbs/science/14_data.ipynb #568cbb7e
 def _install(name: str) -> None:
     "Download and unpack a published data set."
+    if name in celeba.CROPS:
+        where = paths.data() / "celeba"
+        raise BadInput(f"{where}: {name} has to be fetched by hand from {celeba.WHERE}")
     if name == "tiny_imagenet":
         archive = _folder(name) / "tiny-imagenet-200.zip"
         archives.download(_TINY_URL, archive, _TINY_MD5)
         return archives.unpack(archive, _tiny(), without="test")
     for url, path, md5 in _published_files(name)[0]:
         archives.download(url, path, md5)
-    if name.startswith("cifar"):
+    if name.startswith(("cifar", "mnist")):
         _genuine(name, lambda: _torchvision(name)(_folder(name), download=True))
 
 

@@ -24,7 +24,7 @@ from .files import BadInput
 # %% ../nbs/science/11_images.ipynb #35bc51d2
 @dataclass(repr=False, eq=False)
 class Images:
-    """A data set: images as uint8 NCHW, labels as int64.
+    """A data set: images as uint8 NCHW, labels as int64: classes (n,), or 0 and 1 (n, attributes).
 
     `mean` and `std` have one number per channel, on the scale [0, 1]. Training images are flipped
     if `flip`, and cropped after `crop` black pixels were added on each side.
@@ -43,6 +43,7 @@ class Images:
     flip: bool = True
     crop: int = 4
     stand_in: str = ""
+    attributes: tuple[str, ...] = ()  # the names of the columns of y
 
     def to(self, device) -> "Images":
         "The same data set with its tensors on `device`."
@@ -54,12 +55,16 @@ class Images:
         parts = {"train": self.y_train, "held out": self.y_val, "test": self.y_test}
         sizes = " + ".join(f"{len(y):,} {what}" for what, y in parts.items())
         shape, where = " × ".join(map(str, self.x_train.shape[1:])), self.x_train.device
-        return f"{self.name}{place}: {sizes} images of {shape}, {self.classes} classes, on {where}"
+        kind = "attributes" if self.attributes else "classes"
+        return f"{self.name}{place}: {sizes} images of {shape}, {self.classes} {kind}, on {where}"
 
 # %% ../nbs/science/11_images.ipynb #a5add669
 @dataclass
 class Source:
-    "A whole data set as files have it: images uint8 NHWC (perhaps memory-mapped), labels int64."
+    """A whole data set as files have it: images uint8 NHWC (perhaps memory-mapped), labels int64.
+
+    With `attributes`, labels are 0 and 1, one column per attribute, and `classes` is their number.
+    """
 
     x_train: np.ndarray
     y_train: np.ndarray
@@ -69,10 +74,12 @@ class Source:
     flip: bool = True
     crop: int = 4
     counts: np.ndarray | None = None  # of `value_counts`, if they are known
+    attributes: tuple[str, ...] = ()
 
 # %% ../nbs/science/11_images.ipynb #b67b6a8f
 def _balanced(y: np.ndarray, size: int, purpose: str) -> np.ndarray:
     "Indices of `size` images, the classes in turns; the same at every call, in ascending order."
+    y = np.zeros(len(y), int) if y.ndim > 1 else y  # attributes have no classes to balance
     order = Draws(0).numpy(purpose).permutation(len(y))
     turn = np.empty(len(y), int)
     for c in np.unique(y):
@@ -93,20 +100,25 @@ def _divided(y: np.ndarray, train_size: int, held_out: int, name: str) -> tuple:
     return rest[_balanced(y[rest], train_size or len(rest), "train")], val
 
 # %% ../nbs/science/11_images.ipynb #08ff08d6
-def _channels_first(x: np.ndarray, index: np.ndarray) -> torch.Tensor:
-    "The images x[index], NHWC, as a uint8 tensor NCHW."
+def _channels_first(x: np.ndarray, index: np.ndarray, shrink: int = 1) -> torch.Tensor:
+    "The images x[index], NHWC, as a uint8 tensor NCHW, `shrink` × `shrink` pixels made one."
     _, h, w, c = x.shape
-    out = np.empty((len(index), c, h, w), np.uint8)
+    out = np.empty((len(index), c, h // shrink, w // shrink), np.uint8)
     for i in range(0, len(index), 5000):
-        out[i : i + 5000] = x[index[i : i + 5000]].transpose(0, 3, 1, 2)
+        part = x[index[i : i + 5000]].transpose(0, 3, 1, 2)
+        if shrink > 1:
+            blocks = part.reshape(len(part), c, h // shrink, shrink, w // shrink, shrink)
+            part = np.floor(blocks.mean((3, 5)) + 0.5)
+        out[i : i + 5000] = part
     return torch.from_numpy(out)
 
 # %% ../nbs/science/11_images.ipynb #9d83e9e1
 class OnDisk:
     "Images in a memory-mapped array, NHWC; x[index] or x[a:b] is a uint8 tensor NCHW on `device`."
 
-    def __init__(self, array: np.ndarray, index: np.ndarray, device="cpu"):
-        self.array, self.index, self.device = array, index, torch.device(device)
+    def __init__(self, array: np.ndarray, index: np.ndarray, shrink: int = 1, device="cpu"):
+        self.array, self.index, self.shrink = array, index, shrink
+        self.device = torch.device(device)
 
     def __len__(self):
         return len(self.index)
@@ -114,15 +126,15 @@ class OnDisk:
     @property
     def shape(self) -> torch.Size:
         _, h, w, c = self.array.shape
-        return torch.Size((len(self.index), c, h, w))
+        return torch.Size((len(self.index), c, h // self.shrink, w // self.shrink))
 
     def __getitem__(self, which) -> torch.Tensor:
         which = which.cpu().numpy() if isinstance(which, torch.Tensor) else which
-        return _channels_first(self.array, self.index[which]).to(self.device)
+        return _channels_first(self.array, self.index[which], self.shrink).to(self.device)
 
     def to(self, device) -> "OnDisk":
         "The same images, to be read to `device`."
-        return OnDisk(self.array, self.index, device)
+        return OnDisk(self.array, self.index, self.shrink, device)
 
 # %% ../nbs/science/11_images.ipynb #2f26744b
 def value_counts(x: np.ndarray) -> np.ndarray:
@@ -140,6 +152,20 @@ def _mean_std(counts: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]
     std = np.sqrt((share * (value - mean[:, None]) ** 2).sum(1))
     return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
 
+# %% ../nbs/science/11_images.ipynb #c33a572a
+def _columns(source: Source, attributes: tuple[str, ...], name: str) -> Source:
+    "The same source with these attributes only (empty: all). BadInput if one is not there."
+    if not attributes:
+        return source
+    for wanted in attributes:
+        if wanted not in source.attributes:
+            known = ", ".join(source.attributes) or "classes and no attributes"
+            raise BadInput(f"{name}: attribute {wanted}: is not there: it has {known}")
+    chosen = [source.attributes.index(a) for a in attributes]
+    labels = {k: getattr(source, k)[:, chosen] for k in ("y_train", "y_test")}
+    how = {"classes": len(attributes), "attributes": tuple(attributes)}
+    return dataclasses.replace(source, **labels, **how)
+
 # %% ../nbs/science/11_images.ipynb #2d5a11e6
 def take(
     source: Source,
@@ -148,18 +174,25 @@ def take(
     test_size: int = 0,
     held_out: int = 0,
     stream: bool = False,  # images stay where the source has them
+    attributes: tuple[str, ...] = (),  # the columns of y, by name; empty: all
+    shrink: int = 1,  # so many × so many pixels become one
 ) -> Images:
-    "The data set `name` with as many images of `source`. BadInput if the sizes cannot be had."
+    "The data set `name` with as many images of `source`. BadInput if that cannot be had."
     if min(train_size, test_size, held_out) < 0:
         raise BadInput(f"{name}: train_size, test_size and held_out must not be negative")
+    if any(side % shrink for side in source.x_train.shape[1:3]):
+        size = " × ".join(map(str, source.x_train.shape[1:3]))
+        raise BadInput(f"{name}: shrink = {shrink}: must divide the sides of images of {size}")
+    source = _columns(source, attributes, name)
     train, val = _divided(source.y_train, train_size, held_out, name)
     test = _balanced(source.y_test, test_size or len(source.y_test), "test")
     counts = value_counts(source.x_train) if source.counts is None else source.counts
     x, pairs = OnDisk if stream else _channels_first, []
     for kind, index in (("train", train), ("train", val), ("test", test)):
         y = getattr(source, f"y_{kind}")[index]
-        pairs += [x(getattr(source, f"x_{kind}"), index), torch.from_numpy(y)]
-    return Images(name, *pairs, source.classes, *_mean_std(counts), source.flip, source.crop)
+        pairs += [x(getattr(source, f"x_{kind}"), index, shrink), torch.from_numpy(y)]
+    how = (source.classes, *_mean_std(counts), source.flip, source.crop)
+    return Images(name, *pairs, *how, attributes=source.attributes)
 
 # %% ../nbs/science/11_images.ipynb #b48fdac2
 def pixels(x: torch.Tensor, device=None) -> torch.Tensor:

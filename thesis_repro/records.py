@@ -111,6 +111,7 @@ class Record:
     environment: dict
     code: dict
     repeatable: str = ""
+    remark: str = ""  # such as that it collapsed
 
     def value(self, path: str) -> float:
         "A measured number by its path, such as `best.accuracy`."
@@ -140,6 +141,8 @@ def record_of(run: Run, t: training.Training, weights: dict) -> dict:
     digests = {which: weights_digest(state) for which, state in weights.items()}
     found = {"metrics": _measured(t, weights), "weights": digests, "history": a.history}
     made = {"cost": cost, "environment": environment(), "code": run.code()}
+    if remark := getattr(run.recipe, "remark", None):
+        made["remark"] = remark(a.history)
     return {**what, **found, **made, "repeatable": repeatable(t.compute, a.places)}
 
 # %% ../nbs/engine/35_records.ipynb #0c21ec5b

@@ -20,8 +20,8 @@ from .training import Length
 
 # %% ../nbs/engine/34_runs.ipynb #2c859ee3
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str, train: int, test: int, held_out: int, stream: bool, part: str) -> Images:
-    return data.load(name, train, test, held_out, stream=stream, stand_in=part)
+def _loaded(name: str, train: int, test: int, held_out: int, how: tuple) -> Images:
+    return data.load(name, train, test, held_out, **dict(how))
 
 
 _PIN = re.compile(r"@([0-9a-fA-F]{12})[0-9a-fA-F]{0,52}$")
@@ -35,6 +35,8 @@ class Named:
     train: int = pieces.field(0, low=0)
     test: int = pieces.field(0, low=0)
     held_out: int = pieces.field(1000, low=0)
+    attributes: tuple[str, ...] = ()  # which attributes of the images, by name; empty: all
+    shrink: int = pieces.field(1, low=1)  # so many × so many pixels become one
     part: str = pieces.field("", compare=False)
 
     def check(self):
@@ -43,7 +45,9 @@ class Named:
 
     def images(self, stream: bool = False) -> Images:
         "The images, kept in memory for the next run on them."
-        return _loaded(self.name, self.train, self.test, self.held_out, stream, self.part)
+        how = {"stream": stream, "stand_in": self.part}
+        how |= {"attributes": self.attributes, "shrink": self.shrink}
+        return _loaded(self.name, self.train, self.test, self.held_out, tuple(how.items()))
 
     @property
     def title(self) -> str:

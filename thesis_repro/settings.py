@@ -35,6 +35,8 @@ class Preset:
     cifar100: str = field(text="the data set that plays CIFAR-100")
     svhn: str = field(text="the data set that plays SVHN")
     tiny_imagenet: str = field(text="the data set that plays Tiny ImageNet")
+    mnist: str = field(text="the data set that plays MNIST")
+    celeba: str = field(text="the data set that plays CelebA")
     epochs: int = field(text="epochs of each run; 0: the thesis's", low=0, high=100_000)
     batch_size: int = field(text="images per training step; 0: the thesis's", low=0, high=100_000)
     train_size: int = field(text="training images; 0: all", low=0, high=MANY)
@@ -77,6 +79,8 @@ PARTS = {
     "CIFAR-100": "cifar100",
     "SVHN": "svhn",
     "Tiny ImageNet": "tiny_imagenet",
+    "MNIST": "mnist",
+    "CelebA": "celeba",
 }
 
 
