@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from . import code, data, pieces, settings, training
 from .data import Images
-from .files import BadInput
+from .files import BadInput, brief
 from .pieces import piece, specification
 from .settings import Preset
 from .training import Length
@@ -32,9 +32,9 @@ class Named:
     "A data set by its name (see `thesis-repro data list`); 0 images: all."
 
     name: str
-    train: int = pieces.field(0, low=0)
-    test: int = pieces.field(0, low=0)
-    held_out: int = pieces.field(1000, low=0)
+    train: int = pieces.field(0, low=0, high=settings.MANY)
+    test: int = pieces.field(0, low=0, high=settings.MANY)
+    held_out: int = pieces.field(1000, low=0, high=settings.MANY)
     part: str = pieces.field("", compare=False)
 
     def check(self):
@@ -62,7 +62,7 @@ class Named:
         return bool(own) and not self.is_file and self.name not in (own, f"{own}_extra")
 
 # %% ../nbs/engine/34_runs.ipynb #18807bc1
-_PLAIN_PATH = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")
+_PLACE = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @piece
@@ -71,15 +71,18 @@ class Run:
 
     data: object
     recipe: object
-    length: object = Length()
-    seed: int = pieces.field(0, low=0)
+    length: Length = Length()
+    seed: int = pieces.field(0, low=0, high=2**32 - 1)
     precision: str = pieces.field("fp32", one_of=("fp32", "bf16"))
     home: str = pieces.field("own/runs", compare=False)
     label: str = pieces.field("run", compare=False)
 
     def check(self):
-        if not _PLAIN_PATH.fullmatch(self.home):
-            raise BadInput(f"Run: home = {self.home}: must be names with / between them")
+        if not _PLACE.fullmatch(self.home):
+            raise BadInput(f"Run: home = {brief(self.home)}: must be two names, such as own/runs")
+        for name, can, such in (("data", "images", "Named"), ("recipe", "results", "Classify")):
+            if not hasattr(value := getattr(self, name), can):
+                raise BadInput(f"Run: {name} = {brief(value)}: must be a piece such as {such}")
 
     @functools.cached_property
     def key(self) -> str:

@@ -30,8 +30,8 @@ from .recipes import Batch, Phase, Recipe
 class Length:
     "How long a run is: epochs, and images in a batch."
 
-    epochs: int = pieces.field(200, low=1)
-    batch_size: int = pieces.field(128, low=1)
+    epochs: int = pieces.field(200, low=1, high=100_000)
+    batch_size: int = pieces.field(128, low=1, high=100_000)
 
 # %% ../nbs/engine/33_training.ipynb #b2ba87be
 @dataclass(frozen=True)
