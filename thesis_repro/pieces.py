@@ -7,16 +7,19 @@ __all__ = ['REGISTRY', 'field', 'allowed', 'checked', 'piece', 'is_piece', 'spec
            'from_specification', 'load_pieces', 'inside']
 
 # %% ../nbs/engine/02_pieces.ipynb #c2ef1e32
+import contextlib
 import dataclasses
 import difflib
 import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import re
 import sys
+import textwrap
 import types
 import typing
 from pathlib import Path
@@ -104,8 +107,20 @@ def _check_fields(self):
         self.check()
 
 
+def _text(cls) -> str:
+    "The sources of a class's functions, as far as they can be read."
+    texts = []
+    for v in vars(cls).values():
+        function = getattr(v, "fget", getattr(v, "func", getattr(v, "__func__", v)))
+        with contextlib.suppress(OSError, TypeError):
+            texts += [textwrap.dedent(inspect.getsource(function))]
+    return "\n".join(texts)
+
+
 def piece(cls):
     "A class as a frozen, checked dataclass, registered by name. TypeError if the name is taken."
+    if cls.__module__ == "__main__":  # a notebook has no file; workers get a copy of the class
+        cls.__text__ = _text(cls)
     cls.__post_init__ = _check_fields
     made = dataclasses.dataclass(frozen=True)(cls)
     other = REGISTRY.get(cls.__name__, cls)
