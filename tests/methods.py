@@ -75,3 +75,28 @@ class Fails:
 
     def __call__(self, model, x, y, draws):
         raise ValueError("this method cannot work")
+
+
+@piece
+class Doubled:
+    "A recipe whose networks compute in float64."
+
+    recipe: object
+
+    def networks(self, images, seed):
+        return self.recipe.networks(images, seed).double()
+
+    def phases(self, nets):
+        return self.recipe.phases(nets)
+
+    def after(self, nets, batch):
+        self.recipe.after(nets, batch)
+
+    def judge(self, nets, images):
+        return self.recipe.judge(nets, images)
+
+    def results(self, nets, images):
+        return self.recipe.results(nets, images)
+
+    def scaled(self, preset):
+        return Doubled(self.recipe.scaled(preset))

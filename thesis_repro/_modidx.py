@@ -593,6 +593,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'thesis_repro.cells.names_in': ('engine/cells.html#names_in', 'thesis_repro/cells.py')},
             'thesis_repro.checkpoints': { 'thesis_repro.checkpoints.Damaged': ( 'engine/checkpoints.html#damaged',
                                                                                 'thesis_repro/checkpoints.py'),
+                                          'thesis_repro.checkpoints._payload': ( 'engine/checkpoints.html#_payload',
+                                                                                 'thesis_repro/checkpoints.py'),
                                           'thesis_repro.checkpoints._set_aside': ( 'engine/checkpoints.html#_set_aside',
                                                                                    'thesis_repro/checkpoints.py'),
                                           'thesis_repro.checkpoints.copy_weights': ( 'engine/checkpoints.html#copy_weights',
