@@ -16,7 +16,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    "On a GPU runs are deterministic, so that bits can be compared."
+    "Child processes know the device, and on a GPU runs are deterministic: bits can be compared."
+    os.environ["DEVICE_OF_TESTS"] = config.getoption("--device")
     if config.getoption("--device") != "cpu":
         os.environ["THESIS_REPRO_DETERMINISTIC"] = "1"
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"

@@ -1,4 +1,7 @@
-"Methods that tests train with: pieces, so that their runs are written down and made elsewhere."
+"""What tests train: small runs, stores for them, and methods of their own.
+
+The methods are pieces, so that their runs can be written down and made in other processes.
+"""
 
 import math
 import os
@@ -8,10 +11,44 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from thesis_repro import checkpoints, settings
 from thesis_repro.mixup import Plain
 from thesis_repro.models import batch_statistics, full
 from thesis_repro.pieces import field, piece
-from thesis_repro.recipes import Adam, Phase
+from thesis_repro.recipes import SGD, Adam, Classify, Phase
+from thesis_repro.runs import Named, Run
+from thesis_repro.store import Store
+from thesis_repro.training import Length
+
+NEVER = 86_400.0  # seconds between two checkpoints: only what stops a run saves it
+
+
+def small(method=Plain(), seed=0, epochs=3, label="small", train=150, batch=50, **sgd) -> Run:
+    "A run of a second: three steps an epoch."
+    data = Named("faint10", train, 50, 50, part="CIFAR-10")
+    recipe = Classify("resnet18", method, SGD(**sgd), 0.0625)
+    return Run(data, recipe, Length(epochs, batch), seed, home="tests/runs", label=label)
+
+
+def store_at(folder, **changes) -> Store:
+    "A store on the device that the tests were asked to use."
+    how = {"device": os.environ.get("DEVICE_OF_TESTS", "cpu"), "precision": "fp32", "jobs": 1}
+    return Store(settings.load("smoke", **how | changes), folder)
+
+
+def left_by(folder, run) -> tuple[dict, dict]:
+    "The record of a run without what differs from day to day, and all its weights by name."
+    record = store_at(folder).record(run)
+    weights = checkpoints.read_checkpoint(record.folder / "weights.ckpt")
+    told = {"metrics": record.metrics, "history": record.history, "weights": record.weights}
+    told |= {"run": record.run, "data": record.data, "code": record.code}
+    return told, {f"{which} {k}": v for which, state in weights.items() for k, v in state.items()}
+
+
+def same(a, b) -> bool:
+    "Whether two runs left the same, to the last bit."
+    pairs = [(a[1][k], b[1].get(k)) for k in a[1]]
+    return a[0] == b[0] and a[1].keys() == b[1].keys() and all(torch.equal(*p) for p in pairs)
 
 
 @piece
