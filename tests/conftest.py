@@ -16,7 +16,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    "Child processes know the device, and on a GPU runs are deterministic: bits can be compared."
+    "Processes that tests start know these files and the device; on a GPU runs are deterministic."
+    here = os.path.dirname(__file__)
+    os.environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{here}".strip(":")
     os.environ["DEVICE_OF_TESTS"] = config.getoption("--device")
     if config.getoption("--device") != "cpu":
         os.environ["THESIS_REPRO_DETERMINISTIC"] = "1"

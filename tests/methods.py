@@ -137,3 +137,25 @@ class Doubled:
 
     def scaled(self, preset):
         return Doubled(self.recipe.scaled(preset))
+
+
+@piece
+class Made:
+    "Data that another run makes: its images, which are there only if that run is."
+
+    by: Run
+    folder: str
+
+    def images(self, stream=False):
+        record = store_at(self.folder).record(self.by)
+        if record is None:
+            raise FileNotFoundError(f"{self.by.name} was to be made first")
+        return self.by.data.images(stream)
+
+
+@piece
+class Halved:
+    "Plain training on half the loss: other weights, whose run has another key."
+
+    def __call__(self, model, x, y, draws):
+        return 0.5 * Plain()(model, x, y, draws)

@@ -170,21 +170,18 @@ def chosen_runs(args, preset, what: str) -> list:
 
 def _specified(file: str) -> list:
     "The run in a JSON file."
-    from thesis_repro.pieces import from_specification
-    from thesis_repro.runs import Run
+    from thesis_repro.runs import run_of
 
     try:
         with open(file, encoding="utf-8") as f:
-            made = from_specification(json.load(f))
+            return [run_of(json.load(f))]
     except (OSError, ValueError, RecursionError) as e:
         raise BadInput(f"{file}: not a run's specification: {e}") from None
-    if not isinstance(made, Run):
-        raise BadInput(f"{file}: describes a {type(made).__name__}, not a run")
-    return [made]
 
 # %% ../nbs/command/70_commands.ipynb #2d6bbd23
 def run(args) -> int:
     "Make the runs of a table, or the one that a JSON specification describes; print their results."
+    from thesis_repro.runs import code_words
     from thesis_repro.store import RunsFailed, Store
 
     own = args.what.endswith(".json")
@@ -192,7 +189,7 @@ def run(args) -> int:
     chosen = _specified(args.what) if own else chosen_runs(args, preset, args.what)
     store, failures = Store(preset), {}
     if args.fresh:
-        store.renew(chosen)
+        store.renew(store.outdated(chosen))
     try:
         store.ensure(chosen)
     except RunsFailed as e:
@@ -200,15 +197,18 @@ def run(args) -> int:
     for r in chosen:
         if record := store.record(r):
             print(f"{r.label:24} seed {r.seed}  {_results(record)}  {record.folder}")
+    if words := code_words(store.outdated(chosen), len(chosen)):
+        print(words)
     return 1 if said(failures) else 0
 
 
 def _results(record) -> str:
     "The last and best accuracy of a record, or whatever its last metrics are."
     last, best = record.metrics["last"], record.metrics["best"]
-    if "accuracy" in last:
+    numbers = {k: v for k, v in last.items() if isinstance(v, (int, float))}
+    if "accuracy" in numbers and isinstance(best.get("accuracy"), (int, float)):
         return f"last {last['accuracy']:.2f} %  best {best['accuracy']:.2f} %"
-    return "  ".join(f"{k} {v:.4g}" for k, v in last.items() if isinstance(v, (int, float)))
+    return "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
 
 
 def runs(args) -> int:

@@ -65,7 +65,7 @@ def read_kept(file: Path) -> dict | None:
         wrong = sound_kept(kept, file.stem.rpartition("-")[2])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         wrong = "it cannot be read"
     if wrong:
         warnings.warn(f"{file}: damaged ({wrong}): it is measured again", stacklevel=3)
@@ -84,6 +84,7 @@ def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
     with locked(file.parent / ".locks" / file.stem):
         if (kept := None if fresh else read_kept(file)) is not None:
             return kept["value"]
+        store.check_commit()
         began = time.monotonic()
         value = json.loads(json.dumps(plain(compute())))  # what is not finite becomes null
         device = settings.device(store.preset).type
