@@ -126,8 +126,8 @@ class Doubled:
     def phases(self, nets):
         return self.recipe.phases(nets)
 
-    def after(self, nets, batch):
-        self.recipe.after(nets, batch)
+    def prepared(self, images):
+        return self.recipe.prepared(images)
 
     def judge(self, nets, images):
         return self.recipe.judge(nets, images)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from methods import small
+from methods import Made, small
 from samples import noise, refused
 
 from thesis_repro import runs, settings
@@ -13,7 +13,7 @@ from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import PGD
 from thesis_repro.files import sha256
 from thesis_repro.mixup import Beta, Mixup, Plain
-from thesis_repro.pieces import is_piece, piece
+from thesis_repro.pieces import is_piece
 from thesis_repro.recipes import SGD, Adam, Classify, Decay
 from thesis_repro.runs import Named, Run, scaled, seeded, shortfall
 from thesis_repro.training import Length
@@ -84,21 +84,12 @@ def test_a_home_is_two_names(home):
 
 
 def test_a_run_can_need_another():
-    @piece
-    class Made:
-        "Data that another run makes."
-
-        by: object = None
-
-        def images(self, stream=False):
-            raise NotImplementedError
-
     first = small()
-    second = replace(first, data=Made(first))
-    third = replace(first, data=Made(second))
+    second = replace(first, data=Made(first, ""))
+    third = replace(first, data=Made(second, ""))
     assert first.needs() == () and second.needs() == (first,)
     assert third.needs() == (second, first) and third.part == ""
-    assert second.key != replace(first, data=Made(small(seed=1))).key
+    assert second.key != replace(first, data=Made(small(seed=1), "")).key
 
 
 # A file of one's own is known by its content

@@ -166,6 +166,10 @@ class TwoPhases:
 
     fresh: tuple = ()
     every: int = 1
+    turns: tuple = (1, 0)
+
+    def prepared(self, images):
+        return images
 
     def networks(self, images, seed):
         return nn.ModuleDict({"net": nn.Linear(1, 1, bias=False)})
@@ -178,12 +182,13 @@ class TwoPhases:
 
             return called
 
-        momentum = SGD(0.1, 0.9, 0.0, decay=CONSTANT)
-        first = Phase("first", ("net",), momentum, loss("first"), self.every)
-        return (first, Phase("second", ("net",), momentum, loss("second"), 1, self.fresh))
+        def after(nets, batch):
+            WHEN.append("after")
 
-    def after(self, nets, batch):
-        WHEN.append("after")
+        sgd = SGD(0.1, 0.9, 0.0, decay=CONSTANT)
+        first = Phase("first", ("net",), sgd, loss("first"), self.every, self.turns)
+        how = {"fresh": self.fresh, "after": after}
+        return (first, Phase("second", ("net",), sgd, loss("second"), **how))
 
     def judge(self, nets, images):
         return {"score": 1.0}
@@ -192,14 +197,36 @@ class TwoPhases:
 WHEN = []
 
 
-def test_phases_are_due_in_their_order(begin):
+@pytest.mark.parametrize("every, turns", [(1, (1, 0)), (2, (1, 0)), (1, (2, 1)), (2, (3, 2))])
+def test_phases_are_due_in_their_order(begin, every, turns):
     WHEN.clear()
-    training.train(begin(recipe=TwoPhases(every=2)))
-    places = [(e, s) for e in (0, 1) for s in range(5)]
+    training.train(begin(recipe=TwoPhases(every=every, turns=turns), epochs=4))
     wanted = []
-    for n, place in enumerate(places):
-        wanted += [("first", *place)] * (n % 2 == 0) + [("second", *place), "after"]
+    for n, place in enumerate((e, s) for e in range(4) for s in range(5)):
+        first = n % every == 0 and place[0] % turns[0] == turns[1]
+        wanted += [("first", *place)] * first + [("second", *place), "after"]
     assert wanted == WHEN
+
+
+def test_a_phase_can_keep_what_it_computed_for_the_next(begin):
+    "The model learns in its own phase through features that the policy's phase computed."
+
+    @dataclass(frozen=True)
+    class Kept(type(Weighed())):
+        def phases(self):
+            (policy,) = super().phases()
+            return (replace(policy, every=1, keeps=("model",)),)
+
+        def policy_loss(self, nets, batch):
+            batch.kept["logits"] = nets["model"](batch.x)
+            return self.weights(nets, batch).square().mean()
+
+        def joint_loss(self, nets, batch):
+            return F.cross_entropy(batch.kept["logits"], batch.y)
+
+    t = training.train(begin(Kept(), epochs=1))
+    plain = training.train(begin(epochs=1))
+    assert t.at.history[0]["loss"] == pytest.approx(plain.at.history[0]["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("fresh, at", [((0.5,), 5), ((0.55,), 6), ((0.0,), 0), ((), None)])
@@ -370,14 +397,12 @@ def test_a_judge_that_returns_numbers_of_numpy_damages_no_checkpoint(begin, quie
 
 def _killed(t, epoch):
     "The run, which is asked to stop in its third step of that epoch."
-    steps = t.recipe.after
 
     def after(nets, batch):
         if (batch.draws.epoch, batch.draws.step) == (epoch, 2):
             os.kill(os.getpid(), 15)
-        steps(nets, batch)
 
-    object.__setattr__(t.recipe, "after", after)
+    t.phases = (*t.phases[:-1], replace(t.phases[-1], after=after))
     return t
 
 

@@ -43,7 +43,8 @@ def commit() -> str:
         return said
     if _git("rev-parse", "--show-toplevel") != str(paths.root()):
         return "unknown"
-    dirty = _git("status", "--porcelain", "-uno", "--", "nbs", "thesis_repro", "settings.ini")
+    dirty = _git("status", "--porcelain", "--", "thesis_repro", "settings.ini")  # new files, too
+    dirty += _git("status", "--porcelain", "-uno", "--", "nbs")
     return (_git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if dirty else "")
 
 # %% ../nbs/engine/35_records.ipynb #40c08085
