@@ -15,7 +15,7 @@ from thesis_repro.files import sha256
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.pieces import is_piece
 from thesis_repro.recipes import SGD, Adam, Classify, Decay
-from thesis_repro.runs import Named, Run, scaled, seeded, shortfall
+from thesis_repro.runs import Named, Run, changed_code, code_words, scaled, seeded, shortfall
 from thesis_repro.training import Length
 
 MANIFOLD = Mixup((0, 1, 2, 3), Beta(2.0), loss="bce")
@@ -223,10 +223,18 @@ def test_a_piece_in_the_place_of_another_is_said():
 
 
 def test_records_without_a_fingerprint_are_of_version_0_1():
-    run = small()
-    assert runs.other_code(run, {}) == ["version 0.1"] and runs.other_code(run, run.code()) == []
-    assert runs.other_code(run, run.code() | {"mixup": "x"}) == ["mixup"]
-    assert "attacks" not in run.code() and "attacks" in small(Adversarial(PGD())).code()
+    now = small().code()
+    assert changed_code({}, now) == ["version 0.1"] and changed_code(now, now) == []
+    assert changed_code(now | {"mixup": "x"}, now) == ["mixup"]
+    assert "attacks" not in now and "attacks" in small(Adversarial(PGD())).code()
+
+
+def test_what_other_code_made_is_one_sentence():
+    old = {1: ["mixup", "models"], 2: ["models"]}
+    assert code_words(old, 5) == (
+        "2 of 5 runs were made by other code (mixup, models): --fresh changed makes them again."
+    )
+    assert code_words({}, 5) == ""
 
 
 def test_the_same_method_has_the_same_fingerprint():

@@ -270,7 +270,8 @@ def _one_run(args, preset, text: str):
 
 def attack(args) -> int:
     "Attack a trained run on its test images and print what is left of its accuracy."
-    from thesis_repro.measures import Robustness
+    from thesis_repro.measures import Robustness, outdated
+    from thesis_repro.runs import code_words
     from thesis_repro.store import Store
 
     preset = preset_of(args, args.run if args.row else "")
@@ -282,8 +283,12 @@ def attack(args) -> int:
             raise BadInput(f"--source {args.source}: {seeds}: a transfer needs the same seed")
         sources = (source,)
     made, store = attack_of(args), Store(preset)
-    clean = Robustness(None, args.which, args.size).make(store, target)
-    left = Robustness(made, args.which, args.size, sources).make(store, target)
+    attacks = [(None, ()), (made, sources)]
+    asked = [Robustness(a, args.which, args.size, of) for a, of in attacks]
+    old = outdated(store, [(target, m) for m in asked])
+    for _, m in old if args.fresh else ():
+        m.forget(store, target)
+    clean, left = (m.make(store, target) for m in asked)
     if args.json:
         what = {"run": target.name, "attack": dataclasses.asdict(made)}
         print_json(what | {"clean": clean["accuracy"], **left})
@@ -291,6 +296,8 @@ def attack(args) -> int:
     n = f"({left['n']:,} test images, {args.which} weights)"
     print(f"{target.name}\n  clean   {clean['accuracy']:6.2f} %")
     print(f"  {args.attack:7} {left['accuracy']:6.2f} %   {n}")
+    if old and not args.fresh:
+        print(code_words(old, len(asked), "measurements"))
     return 0
 
 # %% ../nbs/command/70_commands.ipynb #5fd73024

@@ -25,7 +25,7 @@ from thesis_repro import (
 from .checkpoints import copy_weights, weights_digest
 from .files import BadInput, Unwritable, lock, lock_file
 from .records import Record
-from .runs import Run, other_code, run_of
+from .runs import Run, changed_code, run_of
 from .settings import Preset
 from .training import Compute, Diverged
 
@@ -123,7 +123,8 @@ class Store:
 
     def outdated(self, runs) -> dict:
         "The runs that other code made than today's → the modules that have changed since."
-        found = {r: other_code(r, record.code) for r in runs if (record := self.record(r))}
+        there = {r: record for r in runs if (record := self.record(r))}
+        found = {r: changed_code(record.code, r.code()) for r, record in there.items()}
         return {run: modules for run, modules in found.items() if modules}
 
     def check_commit(self) -> None:
