@@ -1,5 +1,7 @@
-"""Fixtures, and `pytest --long`: the fault tests in their long form, which takes minutes."""
+"""Fixtures, and two options: `pytest --long`, the fault tests in their long form, which takes
+minutes; `pytest --device cuda`, the tests that need a device on that one."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -10,12 +12,29 @@ def pytest_addoption(parser):
     parser.addoption(
         "--long", action="store_true", help="the long form of the fault tests (minutes)"
     )
+    parser.addoption("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+
+
+def pytest_configure(config):
+    "Processes that tests start know these files and the device; on a GPU runs are deterministic."
+    here = os.path.dirname(__file__)
+    os.environ["PYTHONPATH"] = f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{here}".strip(":")
+    os.environ["DEVICE_OF_TESTS"] = config.getoption("--device")
+    if config.getoption("--device") != "cpu":
+        os.environ["THESIS_REPRO_DETERMINISTIC"] = "1"
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 
 
 @pytest.fixture(scope="session")
 def long(request) -> bool:
     "Whether the long form was asked for."
     return request.config.getoption("--long")
+
+
+@pytest.fixture(scope="session")
+def device(request) -> str:
+    "The device that was asked for."
+    return request.config.getoption("--device")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -12,8 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from thesis_repro.files import atomic_json, atomic_write, sha256
-from thesis_repro.settings import BadInput
+from thesis_repro.files import BadInput, atomic_json, atomic_write, previous, sha256
 
 WRITER = """
 import sys
@@ -64,12 +63,17 @@ def test_a_refused_write_keeps_the_old_file_and_leaves_no_other(
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"] and target.read_text() == "old"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(BadInput, match="permission denied"):
-        atomic_write(tmp_path / "sub" / "file", "x")
-    tmp_path.chmod(0o700)
+    root = os.geteuid() == 0  # who may write anywhere, so another user tries
+    os.seteuid(65534 if root else os.geteuid())
+    try:
+        with pytest.raises(BadInput, match="permission denied"):
+            atomic_write(tmp_path / "sub" / "file", "x")
+    finally:
+        os.seteuid(0 if root else os.geteuid())
+        tmp_path.chmod(0o700)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_of_the_longest_length_is_allowed_and_a_longer_one_refused(tmp_path):
@@ -107,3 +111,18 @@ def test_json_is_strict_and_keeps_every_digit(tmp_path):
 def test_checksum_of_a_file_that_is_not_there(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         sha256(tmp_path / "absent")
+
+
+def test_checksums_of_a_file_and_of_bytes_agree(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert sha256(tmp_path / "file") == sha256(content) == sha256(memoryview(content))
+
+
+def test_the_file_before_is_kept_when_asked(tmp_path):
+    file = tmp_path / "weights"
+    for content in ("one", "two", "three"):
+        atomic_write(file, content, keep=True)
+    assert (file.read_text(), previous(file).read_text()) == ("three", "two")
+    atomic_write(file, "four")
+    assert (file.read_text(), previous(file).read_text()) == ("four", "two")

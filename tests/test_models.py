@@ -14,6 +14,13 @@ from thesis_repro.models import build
 NAMES = list(models.ARCHITECTURES)
 
 
+@pytest.fixture(autouse=True)
+def on(device):
+    "Networks and tensors that a test makes are on the device that was asked for."
+    with torch.device(device):
+        yield
+
+
 def count(name, **options):
     with torch.device("meta"):  # shapes only: a wide network at full width has 46 million values
         mean = std = (0.5,)
@@ -42,7 +49,7 @@ def randomise(model, seed=0):
                 (m.bias, -0.5),
                 (m.running_mean, -0.5),
             ):
-                t.data = low + torch.rand(t.shape, generator=g)
+                t.data = low + torch.rand(t.shape, generator=g, device="cpu").to(t.device)
     return model
 
 
@@ -365,14 +372,14 @@ def test_flops_of_grey_images_and_other_sizes():
 # ---- precision and memory format
 
 
-def test_channels_last_and_bf16():
+def test_channels_last_and_bf16(device):
     model = build("preactresnet18", 10, width=0.125).eval()
     x = torch.rand(4, 3, 32, 32)
     expected = model(x)
     model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     assert model(x, stop=3).is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(model(x), expected, rtol=1e-3, atol=1e-4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    torch.testing.assert_close(model(x), expected, rtol=1e-2, atol=1e-3)
+    with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
         features = model(x, stop=2)
         logits = model(features, start=2)
     assert features.dtype == torch.bfloat16 and logits.dtype == torch.float32

@@ -10,7 +10,7 @@ from thesis_repro.settings import BadInput
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    "Write a settings.ini of one's own: the shipped one plus some text."
+    "A function that writes a settings.ini: the shipped one plus some text."
     shipped = settings.settings_file().read_text(encoding="utf-8")
 
     def write(text, base=shipped):
@@ -51,13 +51,20 @@ def test_a_section_of_ones_own_is_a_preset(own):
         ("epochs = -3", r"epochs = -3: must be a whole number from 0 to 100,000"),
         ("epochs = abc", r"epochs = abc: must be a whole number"),
         ("epochs = 2.5", r"epochs = 2\.5: must be a whole number"),
-        ("width = 0", r"width = 0: must be a number from 0\.01"),
+        ("width = 0", r"width = 0: must be a number from 0\.01 to 16"),
         ("width = nan", r"width = nan: must be a number"),
         ("seeds = 0", r"seeds = 0: must be a whole number from 1"),
         ("precision = fp16", r"precision = fp16: must be one of auto, fp32, bf16"),
         ("compile = maybe", r"compile = maybe: must be yes or no"),
         ("cifar10 =", r"cifar10 = : must be a text"),
-        ("epohcs = 3", r"unknown key: epohcs: known are "),
+        ("seeds = 2001", r"seeds = 2001: must be a whole number from 1 to 1,000"),
+        ("checkpoint_seconds = inf", r"checkpoint_seconds = inf: must be a number"),
+        ("epochs = 1e400", r"epochs = 1e400: must be a whole number"),
+        ("epochs = " + "9" * 5000, r"epochs = 9+…: must be a whole number"),
+        ("launcher = kubernetes", r"launcher = kubernetes: must be one of local, ray, slurm"),
+        ("threads = -1", r"threads = -1: must be a whole number from 0"),
+        ("epohcs = 3", r"unknown key: epohcs: did you mean epochs\?"),
+        ("zzz = 3", r"unknown key: zzz: thesis-repro settings lists all"),
     ],
 )
 def test_one_line_names_the_key_the_value_and_what_is_allowed(own, line, said):
@@ -107,13 +114,17 @@ def test_a_device_that_is_not_there(device):
 
 
 def test_every_key_is_described():
-    text = settings.describe()
-    assert all(f.name in text for f in dataclasses.fields(settings.Preset) if f.name != "name")
+    lines = settings.describe().splitlines()
+    assert [line.split()[0] for line in lines] == list(settings.KEYS)
+    own = {f.name for f in dataclasses.fields(settings.Preset)} - settings.KEYS.keys()
+    assert own == {"name", "variant"}
 
 
 def test_a_chapter_may_have_its_own_section(own):
     own(
-        "[small]\nepochs = 9\nseeds = 4\n[small: chapters 2 5]\nepochs = 3\nbce = mean\n[small: chapter 5]\nwidth = 0.5\n"
+        "[small]\nepochs = 9\nseeds = 4\n"
+        "[small: chapters 2 5]\nepochs = 3\nbce = mean\n"
+        "[small: chapter 5]\nwidth = 0.5\n"
     )
     assert (settings.load("small").epochs, settings.load("small", chapter=7).epochs) == (9, 9)
     assert (settings.load("small", chapter=2).epochs, settings.load("small", chapter=5).width) == (
@@ -144,3 +155,56 @@ def test_a_chapters_section_cannot_have_an_unknown_key(own):
     own("[small]\nepochs = 9\n[small: chapter 5]\nepohcs = 3\n")
     with pytest.raises(BadInput, match="unknown key: epohcs"):
         settings.load("small", chapter=5)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "/abs", "..", ".hidden", "a/../b", "a/b/c", "a/", "two words", "-x", "a\\b"]
+)
+def test_a_preset_whose_name_could_not_be_a_folder_is_refused(own, name):
+    own(f"\n[{name}]\nepochs = 3\n")
+    for call in (lambda: settings.load(name), lambda: settings.load("smoke"), settings.presets):
+        with pytest.raises(BadInput, match="a preset's name has letters, digits") as e:
+            call()
+        assert f"[{name}]" in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_reference_has_a_folder_of_its_own_in_the_name(own):
+    own("\n[reference/mine]\nepochs = 3\n")
+    assert settings.load("reference/mine").epochs == 3
+
+
+def test_the_default_section_is_no_preset():
+    assert "DEFAULT" not in settings.presets()
+    with pytest.raises(BadInput, match="unknown preset: DEFAULT"):
+        settings.load("DEFAULT")
+
+
+def test_what_a_command_line_changes_has_a_folder_of_its_own():
+    assert settings.load("smoke").variant == ""
+    assert settings.load("smoke", epochs=settings.load("smoke").epochs).variant == ""
+    assert settings.load("smoke", jobs=7, device="cpu", threads=3).variant == ""
+    assert settings.load("smoke", seeds=9, epochs=1).variant == "with-epochs-1-seeds-9"
+    nasty = settings.load("smoke", cifar10="npz:/etc/../x y@0123456789ab").variant
+    assert "/" not in nasty and " " not in nasty and nasty.startswith("with-cifar10-npz-")
+
+
+def test_differences_name_what_differs():
+    fast, thesis = settings.load("fast"), settings.load("thesis")
+    assert settings.differences(thesis, thesis) == {}
+    assert settings.differences(fast, thesis)["width"] == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("text, said", [(" , ", "names no data set"), ("mnist", "mnist: unknown")])
+def test_parts_that_are_none_are_refused(text, said):
+    with pytest.raises(BadInput, match=said):
+        settings.parts(text)
+
+
+def test_parts_by_either_name_in_the_thesis_order():
+    assert (
+        settings.parts("svhn, CIFAR-10") == settings.parts("SVHN,cifar10") == ("CIFAR-10", "SVHN")
+    )
+    assert settings.parts("") == tuple(settings.PARTS)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'provenance', 'data_words', 'folder', 'Artefact', 'Table', 'rule_link', 'style', 'Figure', 'Made',
-           'load_chapters', 'find', 'order', 'tried', 'outdated', 'code_words', 'MadeTable', 'table', 'Drawn',
-           'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
+           'load_chapters', 'find', 'order', 'tried', 'told_code', 'MadeTable', 'table', 'Drawn', 'MadeFigure',
+           'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
 
 # %% ../nbs/evidence/54_artefacts.ipynb #3dde8fe1
 import base64
@@ -28,9 +28,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import paths, records, runs, settings, tables
+from . import measures, paths, records, settings, tables
 from .files import BadInput, atomic_json, atomic_write, sha256
 from .measures import ensure_measured
+from .runs import code_words
 from .store import RunsFailed, Store
 from .tables import COLUMNS, DETAILS, Cell, compare
 from .verdicts import verdict_rule
@@ -361,17 +362,13 @@ def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
     return Cell(*place, tuple(values), reason, m.unit, stand_in, images)
 
 # %% ../nbs/evidence/54_artefacts.ipynb #79697f11
-def outdated(store: Store, chosen) -> dict:
-    "The runs that other code made than today's → the modules that have changed since."
-    found = {r: runs.other_code(r, record.code) for r in chosen if (record := store.record(r))}
-    return {run: modules for run, modules in found.items() if modules}
-
-
-def code_words(old: dict, n: int) -> str:
-    "How many of `n` runs other code made, as a sentence."
-    modules = ", ".join(sorted({m for changed in old.values() for m in changed}))
-    how = f"{len(old)} of {n} runs were made by other code ({modules})"
-    return f"{how}: --fresh changed makes them again." if old else ""
+def told_code(store: Store, chosen, tasks=()) -> str:
+    "How many of some runs, and of some (run, measurement), other code made; empty if none."
+    tasks = list(dict.fromkeys(tasks))
+    old = measures.outdated(store, tasks)
+    said = [code_words(store.outdated(chosen), len(chosen))]
+    said += [code_words(old, len(tasks), "measurements")]
+    return " ".join(filter(None, said))
 
 # %% ../nbs/evidence/54_artefacts.ipynb #ae4dd2d4
 @dataclass(frozen=True, eq=False)
@@ -388,7 +385,9 @@ class MadeTable(Made):
         chosen = list(dict.fromkeys(r for p in plan.values() for r in p.runs))
         tasks = [(r, p.measurement) for p in plan.values() for r in p.runs]
         if fresh == "changed":
-            store.renew(outdated(store, chosen))
+            store.renew(store.outdated(chosen))
+            for r, m in measures.outdated(store, tasks):
+                m.forget(store, r)
         failures = {}
         if train:
             needed = [s for r, m in tasks for s in m.needs(r)]
@@ -396,16 +395,16 @@ class MadeTable(Made):
             failures |= tried(ensure_measured, store, tasks)
         cells = [_cell(store, place, planned, failures) for place, planned in plan.items()]
         cells += self.also(preset, plan) if self.also else []
-        return self.of(preset, cells, chosen, failures)
+        return self.of(preset, cells, chosen, failures, tasks)
 
-    def of(self, preset, cells, chosen, failures: dict) -> Table:
+    def of(self, preset, cells, chosen, failures: dict, tasks=()) -> Table:
         "The Table of some cells and the runs behind them, saved."
         store = Store(preset)
         there = {r: record for r in chosen if (record := store.record(r))}
         facts = {"number": self.number, "title": self.title, "where": self.where}
         facts |= {"preset": preset.name, "to": folder(preset) / "tables"}
         facts |= {"data": data_words((r.part, r.data) for r in there)}
-        facts |= {"code": code_words(outdated(store, there), len(there))}
+        facts |= {"code": told_code(store, there, tasks)}
         facts |= {"origin": provenance(*(r.environment for r in there.values()))}
         facts |= {"failed": dict(failures.values())}
         made = Table(frame=compare(self.number, cells, self.along), **facts)
@@ -468,7 +467,7 @@ class MadeFigure(Made):
         facts = {"number": self.number, "title": self.title, "where": self.where}
         facts |= {"preset": preset.name, "to": folder(preset) / "figures", "failed": failures}
         facts |= {"data": data_words(data), "n": len(there), "cells": tuple(drawn.cells)}
-        facts |= {"code": code_words(outdated(store, there), len(there))}
+        facts |= {"code": told_code(store, there)}
         facts |= {"origin": provenance(*(r.environment for r in there.values()))}
         made = Figure(figure=drawn.figure, frame=drawn.frame, **facts)
         made.save()

@@ -12,22 +12,36 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import warnings
 from pathlib import Path
 
 import torch
 
-from .files import atomic_write, previous
+from .files import BadInput, atomic_write, previous
 
 # %% ../nbs/engine/29_checkpoints.ipynb #d2066075
 _MAGIC = b"thesis-repro checkpoint 1\n"
 
 
-def save_checkpoint(path: Path, state: dict):
-    "Write `state` (tensors, plain values) with its SHA-256; the old file becomes `<name>.previous`."
+def _payload(path: Path, state: dict) -> bytes:
+    "The state in bytes that can be read back. BadInput for more than tensors and plain values."
     buffer = io.BytesIO()
     torch.save(state, buffer)
     payload = buffer.getvalue()
+    try:
+        torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as e:
+        found = re.search(r"[\w.]+(?= was not an allowed global)|(?<=GLOBAL )[\w.]+", str(e))
+        what = found[0] if found else "something"
+        why = f"{what} in it could not be read again: keep tensors and plain values"
+        raise BadInput(f"{path}: not saved: {why}") from None
+    return payload
+
+
+def save_checkpoint(path: Path, state: dict):
+    "Write `state` (tensors, plain values) with its SHA-256; the old file becomes *.previous."
+    payload = _payload(path, state)
     digest = hashlib.sha256(payload).hexdigest().encode()
     atomic_write(path, _MAGIC + digest + b"\n" + payload, keep=True)
 

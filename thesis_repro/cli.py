@@ -109,6 +109,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
             "--column",
             "--seed",
             "--time-limit",
+            "--fresh",
             "--pieces",
         ),
         {"run": _RUN},

@@ -7,7 +7,6 @@ __all__ = ['on_ray', 'on_slurm']
 
 # %% ../nbs/engine/27_clusters.ipynb #8ba2cef4
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -22,7 +21,7 @@ import time
 from pathlib import Path
 
 from . import settings, stopping
-from .files import BadInput, atomic_json, lock_file
+from .files import BadInput, atomic_json, lock, lock_file
 from .progress import Bar, reporting
 from .settings import Preset
 from .workers import attempted, cores, progress_of, threads_each
@@ -237,7 +236,7 @@ def _jobs(store, attempt, left: dict, wait: bool) -> dict:
     "Number → job of the tasks that are `left`: one that is in the queue already, or a new one."
     submitit, folder = _submitit(store.preset), store.folder / "slurm"
     with lock_file(folder / ".lock") as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+        lock(f)
         if (queue := _queue()) is None:
             raise BadInput("launcher = slurm: squeue gets no answer: is the cluster up?")
         known = _remembered(folder, queue)

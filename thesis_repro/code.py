@@ -7,9 +7,11 @@ __all__ = ['LIBRARY', 'PLUMBING', 'rests_on', 'fingerprint', 'changed']
 
 # %% ../nbs/engine/03_code.ipynb #9b802022
 import ast
+import dataclasses
 import functools
 import hashlib
 import inspect
+import sys
 import textwrap
 from pathlib import Path
 
@@ -30,32 +32,38 @@ def _without_docstring(node: ast.AST) -> ast.AST:
 
 
 def _imported(node: ast.AST) -> dict[str, tuple[str, str]]:
-    "Local name → module and name of what a statement imports from the library (empty: a module)."
+    "Local name → module and name (empty: a module) of what a statement imports."
+    if isinstance(node, ast.Import):
+        return {a.asname or a.name: (a.name, "") for a in node.names}
     if not isinstance(node, ast.ImportFrom):
         return {}
-    home = (node.module or "").removeprefix(LIBRARY).strip(".")
-    if not node.level and not (node.module or "").startswith(LIBRARY):
-        return {}
+    home = ".".join(filter(None, (LIBRARY if node.level else "", node.module)))
     names = {a.asname or a.name: a.name for a in node.names}
-    return {k: (home, v) if home else (v, "") for k, v in names.items()}
+    return {k: (f"{home}.{v}", "") if home == LIBRARY else (home, v) for k, v in names.items()}
 
 # %% ../nbs/engine/03_code.ipynb #9fab7a82
-# what was imported, even if somebody edits a file while this process computes
-_TEXTS = {f.stem: f.read_text("utf-8") for f in Path(files.__file__).parent.glob("*.py")}
+_FILES = sorted(Path(files.__file__).parent.glob("*.py"))
+_TEXTS = {f"{LIBRARY}.{f.stem}": f.read_text("utf-8") for f in _FILES}
+
+
+def _file(module: str) -> Path:
+    "The file of a loaded module; an empty path without one, as for a notebook."
+    return Path(getattr(sys.modules.get(module), "__file__", None) or "")
 
 
 @functools.cache
-def _module(name: str) -> tuple[dict, dict]:
-    "The definitions of a module of the library, name → trees, and what it imports from the others."
-    if name not in _TEXTS:
-        return {}, {}
+def _module(name: str, beside: frozenset = frozenset()) -> tuple[dict, dict]:
+    "What a module of the library, or of one of these folders, defines (name → trees) and imports."
+    file, text = _file(name), _TEXTS.get(name, "")
+    if not text and file.suffix == ".py" and file.parent in beside:
+        text = file.read_text("utf-8")
     defined, imported = {}, {}
-    for node in ast.parse(_TEXTS[name]).body:
+    for node in ast.parse(text).body:
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         names = [node.name] if hasattr(node, "name") else [getattr(t, "id", "") for t in targets]
         for n in filter(None, names):
             defined.setdefault(n, []).append(_without_docstring(node))
-    for node in ast.walk(ast.parse(_TEXTS[name])):
+    for node in ast.walk(ast.parse(text)):
         imported |= _imported(node)
     return defined, imported
 
@@ -74,12 +82,12 @@ def _mentioned(node: ast.AST, defined: dict, imported: dict, module: str):
 
 
 @functools.cache
-def rests_on(places: frozenset) -> dict[str, dict[str, list]]:
+def rests_on(places: frozenset, beside: frozenset = frozenset()) -> dict[str, dict[str, list]]:
     "The definitions at some (module, name) and what they rest on: module → name → trees."
     left, found = sorted(places), {}
     while left:
         module, name = left.pop()
-        defined, imported = _module(module)
+        defined, imported = _module(module, beside)
         if name in imported and name not in defined:
             left.append(imported[name])
         elif name in defined and name not in found.setdefault(module, {}):
@@ -89,34 +97,51 @@ def rests_on(places: frozenset) -> dict[str, dict[str, list]]:
     return {module: names for module, names in found.items() if names}
 
 # %% ../nbs/engine/03_code.ipynb #b010be30
+def _words(node) -> str:
+    "A tree as a text that no version of Python writes differently, as `ast.dump` does."
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty texts to some
+        node.values = [v for v in node.values if getattr(v, "value", None) != ""]
+    if isinstance(node, ast.AST):
+        parts = ((k, v) for k, v in ast.iter_fields(node) if v not in (None, []))
+        return f"{type(node).__name__}({', '.join(f'{k}={_words(v)}' for k, v in parts)})"
+    return f"[{', '.join(map(_words, node))}]" if isinstance(node, list) else repr(node)
+
+
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
-def _own_text(thing) -> str:
-    "A class or function outside the library as a text; its name where the source cannot be read."
+def _typed(thing) -> str:
+    "A class or function without a file as a text; its name if its source cannot be read."
+    fields = dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
+    said = [f"{f.name} {f.type} {f.default!r}" for f in fields]
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+        source = getattr(thing, "__text__", None) or inspect.getsource(thing)
+        tree = ast.parse(textwrap.dedent(source))
     except (OSError, TypeError, SyntaxError):
-        return thing.__qualname__
-    return ast.dump(_without_docstring(tree))
+        return "\n".join([thing.__qualname__, *said])
+    return "\n".join([_words(_without_docstring(tree)), *said])
 
-
-PLUMBING = {"files", "paths", "progress", "settings", "stopping"}  # what they do reaches no number
+# %% ../nbs/engine/03_code.ipynb #fc39108a
+# what they do reaches no number
+PLUMBING = {"code", "files", "paths", "progress", "settings", "stopping"}
 
 
 def fingerprint(things) -> dict[str, str]:
     "Module → hash of the definitions there that some classes and functions rest on."
-    inside = {t for t in things if t.__module__.startswith(LIBRARY + ".")}
+    typed = {t for t in things if t.__module__ == "__main__"}
+    filed = {t for t in things if t not in typed}
+    own = {t.__module__ for t in filed if f"{LIBRARY}." not in t.__module__}
+    beside = frozenset(_file(m).parent for m in own)
     # a function in a function stands for the outer one
-    names = {(t.__module__, t.__qualname__.partition(".")[0]) for t in inside}
-    places = frozenset((module.removeprefix(LIBRARY + "."), name) for module, name in names)
-    found = rests_on(places)
-    own = {t.__name__: _digest(_own_text(t)) for t in things if t not in inside}
-    trees = {m: [ast.dump(t) for n in sorted(found[m]) for t in found[m][n]] for m in found}
-    return {m: _digest(*trees[m]) for m in sorted(trees.keys() - PLUMBING)} | dict(
-        sorted(own.items())
-    )
+    places = {(t.__module__, t.__qualname__.partition(".")[0]) for t in filed}
+    found = rests_on(frozenset(places), beside)
+    hashes = {t.__name__: _digest(_typed(t)) for t in typed}
+    for module in sorted(found):
+        trees = [_words(t) for name in sorted(found[module]) for t in found[module][name]]
+        short = module.removeprefix(f"{LIBRARY}.")
+        hashes[short if module in _TEXTS else f"{short}.py"] = _digest(*trees)
+    return {m: hashes[m] for m in sorted(hashes.keys() - PLUMBING)}
 
 # %% ../nbs/engine/03_code.ipynb #1bb9ea26
 def changed(then: dict[str, str], now: dict[str, str]) -> list[str]:

@@ -170,21 +170,18 @@ def chosen_runs(args, preset, what: str) -> list:
 
 def _specified(file: str) -> list:
     "The run in a JSON file."
-    from thesis_repro.pieces import from_specification
-    from thesis_repro.runs import Run
+    from thesis_repro.runs import run_of
 
     try:
         with open(file, encoding="utf-8") as f:
-            made = from_specification(json.load(f))
+            return [run_of(json.load(f))]
     except (OSError, ValueError, RecursionError) as e:
         raise BadInput(f"{file}: not a run's specification: {e}") from None
-    if not isinstance(made, Run):
-        raise BadInput(f"{file}: describes a {type(made).__name__}, not a run")
-    return [made]
 
 # %% ../nbs/command/70_commands.ipynb #2d6bbd23
 def run(args) -> int:
     "Make the runs of a table, or the one that a JSON specification describes; print their results."
+    from thesis_repro.runs import code_words
     from thesis_repro.store import RunsFailed, Store
 
     own = args.what.endswith(".json")
@@ -192,7 +189,7 @@ def run(args) -> int:
     chosen = _specified(args.what) if own else chosen_runs(args, preset, args.what)
     store, failures = Store(preset), {}
     if args.fresh:
-        store.renew(chosen)
+        store.renew(store.outdated(chosen))
     try:
         store.ensure(chosen)
     except RunsFailed as e:
@@ -200,15 +197,18 @@ def run(args) -> int:
     for r in chosen:
         if record := store.record(r):
             print(f"{r.label:24} seed {r.seed}  {_results(record)}  {record.folder}")
+    if words := code_words(store.outdated(chosen), len(chosen)):
+        print(words)
     return 1 if said(failures) else 0
 
 
 def _results(record) -> str:
     "The last and best accuracy of a record, or whatever its last metrics are."
     last, best = record.metrics["last"], record.metrics["best"]
-    if "accuracy" in last:
+    numbers = {k: v for k, v in last.items() if isinstance(v, (int, float))}
+    if "accuracy" in numbers and isinstance(best.get("accuracy"), (int, float)):
         return f"last {last['accuracy']:.2f} %  best {best['accuracy']:.2f} %"
-    return "  ".join(f"{k} {v:.4g}" for k, v in last.items() if isinstance(v, (int, float)))
+    return "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
 
 
 def runs(args) -> int:
@@ -270,7 +270,8 @@ def _one_run(args, preset, text: str):
 
 def attack(args) -> int:
     "Attack a trained run on its test images and print what is left of its accuracy."
-    from thesis_repro.measures import Robustness
+    from thesis_repro.measures import Robustness, outdated
+    from thesis_repro.runs import code_words
     from thesis_repro.store import Store
 
     preset = preset_of(args, args.run if args.row else "")
@@ -282,8 +283,12 @@ def attack(args) -> int:
             raise BadInput(f"--source {args.source}: {seeds}: a transfer needs the same seed")
         sources = (source,)
     made, store = attack_of(args), Store(preset)
-    clean = Robustness(None, args.which, args.size).make(store, target)
-    left = Robustness(made, args.which, args.size, sources).make(store, target)
+    attacks = [(None, ()), (made, sources)]
+    asked = [Robustness(a, args.which, args.size, of) for a, of in attacks]
+    old = outdated(store, [(target, m) for m in asked])
+    for _, m in old if args.fresh else ():
+        m.forget(store, target)
+    clean, left = (m.make(store, target) for m in asked)
     if args.json:
         what = {"run": target.name, "attack": dataclasses.asdict(made)}
         print_json(what | {"clean": clean["accuracy"], **left})
@@ -291,6 +296,8 @@ def attack(args) -> int:
     n = f"({left['n']:,} test images, {args.which} weights)"
     print(f"{target.name}\n  clean   {clean['accuracy']:6.2f} %")
     print(f"  {args.attack:7} {left['accuracy']:6.2f} %   {n}")
+    if old and not args.fresh:
+        print(code_words(old, len(asked), "measurements"))
     return 0
 
 # %% ../nbs/command/70_commands.ipynb #5fd73024

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'measure', 'Measurement', 'Recorded', 'Robustness',
-           'no_autoattack', 'ensure_measured', 'Planned', 'planned_row']
+           'no_autoattack', 'outdated', 'ensure_measured', 'Planned', 'planned_row']
 
 # %% ../nbs/engine/39_measures.ipynb #bbd5e126
 import importlib.util
@@ -21,7 +21,7 @@ from . import code, launch, pieces, records, settings
 from .files import BadInput, Unwritable, atomic_json, plain, sha256
 from .pieces import field, piece
 from .robustness import robust_accuracy
-from .runs import Run, seeded, shortfall
+from .runs import Run, changed_code, seeded, shortfall
 from .settings import Preset
 from .store import RunsFailed, Store, locked
 
@@ -65,7 +65,7 @@ def read_kept(file: Path) -> dict | None:
         wrong = sound_kept(kept, file.stem.rpartition("-")[2])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         wrong = "it cannot be read"
     if wrong:
         warnings.warn(f"{file}: damaged ({wrong}): it is measured again", stacklevel=3)
@@ -79,18 +79,23 @@ def write_kept(folder: Path, name: str, on: dict, value, **facts) -> None:
 
 # %% ../nbs/engine/39_measures.ipynb #e34c66fa
 def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
-    "The JSON value of `compute()`, kept under what it depends `on`; `by`: classes that it uses."
+    """The JSON value of `compute()`, kept under what it depends `on`.
+
+    `by`: classes that it uses as well, or the whole fingerprint of the code that counts.
+    """
     file = kept_file(store, name, on)
     with locked(file.parent / ".locks" / file.stem):
         if (kept := None if fresh else read_kept(file)) is not None:
             return kept["value"]
+        store.check_commit()
         began = time.monotonic()
         value = json.loads(json.dumps(plain(compute())))  # what is not finite becomes null
         device = settings.device(store.preset).type
         cost = {"seconds": time.monotonic() - began, "device": device}
         cost["threads"] = torch.get_num_threads()
-        made = {"code": code.fingerprint([compute, *by]), "environment": records.environment()}
-        write_kept(file.parent, name, depends(store, on), value, **made, cost=cost)
+        by = by if isinstance(by, dict) else code.fingerprint([compute, *by])
+        facts = {"code": by, "environment": records.environment(), "cost": cost}
+        write_kept(file.parent, name, depends(store, on), value, **facts)
         return value
 
 # %% ../nbs/engine/39_measures.ipynb #6989e8ad
@@ -114,6 +119,13 @@ class Measurement:
 
     def make(self, store: Store, run: Run) -> None:
         "Measure it and keep it."
+
+    def outdated(self, store: Store, run: Run) -> list[str]:
+        "The modules whose code has changed since it was measured."
+        return []
+
+    def forget(self, store: Store, run: Run) -> None:
+        "Remove what is kept of it, so that it is measured again."
 
     def images(self, record) -> tuple[int, int] | None:
         "How many test images an accuracy was measured on, of how many; None: on all."
@@ -174,6 +186,17 @@ class Robustness(Measurement):
     def absent(self, store: Store, run: Run) -> bool:
         return self.kept(store, run) is None
 
+    def code(self) -> dict[str, str]:
+        "The fingerprint of the code that makes the attack and judges it."
+        return code.fingerprint([robust_accuracy, *{type(p) for p in pieces.inside(self.attack)}])
+
+    def outdated(self, store: Store, run: Run) -> list[str]:
+        kept = read_kept(self.file(store, run)) if store.record(run) else None
+        return changed_code(kept["code"], self.code()) if kept else []
+
+    def forget(self, store: Store, run: Run) -> None:
+        self.file(store, run).unlink(missing_ok=True)
+
     def make(self, store: Store, run: Run) -> dict:
         "The outcome, attacked now if it is absent; begun before, it goes on. BadInput, Diverged."
         nets = {r: store.weights(r, self.which) for r in (run, *self.needs(run))}
@@ -191,8 +214,7 @@ class Robustness(Measurement):
                 nets[run], d.x_test[:size], d.y_test[:size], attack, file=begun, **how
             )
 
-        by = [type(p) for p in pieces.inside(self)]
-        value = measure(store, "robustness", self.on(store, run), compute, by=by)
+        value = measure(store, "robustness", self.on(store, run), compute, by=self.code())
         if begun:
             begun.unlink(missing_ok=True)
         return value
@@ -223,6 +245,12 @@ def _attempt(store: Store, run: Run, measurement, wait: bool, progress: bool) ->
     except Exception as e:  # whatever stops one must not stop the others
         return str(e) if isinstance(e, BadInput) else f"{type(e).__name__}: {e}"
     return ""
+
+
+def outdated(store: Store, tasks) -> dict:
+    "The (run, measurement) that other code measured than today's → the modules that changed."
+    found = {(r, m): m.outdated(store, r) for r, m in dict.fromkeys(tasks)}
+    return {task: modules for task, modules in found.items() if modules}
 
 
 def ensure_measured(store: Store, tasks) -> None:

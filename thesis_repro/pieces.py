@@ -7,22 +7,25 @@ __all__ = ['REGISTRY', 'field', 'allowed', 'checked', 'piece', 'is_piece', 'spec
            'from_specification', 'load_pieces', 'inside']
 
 # %% ../nbs/engine/02_pieces.ipynb #c2ef1e32
+import contextlib
 import dataclasses
 import difflib
 import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import re
 import sys
+import textwrap
 import types
 import typing
 from pathlib import Path
 
 from . import files
-from .files import BadInput
+from .files import BadInput, brief
 
 # %% ../nbs/engine/02_pieces.ipynb #b5bd2d00
 def field(
@@ -43,8 +46,9 @@ def allowed(f: dataclasses.Field) -> str:
     if choices:
         return f"one of {', '.join(map(str, choices))}"
     inner, none = typing.get_args(f.type), isinstance(f.type, types.UnionType)
-    kind = _KINDS.get(inner[0] if none else f.type, "a piece")
-    kind = _MANY.get(inner[0], "values") if inner and not none else kind
+    kind = inner[0] if none else f.type
+    other = "a piece" if kind is object else f"a {getattr(kind, '__name__', kind)}"
+    kind = _MANY.get(inner[0], "values") if inner and not none else _KINDS.get(kind, other)
     if low is not None:
         return f"{kind} from {low:,} " + ("on" if high is None else f"to {high:,}")
     bounds = [] if above is None else [f"above {above:,}"]
@@ -57,13 +61,13 @@ def _converted(kind, value):
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):  # such as float | None
         return None if value is None else _converted(inner[0], value)
-    if hasattr(value, "item"):
-        value = value.item()  # a number of NumPy or torch
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # a number or an array of NumPy or torch
     if isinstance(value, (tuple, list)) and inner:
         return tuple(_converted(inner[0], v) for v in value)
     if kind is float and type(value) is int:
         return float(value)
-    wrong = kind in _KINDS and type(value) is not kind
+    wrong = type(value) is not kind if kind in _KINDS else not inner and not isinstance(value, kind)
     infinite = isinstance(value, float) and not math.isfinite(value)
     if wrong or infinite or inner or isinstance(value, (list, dict, set)):
         raise ValueError(value)
@@ -87,8 +91,8 @@ def checked(f: dataclasses.Field, value, where: str):
         parts = found if isinstance(found, tuple) else (found,)
         if not all(v is None or _within(f.metadata, v) for v in parts):
             raise ValueError(value)
-    except (ValueError, TypeError):
-        raise BadInput(f"{where}: {f.name} = {value}: must be {allowed(f)}") from None
+    except (ValueError, TypeError, OverflowError):
+        raise BadInput(f"{where}: {f.name} = {brief(value)}: must be {allowed(f)}") from None
     return found
 
 # %% ../nbs/engine/02_pieces.ipynb #08186ef2
@@ -103,8 +107,20 @@ def _check_fields(self):
         self.check()
 
 
+def _text(cls) -> str:
+    "The sources of a class's functions, as far as they can be read."
+    texts = []
+    for v in vars(cls).values():
+        function = getattr(v, "fget", getattr(v, "func", getattr(v, "__func__", v)))
+        with contextlib.suppress(OSError, TypeError):
+            texts += [textwrap.dedent(inspect.getsource(function))]
+    return "\n".join(texts)
+
+
 def piece(cls):
     "A class as a frozen, checked dataclass, registered by name. TypeError if the name is taken."
+    if cls.__module__ == "__main__":  # a notebook has no file; workers get a copy of the class
+        cls.__text__ = _text(cls)
     cls.__post_init__ = _check_fields
     made = dataclasses.dataclass(frozen=True)(cls)
     other = REGISTRY.get(cls.__name__, cls)
@@ -162,27 +178,29 @@ def registered(name: str) -> type:
         near = difflib.get_close_matches(str(name), {*REGISTRY, *_homes()}, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise BadInput(
-            f"{name}: unknown piece: {hint}one of your own needs its file: pieces = mine.py"
+            f"{brief(name)}: unknown piece: {hint}one of your own needs its file: pieces = mine.py"
         )
     return REGISTRY[name]
 
 # %% ../nbs/engine/02_pieces.ipynb #aedd7267
-def from_specification(spec):
+def from_specification(spec, depth: int = 0):
     "The piece or value that a specification describes. BadInput for an unknown piece or field."
+    if depth > 50:
+        raise BadInput("a specification nested more than 50 deep: no run needs as many")
     if isinstance(spec, list):
-        return tuple(from_specification(v) for v in spec)
+        return tuple(from_specification(v, depth + 1) for v in spec)
     if not isinstance(spec, dict):
         return spec
     if not isinstance(spec.get("is"), str):
-        raise BadInput(f"{str(spec)[:80]}: not a specification: must say what it is")
+        raise BadInput(f"{brief(spec)}: not a specification: must say what it is")
     kind = registered(spec["is"])
     known = {f.name for f in dataclasses.fields(kind)}
     if foreign := spec.keys() - known - {"is"}:
-        raise BadInput(
-            f"{spec['is']}: has no field {min(foreign)}: it has {', '.join(sorted(known))}"
-        )
+        has = ", ".join(sorted(known))
+        raise BadInput(f"{spec['is']}: has no field {brief(min(foreign))}: it has {has}")
+    given = {k: from_specification(v, depth + 1) for k, v in spec.items() if k != "is"}
     try:
-        return kind(**{k: from_specification(v) for k, v in spec.items() if k != "is"})
+        return kind(**given)
     except TypeError as e:
         raise BadInput(f"{spec['is']}: cannot be made: {e}") from None
 

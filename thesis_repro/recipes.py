@@ -17,6 +17,7 @@ import torch.nn as nn
 from . import models, pieces
 from .data import Images
 from .draws import Draws
+from .files import BadInput, brief
 from .pieces import piece
 from .robustness import evaluate
 
@@ -133,6 +134,12 @@ class Classify:
     select: str = pieces.field(
         "held-out", one_of=("held-out", "test")
     )  # the best epoch, by which images
+
+    def check(self):
+        if not callable(self.method) and not hasattr(self.method, "joint_loss"):
+            raise BadInput(f"Classify: method = {brief(self.method)}: must be such as Mixup()")
+        if not hasattr(self.optimiser, "make"):
+            raise BadInput(f"Classify: optimiser = {brief(self.optimiser)}: must be such as SGD()")
 
     def prepared(self, images: Images) -> Images:
         return images

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import paths
-from .files import BadInput
+from .files import BadInput, brief
 from .pieces import allowed, checked, field
 
 # %% ../nbs/engine/04_settings.ipynb #12453015
@@ -109,11 +109,11 @@ def _typed(f: dataclasses.Field, text, where: str):
     said = str(text).strip()
     try:
         value = _BOOLEANS[said.lower()] if f.type is bool else f.type(said)
-    except (ValueError, KeyError):
-        value = None
-    if value is None or value == "":
-        raise BadInput(f"{where}: {f.name} = {said}: must be {allowed(f)}")
-    return checked(f, value, where)
+        if value == "":
+            raise ValueError("empty")
+        return checked(f, value, where)
+    except (ValueError, KeyError):  # in the words of the file: 0, not 0.0
+        raise BadInput(f"{where}: {f.name} = {brief(said)}: must be {allowed(f)}") from None
 
 # %% ../nbs/engine/04_settings.ipynb #d517f94c
 def settings_file() -> Path:
@@ -154,7 +154,7 @@ def _own(ini: configparser.ConfigParser, preset: str, chapter) -> dict[str, str]
     for name in (s for s in ini.sections() if ":" in s):
         base, _, rest = (p.strip() for p in name.partition(":"))
         word, *chapters = rest.split() or [""]
-        if word not in ("chapter", "chapters") or not chapters:
+        if word not in ("chapter", "chapters") or not all(map(str.isdigit, chapters or [""])):
             form = "must be a preset's name, or such as [smoke: chapters 2 5 6]"
             raise BadInput(f"{settings_file().name} [{name}]: {form}")
         if base == preset and str(chapter) in chapters:

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from .files import BadInput, Unwritable, lock_file
+from .files import BadInput, Unwritable, lock, lock_file
 
 # %% ../nbs/engine/05_stopping.ipynb #33aa44c0
 AGAIN = 75
@@ -115,7 +115,7 @@ def held(folder: Path):
     "A lock file in `folder`, held inside: gives its path, and the function that lets go of it early."
     path = Path(folder) / f"command-{os.getpid()}-{secrets.token_hex(4)}"
     with lock_file(path) as f:
-        fcntl.flock(f, fcntl.LOCK_EX)
+        lock(f)
         try:
             yield path, lambda: fcntl.flock(f, fcntl.LOCK_UN)
         finally:

@@ -18,15 +18,14 @@ from thesis_repro import (
     distributed,
     launch,
     paths,
-    pieces,
     records,
     settings,
     training,
 )
 from .checkpoints import copy_weights, weights_digest
-from .files import BadInput, Unwritable, lock_file
+from .files import BadInput, Unwritable, lock, lock_file
 from .records import Record
-from .runs import Run
+from .runs import Run, changed_code, run_of
 from .settings import Preset
 from .training import Compute, Diverged
 
@@ -48,19 +47,12 @@ def locked(path: Path, wait: bool = True):
 
 def _taken(path: Path, held: contextlib.ExitStack, wait: bool) -> bool:
     "Whether the lock file at `path` could be locked until `held` ends."
-    f = lock_file(path)
-    alone = wait and distributed.processes() == 1
-    try:
-        fcntl.flock(f, fcntl.LOCK_EX if alone else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        f.close()
-        return False
-    except OSError as e:
-        f.close()
-        where = f"{path.parent}: this file system has no locks ({e.strerror})"
-        raise BadInput(f"{where}: set THESIS_REPRO_OUTPUTS to one that has") from None
-    held.enter_context(f)
-    return True
+    how = fcntl.LOCK_EX if wait and distributed.processes() == 1 else fcntl.LOCK_EX | fcntl.LOCK_NB
+    with contextlib.ExitStack() as mine, contextlib.suppress(BlockingIOError):
+        lock(mine.enter_context(lock_file(path)), how)
+        held.enter_context(mine.pop_all())
+        return True
+    return False
 
 # %% ../nbs/engine/38_store.ipynb #5171d349
 class RunsFailed(RuntimeError):
@@ -108,6 +100,7 @@ class Store:
         expected = (BadInput, Diverged, distributed.Apart, Busy)
         with distributed.together(*expected), self.lock(run.key, wait):
             if (record := distributed.led(lambda: self.record(run))) is None:
+                self.check_commit()
                 if why := distributed.led(lambda: self.diverged(run)):
                     raise Diverged(why)
                 compute = Compute.of(self.preset, **{"bf16": run.precision == "bf16", **changes})
@@ -128,6 +121,20 @@ class Store:
                 distributed.led(lambda files=files: [f.unlink(missing_ok=True) for f in files])
         return [folder.name for folder in folders]
 
+    def outdated(self, runs) -> dict:
+        "The runs that other code made than today's → the modules that have changed since."
+        there = {r: record for r in runs if (record := self.record(r))}
+        found = {r: changed_code(record.code, r.code()) for r, record in there.items()}
+        return {run: modules for run, modules in found.items() if modules}
+
+    def check_commit(self) -> None:
+        "BadInput for a result in outputs/reference that would not be from committed code."
+        name, here = self.preset.name, self.folder.is_relative_to(paths.root())
+        if name.startswith("reference/") and here and (commit := records.commit()):
+            if commit.endswith(("-dirty", "unknown")):
+                why = f"preset {name}: a reference is made by committed code"
+                raise BadInput(f"{why}, and files differ from commit {commit}: commit them first")
+
     def renew(self, runs) -> list[str]:
         "Forget what runs have left, so that they are made again from their beginning. Their names."
         folders = [self.home(r) for r in runs if self.record(r)]
@@ -137,7 +144,7 @@ class Store:
         "Let all records count as made by today's code; how many were not."
         count = 0
         for record in (r for f in self.folders() if (r := records.read(f))):
-            run = pieces.from_specification(record.run)
+            run = run_of(record.run)
             if run.code() != record.code:
                 records.accept(record.folder, run.code())
                 count += 1
@@ -185,7 +192,7 @@ class Store:
             many = f"{len(found)} runs begin so ({near})" if found else "there is no such run"
             place = f"outputs/{self.preset.name}/runs has them all"
             raise BadInput(f"{text}: {many} at preset {self.preset.name}; {place}")
-        return pieces.from_specification(next(iter(found.values())).run)
+        return run_of(next(iter(found.values())).run)
 
     def networks(self, run: Run, which: str = "last") -> torch.nn.ModuleDict:
         "The trained networks of a run at its `last` or `best` epoch, in eval mode. BadInput."
@@ -244,11 +251,9 @@ def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> object:
 
 def _make_all(store: Store, runs: list[Run]):
     "Make some runs. RunsFailed lists those that could not be made."
-    _allowed_here(store)
-    for run in {r.data: r for r in runs}.values():
-        run.data.images(
-            store.preset.stream
-        )  # data that are missing are reported before any training
+    store.check_commit()
+    for data in dict.fromkeys(r.data for r in runs):
+        data.images(store.preset.stream)  # what is missing is reported before any training
     if store.preset.launcher == "local":
         Compute.of(store.preset)  # and so is a device that this machine does not have
     why = distributed.led(lambda: {r.key: store.diverged(r) for r in runs})
@@ -259,13 +264,3 @@ def _make_all(store: Store, runs: list[Run]):
         failures |= {(hopeful[i].key, None): why for i, why in found.items()}
     if failures:
         raise RunsFailed(failures, {(r.key, None): r.name for r in runs})
-
-
-def _allowed_here(store: Store):
-    "BadInput for a result in outputs/reference that would not be from committed code."
-    reference = store.preset.name.startswith("reference/") and store.folder.is_relative_to(
-        paths.root()
-    )
-    if reference and records.commit().endswith(("-dirty", "unknown")):
-        why = f"preset {store.preset.name}: a reference is made by committed code"
-        raise BadInput(f"{why}, and files differ from commit {records.commit()}: commit them first")

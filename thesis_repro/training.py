@@ -30,8 +30,8 @@ from .recipes import Batch, Phase, Recipe
 class Length:
     "How long a run is: epochs, and images in a batch."
 
-    epochs: int = pieces.field(200, low=1)
-    batch_size: int = pieces.field(128, low=1)
+    epochs: int = pieces.field(200, low=1, high=100_000)
+    batch_size: int = pieces.field(128, low=1, high=100_000)
 
 # %% ../nbs/engine/33_training.ipynb #b2ba87be
 @dataclass(frozen=True)
@@ -268,7 +268,8 @@ def _close_epoch(t: Training) -> dict:
         seen = plain(t.recipe.judge(t.nets, t.images))
     except Diverged as e:
         raise Diverged(f"after epoch {a.epoch}: {e}") from None
-    score = seen.pop("score")
+    if (score := seen.pop("score")) is None:
+        raise Diverged(f"after epoch {a.epoch}: the score of its judge is not finite")
     a.history.append(row | seen)
     if not a.best or score > a.best["score"]:
         a.best = {"score": score, "epoch": a.epoch + 1, "weights": copy_weights(t.nets)}
@@ -314,9 +315,10 @@ def _shown(t: Training):
                 bar.update()
                 return
             speed = (bar.format_dict.get("rate") or 0) * t.length.batch_size
-            said = [f"{k} {v:.4g}" for k, v in row.items() if k not in ("epoch", "lr")]
+            numbers = {k: v for k, v in row.items() if isinstance(v, (int, float))}
+            said = [f"{k} {v:.4g}" for k, v in numbers.items() if k not in ("epoch", "lr")]
             bar.set_postfix_str(", ".join([*said, f"{speed:,.0f} images/s"]))
-            for k, v in row.items() if writer else ():
+            for k, v in numbers.items() if writer else ():
                 writer.add_scalar(k, v, row["epoch"])
 
         yield show

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from . import settings, stopping
+from .files import lock
 from .progress import reporting
 from .settings import Preset
 
@@ -74,7 +75,7 @@ def _slot(folder: Path, n: int) -> int:
     for i in range(n):
         file = (folder / f"{platform.node()}-gpu-{i}").open("a")
         with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _TAKEN[folder] = i, file
             break
     return _TAKEN[folder][0]

@@ -1,0 +1,545 @@
+"The store: what is there is reused, what is absent is made once, nothing stale or swapped passes."
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from methods import Counted, Fails, Made, Weighed, left_by, same, small, store_at
+from processes import FORK, child
+from samples import refused
+
+from thesis_repro import checkpoints, cli, paths, pieces, records, runs, settings, store
+from thesis_repro.files import BadInput, Unwritable, atomic_json, sha256
+from thesis_repro.measures import Robustness, ensure_measured
+from thesis_repro.mixup import Beta, Mixup, Plain
+from thesis_repro.pieces import specification
+from thesis_repro.recipes import Classify
+from thesis_repro.runs import Named
+from thesis_repro.store import Busy, RunsFailed, Store, locked
+
+MANIFOLD = Mixup((0, 1, 2, 3), Beta(2.0), loss="bce")
+
+
+def _make(folder, *wanted):
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for run in wanted:
+            store_at(folder, checkpoint_seconds=0).make(run, progress=False)
+
+
+def made(folder) -> dict:
+    "The records in a folder, and when each was written."
+    return {f: f.stat().st_mtime_ns for f in Path(folder).glob("runs/*/*/*/record.json")}
+
+
+# Killed at any moment
+
+
+def kill_soon(folder, run, rng):
+    "Start a run, and kill it some time after it has saved something new; whether it was too late."
+    file = store_at(folder).home(run) / "checkpoint.ckpt"
+    before = file.stat().st_mtime_ns if file.exists() else 0
+    process = FORK.Process(target=_make, args=(folder, run))
+    process.start()
+    while process.exitcode is None and (not file.exists() or file.stat().st_mtime_ns == before):
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, 0.1))
+    process.kill()
+    process.join()
+    return process.exitcode != -signal.SIGKILL
+
+
+@pytest.mark.parametrize("method", [Plain(), MANIFOLD, Weighed()], ids=["plain", "mixup", "two"])
+def test_kill_9_changes_nothing(tmp_path, method, long):
+    run, rng = small(method, epochs=100 if long else 12), random.Random(7)
+    for _ in range(20 if long else 4):
+        assert not kill_soon(tmp_path / "killed", run, rng), "the run is too short to be killed"
+    assert child(_make, tmp_path / "killed", run) == 0
+    store_at(tmp_path / "whole", threads=1).ensure([run])
+    assert same(left_by(tmp_path / "killed", run), left_by(tmp_path / "whole", run))
+
+
+# Made once
+
+
+def test_two_processes_train_a_run_once(tmp_path):
+    run = small(Counted(str(tmp_path / "begun")))
+    both = [FORK.Process(target=_make, args=(tmp_path, run)) for _ in range(2)]
+    [p.start() for p in both]
+    [p.join() for p in both]
+    assert [p.exitcode for p in both] == [0, 0]
+    assert (tmp_path / "begun").read_text() == "begun\n"
+
+
+def test_a_dead_holder_frees_its_lock(tmp_path):
+    run = small(epochs=2000)
+    process = FORK.Process(target=_make, args=(tmp_path, run))
+    process.start()
+    while not list(tmp_path.glob("runs/*/*/*/checkpoint.ckpt")):
+        time.sleep(0.02)
+    with pytest.raises(Busy), store_at(tmp_path).lock(run.key, wait=False):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    began = time.monotonic()
+    with store_at(tmp_path).lock(run.key):
+        assert time.monotonic() - began < 1
+
+
+def test_a_lock_that_is_waited_for_keeps_no_file_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(store.distributed, "processes", lambda: 2)  # which ask again and again
+    monkeypatch.setattr(store.distributed, "led", lambda action: action())
+    looks = iter(range(100))
+    opened = len(os.listdir("/proc/self/fd"))
+    with open(tmp_path / "lock", "a") as other, contextlib.ExitStack() as held:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        while next(looks) < 50:
+            assert not store._taken(tmp_path / "lock", held, True)
+        assert len(os.listdir("/proc/self/fd")) <= opened + 1
+
+
+def test_some_then_the_rest_then_none(tmp_path):
+    at, wanted = store_at(tmp_path, jobs=2), [small(seed=s, epochs=1) for s in range(3)]
+    at.ensure(wanted[:2])
+    first = made(tmp_path)
+    found = at.ensure([*wanted, wanted[0]])
+    assert [r.key for r in found] == [r.key for r in [*wanted, wanted[0]]]
+    assert len(made(tmp_path)) == 3 and made(tmp_path).items() >= first.items()
+
+
+def test_a_run_of_another_table_is_the_same_run(tmp_path):
+    at, run = store_at(tmp_path), small(epochs=1)
+    record = at.make(run, progress=False)
+    elsewhere = dataclasses.replace(run, home="aip/table_7_1", label="baseline")
+    assert at.record(elsewhere).folder == record.folder == at.home(elsewhere)
+    assert at.ensure([elsewhere])[0].metrics == record.metrics and len(made(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failing_run_does_not_stop_the_others(tmp_path, jobs):
+    at = store_at(tmp_path, jobs=jobs)
+    wanted = [small(Fails(), label="fails"), small(epochs=1)]
+    with pytest.raises(RunsFailed, match=r"fails-seed-0.*cannot work") as e:
+        at.ensure(wanted)
+    assert e.value.failures.keys() == {(wanted[0].key, None)}
+    assert e.value.named == {wanted[0].name: "ValueError: this method cannot work"}
+    assert at.record(wanted[1]) is not None and at.record(wanted[0]) is None
+
+
+def test_jobs_do_not_change_the_result(tmp_path):
+    wanted = [small(MANIFOLD, seed=s, epochs=2) for s in range(2)]
+    alone = [store_at(tmp_path / "a", jobs=2, threads=1).ensure([r])[0] for r in wanted]
+    beside = store_at(tmp_path / "b", jobs=2, threads=1).ensure(wanted)
+    assert [(r.weights, r.history) for r in alone] == [(r.weights, r.history) for r in beside]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_others_need_is_made_first(tmp_path, jobs):
+    first = small(epochs=1, label="first")
+    needy = [
+        dataclasses.replace(small(seed=s, epochs=1), data=Made(first, str(tmp_path)))
+        for s in range(2)
+    ]
+    found = store_at(tmp_path, jobs=jobs).ensure(needy)
+    assert len(found) == 2 and len(made(tmp_path)) == 3
+    assert store_at(tmp_path).record(first) is not None
+
+
+def test_nothing_is_trained_where_that_was_said(tmp_path):
+    at, run = store_at(tmp_path), small(epochs=1)
+    with Store.training(False), pytest.raises(RunsFailed, match="nothing is to be trained"):
+        at.ensure([run])
+    assert not made(tmp_path)
+    at.ensure([run])
+    with Store.training(False):
+        assert at.ensure([run])[0] is not None
+
+
+# Damage, and what is not what it says
+
+
+@pytest.fixture
+def kept(finished, tmp_path):
+    "A copy of a store with a finished run, and the run."
+    subprocess.run(["cp", "-a", f"{finished[0]}/.", tmp_path / "kept"], check=True)
+    return store_at(tmp_path / "kept"), finished[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder, run = tmp_path_factory.mktemp("finished"), small(Weighed(), epochs=2)
+    store_at(folder).make(run, progress=False)
+    return folder, run
+
+
+def test_a_changed_record_is_not_believed(kept):
+    at, run = kept
+    before = at.record(run)
+    file = before.folder / "record.json"
+    file.write_text(file.read_text().replace('"accuracy"', '"Accuracy"', 1))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert at.record(run) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert at.make(run, progress=False).metrics == before.metrics
+
+
+def test_without_its_marker_a_run_is_not_done(kept):
+    at, run = kept
+    (at.home(run) / "done").unlink()
+    assert at.record(run) is None
+
+
+def _whole(networks) -> dict:
+    return {k: v.clone() for k, v in networks.state_dict().items()}
+
+
+def test_the_networks_of_a_run_are_those_of_its_record(kept):
+    at, run = kept
+    nets = at.networks(run)
+    assert set(nets) == {"model", "policy"} and not nets.training
+    assert checkpoints.weights_digest(nets.state_dict()) == at.record(run).weights["last"]
+    assert at.weights(run, "best") is not at.weights(run)
+
+
+def test_swapped_weights_are_refused(kept):
+    "Those of another run are whole and have a checksum of their own."
+    at, run = kept
+    other = small(Weighed(), seed=1, epochs=2)
+    at.make(other, progress=False)
+    file = at.home(run) / "weights.ckpt"
+    file.write_bytes((at.home(other) / "weights.ckpt").read_bytes())
+    refused(lambda: at.networks(run), str(at.home(run)), "not the weights of its record", "remove")
+    refused(lambda: Robustness(size=10).make(at, run), "not the weights of its record")
+    assert at.networks(other) is not None
+
+
+def test_weights_of_last_and_best_that_change_places_are_refused(kept):
+    at, run = kept
+    file = at.home(run) / "weights.ckpt"
+    state = checkpoints.read_checkpoint(file)
+    if at.record(run).weights["last"] == at.record(run).weights["best"]:
+        state["best"]["model.stages.0.1.weight"] += 1
+    checkpoints.save_checkpoint(file, {"last": state["best"], "best": state["last"]})
+    refused(lambda: at.networks(run), "not the weights of its record")
+
+
+def test_weights_that_are_missing_or_damaged_say_what_to_do(kept):
+    at, run = kept
+    file = at.home(run) / "weights.ckpt"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    refused(lambda: at.networks(run), "damaged", f"remove {file.parent}")
+    file.unlink()
+    refused(lambda: at.networks(run), "its weights are not here", "copy weights.ckpt")
+    refused(lambda: at.networks(small(seed=9)), "there is no such run at preset smoke")
+
+
+# Bad places
+
+
+def test_an_output_folder_that_cannot_be_written_is_bad_input(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(BadInput, match="cannot be written"):
+        store_at(tmp_path / "file" / "outputs").ensure([small()])
+
+
+def test_a_missing_data_set_is_bad_input_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path / "data"))
+    with pytest.raises(BadInput, match="cifar10"):
+        store_at(tmp_path / "out").ensure([dataclasses.replace(small(), data=Named("cifar10"))])
+    assert not list((tmp_path / "out").glob("runs/*/*/*"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_with_the_way_out(tmp_path, monkeypatch, number):
+    "As Lustre without `-o flock`, or NFS without lockd."
+
+    def flock(f, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    at, run = store_at(tmp_path), small(epochs=1)
+    words = (str(tmp_path), "has no locks", "set THESIS_REPRO_OUTPUTS")
+    for call in (
+        lambda: at.ensure([run]),
+        lambda: at.ensure([run, small(seed=1)]),
+        lambda: store_at(tmp_path, jobs=2).ensure([run, small(seed=1)]),
+        lambda: at.make(run),
+        lambda: locked(tmp_path / "x" / "lock").__enter__(),
+    ):
+        refused(call, *words)
+    assert not list(tmp_path.glob("runs/*/*/*"))
+    with pytest.raises(Unwritable):
+        at.make(run)
+
+
+def test_a_command_on_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, capsys):
+    def flock(f, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    (tmp_path / "run.json").write_text(json.dumps(specification(small(epochs=1))))
+    assert cli.main(["run", str(tmp_path / "run.json"), "--device", "cpu", "--jobs", "1"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "has no locks" in said and str(tmp_path) in said
+
+
+# Found by a key or the beginning of a name
+
+
+def test_a_run_is_found_by_key_or_name(kept):
+    at, run = kept
+    for text in (run.key, run.key[:5], run.name, "small-seed-0"):
+        assert at.find(text) == run, text
+    refused(lambda: at.find("nobody"), "nobody: there is no such run at preset smoke")
+    at.make(small(Weighed(), seed=1, epochs=1), progress=False)
+    refused(lambda: at.find("small"), "2 runs begin so")
+
+
+HOSTILE = [
+    {"class": "os.system", "command": "touch OWNED"},
+    {"is": "os.system", "command": "touch OWNED"},
+    {"is": "Named", "name": "digits10"},
+    {"is": "Run", "data": 5},
+    {},
+    None,
+    5,
+    [],
+    "Run",
+]
+
+
+def forge(folder, **changes):
+    "Change a record, with its checksum made to fit: what somebody who writes records can do."
+    found = json.loads((folder / "record.json").read_text()) | changes
+    atomic_json(folder / "record.json", {k: v for k, v in found.items() if v != "absent"})
+    marks = json.loads((folder / "done").read_text())
+    atomic_json(folder / "done", marks | {"record.json": sha256(folder / "record.json")})
+
+
+@pytest.mark.parametrize("spec", HOSTILE, ids=str)
+@pytest.mark.parametrize("command", ["attack", "runs", "accept"])
+def test_a_record_that_names_something_else_runs_nothing(kept, spec, command, monkeypatch, capsys):
+    at, run = kept
+    forge(at.home(run), run=spec)
+    monkeypatch.chdir(at.folder)
+    outputs = at.folder.parent / "outputs"
+    outputs.mkdir()
+    at.folder.rename(outputs / "smoke")
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(outputs))
+    words = {"attack": ["attack", run.key], "runs": ["runs"], "accept": ["records", "accept"]}
+    before = sorted(outputs.rglob("*"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a record that describes nothing at all is damaged
+        code = cli.main([*words[command], "--preset", "smoke"])
+    said = capsys.readouterr().err
+    allowed = {"attack": (2,), "runs": (0,), "accept": (2,) if isinstance(spec, dict) else (0,)}
+    assert code in allowed[command] and said.count("\n") == (code == 2)
+    assert "OWNED" not in {f.name for f in outputs.rglob("*")}
+    assert [f for f in sorted(outputs.rglob("*")) if ".locks" not in f.parts] == [
+        f for f in before if ".locks" not in f.parts
+    ]
+
+
+DEEP = json.loads("[" * 200 + "]" * 200)
+ODD = [
+    {"metrics": {}},
+    {"metrics": {"last": {}}},
+    {"metrics": {"last": {"accuracy": "x"}, "best": 3}},
+    {"metrics": 5},
+    {"metrics": "absent"},
+    {"environment": {}},
+    {"data": {}},
+    {"history": "x"},
+    {"weights": {}},
+    {"weights": 7},
+    {"cost": None},
+    {"unknown": {"of": "a newer version"}},
+    {"code": "absent"},
+    {"code": 3},
+    {"data": {"test": "many"}},
+    {"run": {"is": "Run", "deep": DEEP}},
+]
+
+
+@pytest.mark.parametrize("changes", ODD, ids=lambda c: str(c)[:60])
+def test_an_odd_record_never_ends_a_command_in_a_traceback(kept, changes, monkeypatch, capsys):
+    at, run = kept
+    forge(at.home(run), **changes)
+    outputs = at.folder.parent / "outputs"
+    outputs.mkdir()
+    at.folder.rename(outputs / "smoke")
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(outputs))
+    for words in (
+        ["runs"],
+        ["runs", "--json"],
+        ["records", "accept"],
+        ["attack", run.key, "--size", "10", "--steps", "1"],
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert cli.main([*words, "--preset", "smoke"]) in (0, 2), words
+        assert "Traceback" not in capsys.readouterr().err
+
+
+# Other code
+
+MINE = """
+from thesis_repro.mixup import Plain
+from thesis_repro.pieces import piece
+
+
+def scaled(loss):
+    return 1.0 * loss
+
+
+@piece
+class MineOfTheStore:
+    def __call__(self, model, x, y, draws):
+        return scaled(Plain()(model, x, y, draws))
+"""
+
+
+def _command(words, folder):
+    "A command in a process of its own; what it says goes to a file."
+    os.environ.update(THESIS_REPRO_OUTPUTS=str(folder), OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(Path(folder) / "said", "w", encoding="utf-8")
+    code = cli.main(words)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def test_an_edited_method_is_noticed_and_made_again_when_asked(tmp_path):
+    "A piece in a file of one's own, edited between two commands."
+    file, spec = tmp_path / "mine_of_the_store.py", specification(small(epochs=1))
+    file.write_text(MINE)
+    spec["recipe"]["method"] = {"is": "MineOfTheStore"}
+    (tmp_path / "run.json").write_text(json.dumps(spec))
+    words = ["run", str(tmp_path / "run.json"), "--pieces", str(file), "--device", "cpu"]
+
+    def command(*more):
+        code = child(_command, [*words, "--jobs", "1", *more], tmp_path)
+        (record,) = made(tmp_path / "smoke")
+        return code, (tmp_path / "said").read_text(), json.loads(record.read_text())
+
+    code, said, first = command()
+    assert code == 0 and "other code" not in said
+    assert any(name.endswith("mine_of_the_store.py") for name in first["code"])
+    code, said, again = command("--fresh", "changed")
+    assert code == 0 and again == first, "nothing has changed, so nothing is made again"
+    file.write_text(MINE.replace("1.0 * loss", "0.5 * loss"))
+    code, said, kept = command()
+    assert code == 0 and kept == first
+    assert "1 of 1 runs were made by other code (" in said and "mine_of_the_store.py)" in said
+    code, said, fresh = command("--fresh", "changed")
+    assert code == 0 and "other code" not in said
+    assert fresh["weights"] != first["weights"] and fresh["code"] != first["code"]
+    code, said, last = command("--fresh", "changed")
+    assert last == fresh
+
+
+def test_runs_of_other_code_can_be_accepted(kept):
+    at, run = kept
+    forge(at.home(run), code={"mixup": "x"})
+    assert at.outdated([run, small(seed=9)]) == {run: sorted({"mixup", *run.code()})}
+    before = at.record(run)
+    assert at.accept() == 1 and at.accept() == 0 and at.outdated([run]) == {}
+    after = at.record(run)
+    assert after.code == run.code() and after.metrics == before.metrics
+    assert at.networks(run) is not None
+
+
+def test_a_crash_while_records_are_accepted_loses_none(kept, monkeypatch):
+    at, run = kept
+    forge(at.home(run), code={"mixup": "x"})
+    real = records.atomic_write
+
+    def crash(*args, **words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "atomic_write", crash)
+    with pytest.raises(KeyboardInterrupt):
+        at.accept()
+    monkeypatch.setattr(records, "atomic_write", real)
+    assert at.record(run).code == {"mixup": "x"} and at.accept() == 1
+
+
+def test_what_is_made_again_begins_at_its_beginning(kept):
+    at, run = kept
+    before = at.record(run)
+    assert at.renew([run, small(seed=9)]) == [run.name]
+    assert at.record(run) is None and not list(at.home(run).glob("*.ckpt*"))
+    assert at.make(run, progress=False).weights == before.weights
+
+
+# A reference comes from committed code
+
+
+@pytest.fixture
+def reference(tmp_path, monkeypatch):
+    "A store of a reference preset in a project of its own."
+    text = settings.settings_file().read_text(encoding="utf-8") + "\n[reference/mine]\nseeds = 1\n"
+    (tmp_path / "settings.ini").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("THESIS_REPRO_ROOT", str(tmp_path))
+    monkeypatch.delenv("THESIS_REPRO_OUTPUTS", raising=False)
+    monkeypatch.delenv("THESIS_REPRO_SETTINGS", raising=False)
+    return Store(settings.load("reference/mine", device="cpu", precision="fp32", jobs=1))
+
+
+@pytest.mark.parametrize("commit", ["0123456789ab-dirty", "unknown"])
+def test_a_reference_is_not_made_by_code_that_is_not_committed(reference, monkeypatch, commit):
+    run = small(epochs=1)
+    monkeypatch.setattr(records, "commit", lambda: commit)
+    words = ("preset reference/mine", "committed code", commit)
+    for call in (lambda: reference.ensure([run]), lambda: reference.make(run)):
+        refused(call, *words)
+    assert not list(reference.folder.glob("runs/*/*/*"))
+    monkeypatch.setattr(records, "commit", lambda: "0123456789ab")
+    reference.ensure([run])
+    monkeypatch.setattr(records, "commit", lambda: commit)
+    assert reference.ensure([run])[0] is not None  # it is there
+    failing = Robustness(size=10)
+    refused(lambda: failing.make(reference, run), *words)
+    with pytest.raises(RunsFailed, match="committed code"):
+        ensure_measured(reference, [(run, failing)])
+    assert not list(reference.folder.glob("measurements/*.json"))
+
+
+def test_elsewhere_anybody_may_try(reference, monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "commit", lambda: "0123456789ab-dirty")
+    run = small(epochs=1)
+    assert Store(settings.load("smoke", device="cpu", jobs=1), tmp_path / "x").ensure([run])
+    assert Store(reference.preset, tmp_path.parent / f"{tmp_path.name}-other").ensure([run])
+
+
+# Names
+
+
+def test_what_a_command_calls_a_run_is_what_its_folder_is_called(kept):
+    at, run = kept
+    assert at.home(run).name == run.name and at.home(run).parent.name == "runs"
+    assert at.home(run) == at.folder / "runs" / run.home / run.name
+    assert paths.outputs("smoke") == Store(settings.load("smoke")).folder
+
+
+def test_classes_of_two_modules_with_one_name_are_refused_when_they_are_made():
+    other = type("Weighed", (), {"__annotations__": {}, "__module__": "elsewhere"})
+    with pytest.raises(TypeError, match=r"elsewhere\.Weighed: the name is taken by methods"):
+        pieces.piece(other)
+    assert Classify("resnet18", Weighed()).method == Weighed()
