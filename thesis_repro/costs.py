@@ -7,7 +7,7 @@ __all__ = ['FORWARD', 'INPUTS', 'WEIGHTS', 'FEW', 'PLACES', 'AUTOATTACK', 'FOLDE
            'Turn', 'counted_step', 'Network', 'network', 'Passes', 'passes', 'alike', 'step', 'times', 'attack_passes',
            'looked', 'judged', 'seconds', 'training', 'disk']
 
-# %% ../nbs/engine/36_costs.ipynb #bac91240
+# %% ../nbs/engine/36_costs.ipynb #f612e2a2
 import dataclasses
 import functools
 import json
@@ -29,7 +29,7 @@ from .runs import Run
 from .strong_attacks import AutoAttack
 from .training import learning
 
-# %% ../nbs/engine/36_costs.ipynb #0b79434c
+# %% ../nbs/engine/36_costs.ipynb #f12579a0
 FORWARD, INPUTS, WEIGHTS = range(3)
 
 
@@ -42,7 +42,7 @@ class Product:
     outputs: int  # numbers that the layer gives, for all images
     multiplications: int
 
-# %% ../nbs/engine/36_costs.ipynb #87b2ca96
+# %% ../nbs/engine/36_costs.ipynb #3a0d5340
 def _convolved(counter, out, x, weight, bias, stride, padding, dilation, transposed, *rest):
     "The product of a convolution."
     moved = x if transposed else out
@@ -59,7 +59,7 @@ def _convolved_back(counter, out, gradient, x, weight, sizes, stride, padding, d
         if asked[kind - INPUTS]:
             yield Product(kind, tuple(weight.shape), gradient.numel(), size)
 
-# %% ../nbs/engine/36_costs.ipynb #1da72573
+# %% ../nbs/engine/36_costs.ipynb #a5fe0724
 def _multiplied(counter, out, *factors, **how):
     "The product of two matrices, the last two of `factors`."
     a, b = factors[-2:]
@@ -72,7 +72,7 @@ def _multiplied(counter, out, *factors, **how):
         kind, layer = WEIGHTS, made
     yield Product(kind, layer, outputs, out.numel() * a.shape[-1])
 
-# %% ../nbs/engine/36_costs.ipynb #2cdfd77b
+# %% ../nbs/engine/36_costs.ipynb #f9f688b7
 _ATEN = torch.ops.aten
 _NOTED = {
     _ATEN.convolution.default: _convolved,
@@ -101,7 +101,7 @@ class Counter(TorchDispatchMode):
             self.products += noted(self, out, *args, **(kwargs or {}))
         return out
 
-# %% ../nbs/engine/36_costs.ipynb #4df96983
+# %% ../nbs/engine/36_costs.ipynb #3e3d0295
 def work(products, n: int = 1) -> np.ndarray:
     """What some products for n images amount to, (3, 3).
 
@@ -113,7 +113,7 @@ def work(products, n: int = 1) -> np.ndarray:
         found[p.kind] += (1, p.outputs / n, p.multiplications / n)
     return found
 
-# %% ../nbs/engine/36_costs.ipynb #640cb2d4
+# %% ../nbs/engine/36_costs.ipynb #1a365cf9
 FEW = 8  # images that a step is counted on
 
 
@@ -131,7 +131,7 @@ def _phases(recipe, nets: nn.ModuleDict, batch: Batch):
             phase.loss(nets, batch).backward()
         yield seen.products, phase.every
 
-# %% ../nbs/engine/36_costs.ipynb #076dee52
+# %% ../nbs/engine/36_costs.ipynb #891e2048
 @dataclass(frozen=True)
 class Turn(Draws):
     "The draws of a counted step, which note in `asked` what the step depends on."
@@ -172,7 +172,7 @@ def _over_a_run(count: Callable) -> np.ndarray:
         return found
     return sum(count(_turn((i + 0.5) / turns, i)) for i in range(turns)) / turns
 
-# %% ../nbs/engine/36_costs.ipynb #29d054e7
+# %% ../nbs/engine/36_costs.ipynb #2c65e80d
 def counted_step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a step of a recipe, (3, 3), counted on its own networks."
     few = _noise(classes, shape)
@@ -185,7 +185,7 @@ def counted_step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     with torch.random.fork_rng(devices=[]):
         return _over_a_run(count)
 
-# %% ../nbs/engine/36_costs.ipynb #f4bceb0e
+# %% ../nbs/engine/36_costs.ipynb #c812f691
 def _stood_in(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a step, counted on the recipe's stand-in if it has one."
     if not hasattr(recipe, "planned"):
@@ -195,7 +195,7 @@ def _stood_in(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     done = counted_step(narrow, classes, shape)
     return done * [1, math.sqrt(large / small), large / small]
 
-# %% ../nbs/engine/36_costs.ipynb #dbd4b59d
+# %% ../nbs/engine/36_costs.ipynb #2b455b59
 @dataclass(frozen=True)
 class Network:
     """What one pass of an image meets: `layers`, `outputs`, `multiplications`, and its `bytes`.
@@ -208,7 +208,7 @@ class Network:
     multiplications: np.ndarray
     bytes: int
 
-# %% ../nbs/engine/36_costs.ipynb #51397533
+# %% ../nbs/engine/36_costs.ipynb #e9ff2f39
 @functools.cache
 def network(name: str, width: float, classes: int, shape: tuple[int, ...]) -> Network:
     "The `Network` of that name (a key of models.ARCHITECTURES) on images (c, h, w)."
@@ -231,7 +231,7 @@ def _bytes(net: nn.Module) -> int:
     "Bytes of a network's weights and buffers."
     return sum(t.numel() * t.element_size() for t in net.state_dict().values())
 
-# %% ../nbs/engine/36_costs.ipynb #b764e486
+# %% ../nbs/engine/36_costs.ipynb #6ed6c151
 _WIDTHS = (5, 7, 9, 11, 13)  # channels of the miniature's layers: each says which it is
 _ANSWERS = 10
 
@@ -249,7 +249,7 @@ def _miniature(channels: int) -> models.Staged:
     stages[-1] = nn.Sequential(stages[-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
     return models.Staged(stages)
 
-# %% ../nbs/engine/36_costs.ipynb #522055f3
+# %% ../nbs/engine/36_costs.ipynb #01e63dcc
 @dataclass(frozen=True)
 class Passes:
     """What a step of a method does with its network, and beside it.
@@ -268,7 +268,7 @@ class Passes:
         sizes = self.passed @ net.outputs, self.passed @ net.multiplications
         return self.own + np.stack([self.launched @ net.layers, *sizes], 1)
 
-# %% ../nbs/engine/36_costs.ipynb #a56c08fe
+# %% ../nbs/engine/36_costs.ipynb #09ab8eb3
 def _sorted_out(products, whole: dict[int, int]) -> np.ndarray:
     "`launched`, `passed` and `own` side by side, (3, 13); `whole`: width → a pass of the batch."
     found, other, columns = np.zeros((3, 10)), [], list(whole)
@@ -287,7 +287,7 @@ def _answers(model: models.Staged, x: torch.Tensor) -> tuple[torch.Tensor, dict[
         y = model(x).argmax(1)
     return y, {p.layer[0]: p.multiplications for p in seen.products if len(p.layer) == 4}
 
-# %% ../nbs/engine/36_costs.ipynb #325b0878
+# %% ../nbs/engine/36_costs.ipynb #60507c75
 def passes(method, shape=(3, 8, 8), progress: float | None = None) -> Passes:
     "What a training step of `method` does, on average over a run, or at `progress`."
     with torch.random.fork_rng(devices=[]):
@@ -304,22 +304,24 @@ def passes(method, shape=(3, 8, 8), progress: float | None = None) -> Passes:
         found = _over_a_run(count) if progress is None else count(_turn(progress))
     return Passes(found[:, :5], found[:, 5:10], found[:, 10:])
 
-# %% ../nbs/engine/36_costs.ipynb #a6dfd9c9
+# %% ../nbs/engine/36_costs.ipynb #fa822652
 def alike(thing) -> str:
     "A specification without what changes no step's work: recipes that have the same are alike."
+
+    def counts(k, v):
+        optimiser = isinstance(v, dict) and v["is"] in ("SGD", "Adam")
+        return not optimiser and k not in ("selection", "select")
 
     def bare(part):
         if isinstance(part, list):
             return [bare(v) for v in part]
-        if not isinstance(part, dict):
-            return part
-        if part["is"] in ("SGD", "Adam"):
-            return part["is"]
-        return {k: bare(v) for k, v in part.items() if k not in ("selection", "select")}
+        if isinstance(part, dict):
+            return {k: bare(v) for k, v in part.items() if counts(k, v)}
+        return part
 
     return json.dumps(bare(pieces.specification(thing)), sort_keys=True)
 
-# %% ../nbs/engine/36_costs.ipynb #8dc1358a
+# %% ../nbs/engine/36_costs.ipynb #709270c9
 _COUNTED: dict[tuple, object] = {}
 
 
@@ -338,13 +340,13 @@ def step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     net = network(recipe.network, recipe.width, classes, shape)
     return _once(passes, recipe.method, shape).through(net)
 
-# %% ../nbs/engine/36_costs.ipynb #73408c05
+# %% ../nbs/engine/36_costs.ipynb #67d3f2da
 def times(recipe, base, classes: int = 10, shape=(3, 32, 32)) -> float:
     "The multiplications of a step of a recipe, in those of another."
     one, other = (step(r, classes, shape)[:, 2].sum() for r in (recipe, base))
     return float(one / other)
 
-# %% ../nbs/engine/36_costs.ipynb #9b966f44
+# %% ../nbs/engine/36_costs.ipynb #f267878a
 AUTOATTACK = (6800, 2900)  # passes forward and back of an image that stands to the end
 
 
@@ -360,7 +362,7 @@ def attack_passes(attack) -> tuple[int, int]:
         forward = backward + starts
     return forward + 1, backward  # one look at the images as they are
 
-# %% ../nbs/engine/36_costs.ipynb #446fafe9
+# %% ../nbs/engine/36_costs.ipynb #0d685d67
 FOLDED = 0.5  # of what is launched for a layer in training
 
 
@@ -373,7 +375,7 @@ def looked(recipe, classes: int, shape: tuple[int, ...], forward=1.0, backward=0
         one = np.array([net.layers.sum(), net.outputs.sum(), net.multiplications.sum()])
     return np.outer([forward, backward, 0], one * [FOLDED, 1, 1])
 
-# %% ../nbs/engine/36_costs.ipynb #b7ff8e82
+# %% ../nbs/engine/36_costs.ipynb #829c5c26
 def _judgement(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a recipe's own judgement per held-out image, (3, 3)."
     few = _noise(classes, shape)
@@ -391,7 +393,7 @@ def judged(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     selection = getattr(recipe.method, "selection", None)
     return looked(recipe, classes, shape, *attack_passes(selection))
 
-# %% ../nbs/engine/36_costs.ipynb #62db29fa
+# %% ../nbs/engine/36_costs.ipynb #3e6e3624
 RATES = {  # (device, bf16) → forward, to inputs, to weights; a launch, 1e6 outputs, 1e9 products
     ("cpu", False): [(68e-6, 1.62e-3, 7.8e-3), (109e-6, 3.0e-3, 7.2e-3), (97e-6, 1.9e-3, 9.3e-3)],
     ("cpu", True): [(470e-6, 0.2e-3, 4.4e-3), (380e-6, 0.7e-3, 4.1e-3), (1600e-6, 0.0, 8.5e-3)],
@@ -406,7 +408,7 @@ def seconds(done: np.ndarray, images: float, device="cpu", bf16=False, launched=
     rates = np.array(RATES[device, bf16]) * [1, 1e-6, 1e-9]
     return float((rates * done * [launched, images, images]).sum())
 
-# %% ../nbs/engine/36_costs.ipynb #33f4d00b
+# %% ../nbs/engine/36_costs.ipynb #1a947e03
 def training(run: Run, device: str = "cpu") -> float:
     "Seconds of a run's training by counted products, on a device (cpu or cuda) that we know."
     o, recipe = run.data.outline(), run.recipe
@@ -418,7 +420,7 @@ def training(run: Run, device: str = "cpu") -> float:
     look = seconds(*seen, device, launched=math.ceil(seen[1] / 500))
     return run.length.epochs * steps * one + looks * look
 
-# %% ../nbs/engine/36_costs.ipynb #f8bb288f
+# %% ../nbs/engine/36_costs.ipynb #266a06ac
 def _size(recipe, classes: int, shape: tuple[int, ...]) -> int:
     "Bytes of a recipe's networks."
     return _bytes(recipe.networks(_noise(classes, shape), 0))
