@@ -7,7 +7,7 @@ __all__ = ['FORWARD', 'INPUTS', 'WEIGHTS', 'FEW', 'PLACES', 'AUTOATTACK', 'FOLDE
            'Turn', 'counted_step', 'Network', 'network', 'Passes', 'passes', 'alike', 'step', 'times', 'attack_passes',
            'looked', 'judged', 'seconds', 'training', 'disk']
 
-# %% ../nbs/engine/36_costs.ipynb #f612e2a2
+# %% ../nbs/engine/36_costs.ipynb #0aee3d02
 import dataclasses
 import functools
 import json
@@ -29,7 +29,7 @@ from .runs import Run
 from .strong_attacks import AutoAttack
 from .training import learning
 
-# %% ../nbs/engine/36_costs.ipynb #f12579a0
+# %% ../nbs/engine/36_costs.ipynb #92af37f0
 FORWARD, INPUTS, WEIGHTS = range(3)
 
 
@@ -42,7 +42,7 @@ class Product:
     outputs: int  # numbers that the layer gives, for all images
     multiplications: int
 
-# %% ../nbs/engine/36_costs.ipynb #3a0d5340
+# %% ../nbs/engine/36_costs.ipynb #8508ceb6
 def _convolved(counter, out, x, weight, bias, stride, padding, dilation, transposed, *rest):
     "The product of a convolution."
     moved = x if transposed else out
@@ -59,7 +59,7 @@ def _convolved_back(counter, out, gradient, x, weight, sizes, stride, padding, d
         if asked[kind - INPUTS]:
             yield Product(kind, tuple(weight.shape), gradient.numel(), size)
 
-# %% ../nbs/engine/36_costs.ipynb #a5fe0724
+# %% ../nbs/engine/36_costs.ipynb #672d7fe9
 def _multiplied(counter, out, *factors, **how):
     "The product of two matrices, the last two of `factors`."
     a, b = factors[-2:]
@@ -72,7 +72,7 @@ def _multiplied(counter, out, *factors, **how):
         kind, layer = WEIGHTS, made
     yield Product(kind, layer, outputs, out.numel() * a.shape[-1])
 
-# %% ../nbs/engine/36_costs.ipynb #f9f688b7
+# %% ../nbs/engine/36_costs.ipynb #bf31e90a
 _ATEN = torch.ops.aten
 _NOTED = {
     _ATEN.convolution.default: _convolved,
@@ -101,7 +101,7 @@ class Counter(TorchDispatchMode):
             self.products += noted(self, out, *args, **(kwargs or {}))
         return out
 
-# %% ../nbs/engine/36_costs.ipynb #3e3d0295
+# %% ../nbs/engine/36_costs.ipynb #6920f2f9
 def work(products, n: int = 1) -> np.ndarray:
     """What some products for n images amount to, (3, 3).
 
@@ -113,7 +113,7 @@ def work(products, n: int = 1) -> np.ndarray:
         found[p.kind] += (1, p.outputs / n, p.multiplications / n)
     return found
 
-# %% ../nbs/engine/36_costs.ipynb #1a365cf9
+# %% ../nbs/engine/36_costs.ipynb #e7b57e14
 FEW = 8  # images that a step is counted on
 
 
@@ -127,11 +127,11 @@ def _noise(classes: int, shape: tuple[int, ...]) -> Images:
 def _phases(recipe, nets: nn.ModuleDict, batch: Batch):
     "The products of each phase of a step, and in how many steps it is due once."
     for phase in recipe.phases(nets):
-        with learning(nets, phase.trains), Counter() as seen:
+        with learning(nets, phase.trains + phase.keeps), Counter() as seen:
             phase.loss(nets, batch).backward()
-        yield seen.products, phase.every
+        yield seen.products, phase.every * phase.turns[0]
 
-# %% ../nbs/engine/36_costs.ipynb #891e2048
+# %% ../nbs/engine/36_costs.ipynb #57de5ae6
 @dataclass(frozen=True)
 class Turn(Draws):
     "The draws of a counted step, which note in `asked` what the step depends on."
@@ -153,26 +153,26 @@ class Turn(Draws):
         return super().part(n)
 
 
-PLACES = 8  # of a run, at which a step is counted that changes along it
+PLACES = 16  # steps that are counted all along a run, if the two ends of it differ
 
 
 def _turn(progress: float, turn: int = 0) -> Turn:
     "The draws of a counted step."
-    return Turn(0, progress=progress, samples=torch.arange(FEW), turn=turn)
+    return Turn(0, 0, turn, progress, torch.arange(FEW), turn)
 
 
-def _over_a_run(count: Callable) -> np.ndarray:
-    "The mean of count(draws) over a run."
-    early, late = _turn(0.0), _turn(0.99)
+def _over_a_run(count: Callable, both_ends: bool) -> np.ndarray:
+    "The mean of count(draws) over a run; with `both_ends`, whatever it asks the draws."
+    late = _turn(0.99, 1)
     found = count(late)
     turns = late.asked.get("options", 1)
-    if "progress" in late.asked and not np.array_equal(count(early), found):
-        turns = max(turns, PLACES)
+    if both_ends or "progress" in late.asked:
+        turns = turns if np.array_equal(count(_turn(0.0)), found) else max(turns, PLACES)
     if turns == 1:
         return found
     return sum(count(_turn((i + 0.5) / turns, i)) for i in range(turns)) / turns
 
-# %% ../nbs/engine/36_costs.ipynb #2c65e80d
+# %% ../nbs/engine/36_costs.ipynb #6fbb7d37
 def counted_step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a step of a recipe, (3, 3), counted on its own networks."
     few = _noise(classes, shape)
@@ -183,9 +183,9 @@ def counted_step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
         return sum(work(seen, FEW) / every for seen, every in done)
 
     with torch.random.fork_rng(devices=[]):
-        return _over_a_run(count)
+        return _over_a_run(count, both_ends=True)
 
-# %% ../nbs/engine/36_costs.ipynb #c812f691
+# %% ../nbs/engine/36_costs.ipynb #4ed0fe7e
 def _stood_in(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a step, counted on the recipe's stand-in if it has one."
     if not hasattr(recipe, "planned"):
@@ -195,7 +195,7 @@ def _stood_in(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     done = counted_step(narrow, classes, shape)
     return done * [1, math.sqrt(large / small), large / small]
 
-# %% ../nbs/engine/36_costs.ipynb #2b455b59
+# %% ../nbs/engine/36_costs.ipynb #28897cca
 @dataclass(frozen=True)
 class Network:
     """What one pass of an image meets: `layers`, `outputs`, `multiplications`, and its `bytes`.
@@ -208,7 +208,7 @@ class Network:
     multiplications: np.ndarray
     bytes: int
 
-# %% ../nbs/engine/36_costs.ipynb #e9ff2f39
+# %% ../nbs/engine/36_costs.ipynb #4bd003b5
 @functools.cache
 def network(name: str, width: float, classes: int, shape: tuple[int, ...]) -> Network:
     "The `Network` of that name (a key of models.ARCHITECTURES) on images (c, h, w)."
@@ -231,7 +231,7 @@ def _bytes(net: nn.Module) -> int:
     "Bytes of a network's weights and buffers."
     return sum(t.numel() * t.element_size() for t in net.state_dict().values())
 
-# %% ../nbs/engine/36_costs.ipynb #6ed6c151
+# %% ../nbs/engine/36_costs.ipynb #a49f9989
 _WIDTHS = (5, 7, 9, 11, 13)  # channels of the miniature's layers: each says which it is
 _ANSWERS = 10
 
@@ -249,7 +249,7 @@ def _miniature(channels: int) -> models.Staged:
     stages[-1] = nn.Sequential(stages[-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
     return models.Staged(stages)
 
-# %% ../nbs/engine/36_costs.ipynb #01e63dcc
+# %% ../nbs/engine/36_costs.ipynb #2a7745f2
 @dataclass(frozen=True)
 class Passes:
     """What a step of a method does with its network, and beside it.
@@ -268,7 +268,7 @@ class Passes:
         sizes = self.passed @ net.outputs, self.passed @ net.multiplications
         return self.own + np.stack([self.launched @ net.layers, *sizes], 1)
 
-# %% ../nbs/engine/36_costs.ipynb #09ab8eb3
+# %% ../nbs/engine/36_costs.ipynb #a0e8177c
 def _sorted_out(products, whole: dict[int, int]) -> np.ndarray:
     "`launched`, `passed` and `own` side by side, (3, 13); `whole`: width → a pass of the batch."
     found, other, columns = np.zeros((3, 10)), [], list(whole)
@@ -287,7 +287,7 @@ def _answers(model: models.Staged, x: torch.Tensor) -> tuple[torch.Tensor, dict[
         y = model(x).argmax(1)
     return y, {p.layer[0]: p.multiplications for p in seen.products if len(p.layer) == 4}
 
-# %% ../nbs/engine/36_costs.ipynb #60507c75
+# %% ../nbs/engine/36_costs.ipynb #00f2443d
 def passes(method, shape=(3, 8, 8), progress: float | None = None) -> Passes:
     "What a training step of `method` does, on average over a run, or at `progress`."
     with torch.random.fork_rng(devices=[]):
@@ -301,10 +301,10 @@ def passes(method, shape=(3, 8, 8), progress: float | None = None) -> Passes:
             done = _phases(Classify("resnet18", method), nets, Batch(x, y, draws))
             return sum(_sorted_out(seen, whole) / every for seen, every in done)
 
-        found = _over_a_run(count) if progress is None else count(_turn(progress))
+        found = _over_a_run(count, False) if progress is None else count(_turn(progress))
     return Passes(found[:, :5], found[:, 5:10], found[:, 10:])
 
-# %% ../nbs/engine/36_costs.ipynb #fa822652
+# %% ../nbs/engine/36_costs.ipynb #3f3e84c2
 def alike(thing) -> str:
     "A specification without what changes no step's work: recipes that have the same are alike."
 
@@ -321,7 +321,7 @@ def alike(thing) -> str:
 
     return json.dumps(bare(pieces.specification(thing)), sort_keys=True)
 
-# %% ../nbs/engine/36_costs.ipynb #709270c9
+# %% ../nbs/engine/36_costs.ipynb #39c2c886
 _COUNTED: dict[tuple, object] = {}
 
 
@@ -340,13 +340,13 @@ def step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     net = network(recipe.network, recipe.width, classes, shape)
     return _once(passes, recipe.method, shape).through(net)
 
-# %% ../nbs/engine/36_costs.ipynb #67d3f2da
+# %% ../nbs/engine/36_costs.ipynb #184e8622
 def times(recipe, base, classes: int = 10, shape=(3, 32, 32)) -> float:
     "The multiplications of a step of a recipe, in those of another."
     one, other = (step(r, classes, shape)[:, 2].sum() for r in (recipe, base))
     return float(one / other)
 
-# %% ../nbs/engine/36_costs.ipynb #f267878a
+# %% ../nbs/engine/36_costs.ipynb #37133439
 AUTOATTACK = (6800, 2900)  # passes forward and back of an image that stands to the end
 
 
@@ -362,7 +362,7 @@ def attack_passes(attack) -> tuple[int, int]:
         forward = backward + starts
     return forward + 1, backward  # one look at the images as they are
 
-# %% ../nbs/engine/36_costs.ipynb #0d685d67
+# %% ../nbs/engine/36_costs.ipynb #c560fd9f
 FOLDED = 0.5  # of what is launched for a layer in training
 
 
@@ -375,7 +375,7 @@ def looked(recipe, classes: int, shape: tuple[int, ...], forward=1.0, backward=0
         one = np.array([net.layers.sum(), net.outputs.sum(), net.multiplications.sum()])
     return np.outer([forward, backward, 0], one * [FOLDED, 1, 1])
 
-# %% ../nbs/engine/36_costs.ipynb #829c5c26
+# %% ../nbs/engine/36_costs.ipynb #0f190cba
 def _judgement(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a recipe's own judgement per held-out image, (3, 3)."
     few = _noise(classes, shape)
@@ -393,7 +393,7 @@ def judged(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     selection = getattr(recipe.method, "selection", None)
     return looked(recipe, classes, shape, *attack_passes(selection))
 
-# %% ../nbs/engine/36_costs.ipynb #3e6e3624
+# %% ../nbs/engine/36_costs.ipynb #1612007b
 RATES = {  # (device, bf16) → forward, to inputs, to weights; a launch, 1e6 outputs, 1e9 products
     ("cpu", False): [(68e-6, 1.62e-3, 7.8e-3), (109e-6, 3.0e-3, 7.2e-3), (97e-6, 1.9e-3, 9.3e-3)],
     ("cpu", True): [(470e-6, 0.2e-3, 4.4e-3), (380e-6, 0.7e-3, 4.1e-3), (1600e-6, 0.0, 8.5e-3)],
@@ -408,7 +408,7 @@ def seconds(done: np.ndarray, images: float, device="cpu", bf16=False, launched=
     rates = np.array(RATES[device, bf16]) * [1, 1e-6, 1e-9]
     return float((rates * done * [launched, images, images]).sum())
 
-# %% ../nbs/engine/36_costs.ipynb #1a947e03
+# %% ../nbs/engine/36_costs.ipynb #e80ba1ca
 def training(run: Run, device: str = "cpu") -> float:
     "Seconds of a run's training by counted products, on a device (cpu or cuda) that we know."
     o, recipe = run.data.outline(), run.recipe
@@ -420,7 +420,7 @@ def training(run: Run, device: str = "cpu") -> float:
     look = seconds(*seen, device, launched=math.ceil(seen[1] / 500))
     return run.length.epochs * steps * one + looks * look
 
-# %% ../nbs/engine/36_costs.ipynb #266a06ac
+# %% ../nbs/engine/36_costs.ipynb #0ca59f83
 def _size(recipe, classes: int, shape: tuple[int, ...]) -> int:
     "Bytes of a recipe's networks."
     return _bytes(recipe.networks(_noise(classes, shape), 0))
