@@ -938,11 +938,11 @@ def test_every_draw_goes_through_the_seams(name, digits):
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_the_cost_is_what_is_counted(name, digits):
+def test_the_cost_is_what_is_counted(name):
     row = zoo.ZOO[name]
-    counted = zoo.forward_units(row.method, network(), digits)
-    assert counted == pytest.approx(row.cost, abs=0.51) or (
-        name in ("DAT", "FAT", "RWP") and counted < row.cost
+    counted = zoo.forward_units(row.method)
+    assert counted == pytest.approx(row.cost, abs=0.5) or (
+        "at most" in row.note and counted < row.cost
     )
 
 

@@ -308,9 +308,10 @@ def find(kind: str, number: str) -> Made:
     "The table or figure of that number (7.1 or table_7_1). BadInput names those there are."
     asked = re.sub(rf"^{kind}[ _]*", "", str(number).strip().lower()).replace("_", ".")
     register = TABLES if kind == "table" else FIGURES
-    load_chapters(asked.partition(".")[0])
+    for chapter in (asked.partition(".")[0], ""):
+        if asked not in register:
+            load_chapters(chapter)
     if asked not in register:
-        load_chapters()
         there = ", ".join(sorted(register, key=order))
         raise BadInput(f"{kind} {number}: there is none: there are {there or 'none'}")
     return register[asked]

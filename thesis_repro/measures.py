@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from . import code, launch, pieces, records, settings
+from .costs import attack_passes
 from .files import BadInput, Unwritable, atomic_json, plain, sha256
 from .pieces import field, piece
 from .robustness import robust_accuracy
@@ -127,6 +128,10 @@ class Measurement:
     def forget(self, store: Store, run: Run) -> None:
         "Remove what is kept of it, so that it is measured again."
 
+    def passes(self, run: Run) -> tuple[float, float]:
+        "How often making it passes a test image through the network, forward and back."
+        return 1, 0
+
     def images(self, record) -> tuple[int, int] | None:
         "How many test images an accuracy was measured on, of how many; None: on all."
         return None
@@ -218,6 +223,9 @@ class Robustness(Measurement):
         if begun:
             begun.unlink(missing_ok=True)
         return value
+
+    def passes(self, run: Run) -> tuple[float, float]:
+        return attack_passes(self.attack)
 
     def images(self, record) -> tuple[int, int] | None:
         there = record.data["test"]

@@ -1,0 +1,344 @@
+"""Costs are counted on real steps: by hand on one layer, and the same in both ways on a network."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from gan import TinyGan
+from torch.utils.flop_counter import FlopCounterMode
+
+from thesis_repro import checkpoints, costs, data, models, timing, training
+from thesis_repro.adversarial import Adversarial
+from thesis_repro.attacks import FGSM, PGD
+from thesis_repro.costs import FORWARD, INPUTS, WEIGHTS, Counter, work
+from thesis_repro.images import pixels
+from thesis_repro.mixup import Beta, Mixup, Plain
+from thesis_repro.pieces import field, piece
+from thesis_repro.recipes import SGD, Adam, Classify, Phase
+from thesis_repro.runs import Named, Run
+from thesis_repro.strong_attacks import APGD
+from thesis_repro.training import Length
+from thesis_repro.zoo import ZOO
+
+SMALL = (3, 16, 16)
+
+# Single layers
+
+
+def seen(layer, x, frozen=False):
+    "The products of a layer's way forward and back."
+    for p in layer.parameters():
+        p.requires_grad_(not frozen)
+    with Counter() as counter:
+        layer(x).square().sum().backward()
+    return counter.products
+
+
+LAYERS = {
+    "convolution": (nn.Conv2d(3, 8, 3, 2, 1), (5, 3, 9, 9), 8 * 5 * 5, 3 * 9),
+    "transposed": (nn.ConvTranspose2d(6, 4, 4, 2, 1), (5, 6, 4, 4), 6 * 4 * 4, 4 * 16),
+    "groups": (nn.Conv2d(8, 8, 3, groups=8), (5, 8, 6, 6), 8 * 4 * 4, 9),
+    "linear": (nn.Linear(12, 7), (5, 12), 7, 12),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_by_hand(name):
+    layer, shape, places, weights = LAYERS[name]
+    x = torch.rand(shape)
+    each = len(x) * places * weights
+    assert [(p.kind, p.multiplications) for p in seen(layer, x)] == [
+        (FORWARD, each),
+        (WEIGHTS, each),
+    ]
+    both = seen(layer, x.clone().requires_grad_())
+    assert [(p.kind, p.multiplications) for p in both] == [
+        (k, each) for k in (FORWARD, INPUTS, WEIGHTS)
+    ]
+    attacked = seen(layer, x.clone().requires_grad_(), frozen=True)
+    assert [p.kind for p in attacked] == [FORWARD, INPUTS]
+    assert len({p.layer for p in both}) == 1
+    assert {p.outputs for p in both} == {layer(x).numel()}
+
+
+def test_a_function_is_counted_like_a_layer():
+    x, weight = torch.rand(2, 3, 8, 8, requires_grad=True), torch.rand(4, 3, 3, 3)
+    with Counter() as counter:
+        torch.nn.functional.conv2d(x, 2 * weight).sum().backward()
+    assert [p.kind for p in counter.products] == [FORWARD, INPUTS]
+
+
+@pytest.mark.parametrize("of", [nn.Conv2d(3, 4, 3), nn.Conv2d(3, 3, 1)])
+def test_a_gradient_that_is_differentiated_costs_more(of):
+    "Twice back through one convolution: its input's gradient is a convolution of its own."
+    x = torch.rand(2, 3, 8, 8, requires_grad=True)
+    with Counter() as counter:
+        (slope,) = torch.autograd.grad(of(x).square().sum(), x, create_graph=True)
+        once = len(counter.products)
+        slope.square().sum().backward()
+    assert once == 2 and work(counter.products[once:])[:, 2].sum() >= 4 * (
+        counter.products[0].multiplications
+    )
+
+
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("width, size", [(0.125, 32), (0.0625, 8), (0.25, 64)])
+def test_a_network_is_what_torch_counts(name, width, size):
+    net, x = models.build(name, 10, width).eval(), torch.rand(1, 3, size, size)
+    found = costs.network(name, width, 10, (3, size, size))
+    with torch.no_grad(), Counter() as counter, FlopCounterMode(display=False) as flops:
+        net(x)
+    assert 2 * found.multiplications.sum() == flops.get_total_flops()
+    assert [found.layers.sum(), found.outputs.sum(), found.multiplications.sum()] == list(
+        work(counter.products)[FORWARD]
+    )
+    assert found.multiplications[0] == counter.products[0].multiplications
+    flat = models.flops(net, size)
+    assert [found.multiplications[:2].sum(), *found.multiplications[2:]] == flat
+    assert found.bytes == sum(t.numel() * t.element_size() for t in net.state_dict().values())
+
+
+# Methods on the miniature
+
+
+@piece
+class Looks:
+    "A ratio that looks at the loss a number of times."
+
+    times: int = field(3, low=1)
+
+    def __call__(self, pairs, draws):
+        lam = torch.full((len(pairs.y),), 0.5)
+        for _ in range(self.times):
+            pairs.loss_at(lam)
+        return lam
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_search_passes_only_what_lies_above_its_layer(times):
+    found = costs.passes(Mixup((0, 1, 2, 3), Looks(times), input_ratio=Beta(1.0)))
+    above = [0, 0, 1, 2, 3]  # of four layers, those that begin below this column
+    assert found.passed[FORWARD].tolist() == [1 + times * n / 4 for n in above]
+    assert found.passed[WEIGHTS].tolist() == [1] * 5
+    assert found.passed[INPUTS].tolist() == [0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_weights_are_reached_once_a_step_and_never_by_an_attack(steps):
+    found = costs.passes(Adversarial(PGD(steps=steps)))
+    assert found.passed[:, 1:].T.tolist() == [[steps + 1, steps + 1, 1]] * 4
+    assert found.passed[:, 0].tolist() == [steps + 1, steps, 1]
+    assert np.array_equal(found.launched, found.passed) and not found.own.any()
+
+
+def test_part_of_a_batch_is_part_of_a_pass():
+    found = costs.passes(ZOO["COT"].method)  # looks at one image for the number of classes
+    assert found.passed[FORWARD].tolist() == [1 + 1 / costs.FEW] * 5
+    assert found.launched[FORWARD].tolist() == [2] * 5
+
+
+def test_what_changes_along_a_run_is_averaged():
+    method = ZOO["CAT (curriculum)"].method
+    ends = [costs.passes(method, progress=p).passed[FORWARD, 1] for p in (0.0, 0.99)]
+    mean = costs.passes(method).passed[FORWARD, 1]
+    assert ends == [2, 11] and 5 < mean < 8
+    mixed = [costs.passes(Mixup(layers, Looks())).passed[FORWARD] for layers in ((0,), (3,))]
+    both = costs.passes(Mixup((0, 3), Looks())).passed[FORWARD]
+    assert np.allclose(both, np.mean(mixed, 0))
+
+
+METHODS = {
+    "plain": Plain(),
+    "manifold": Mixup((0, 1, 2)),
+    "search": Mixup((0, 1, 2, 3), Looks(2)),
+    "PGD": Adversarial(PGD(steps=2)),
+    "FGSM, train mode": Adversarial(FGSM(bn="train")),
+    "TRADES": ZOO["TRADES"].method,
+    "a second network": ZOO["LBGAT"].method,
+    "weights perturbed": ZOO["AWP"].method,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("network", ["resnet18", "preactresnet18", "wrn28_10"])
+def test_both_ways_of_counting_agree(name, network):
+    recipe = Classify(network, METHODS[name], width=0.03)
+    whole = costs.counted_step(recipe, 10, SMALL)
+    apart = costs.passes(recipe.method, SMALL).through(costs.network(network, 0.03, 10, SMALL))
+    assert np.allclose(whole, apart)
+
+
+@piece
+class Guided:
+    "A method with a small network of its own, which learns in every fourth step."
+
+    every: int = field(4, low=1)
+
+    def networks(self, model, images):
+        channels = images.x_train.shape[1]
+        guide = (nn.Conv2d(channels, 16, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return {"guide": nn.Sequential(*guide, nn.Linear(16, 1))}
+
+    def phases(self):
+        return (Phase("guide", ("guide",), Adam(), self.guide_loss, self.every),)
+
+    def guide_loss(self, nets, batch):
+        return nets["guide"](batch.x).square().mean()
+
+    def joint_loss(self, nets, batch):
+        return Plain()(nets["model"], batch.x, batch.y, batch.draws)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_networks_of_a_methods_own_are_counted_as_often_as_they_learn(every):
+    found = costs.passes(Guided(every), SMALL)
+    size = 16 * 8 * 8 * 27
+    assert found.own[:, 0].tolist() == [2 / every, 1 / every, 2 / every]
+    assert found.own[WEIGHTS, 2] == (size + 16) / every
+    assert found.passed[FORWARD].tolist() == [1] * 5
+
+
+def test_recipes_that_are_alike_are_counted_once(monkeypatch):
+    method = Adversarial(PGD(steps=3))
+    one = Classify("resnet18", method, SGD(0.1))
+    same = Classify("resnet18", dataclasses.replace(method, selection=FGSM()), Adam(0.2))
+    assert costs.alike(one) == costs.alike(same)
+    assert costs.alike(one) != costs.alike(Classify("resnet18", Adversarial(PGD(steps=4))))
+    done = costs.step(one, 10, SMALL)
+    monkeypatch.setattr(costs, "_phases", None)
+    assert np.array_equal(costs.step(same, 10, SMALL), done)
+    assert costs.step(dataclasses.replace(same, width=0.5), 10, SMALL)[0, 2] < done[0, 2]
+
+
+def test_steps_are_compared():
+    plain = Classify("resnet18", Plain())
+    searched = dataclasses.replace(plain, method=Mixup((1,), Looks(6)))
+    net = costs.network("resnet18", 1.0, 10, (3, 32, 32)).multiplications
+    step = 3 * net.sum() - net[0]  # nobody asks for the gradient of the image
+    assert costs.times(searched, plain) == pytest.approx((step + 6 * net[2:].sum()) / step)
+
+
+# Recipes with several networks
+
+
+def test_a_gan_by_hand():
+    "Of 16 × 16 pixels and 10 classes: three layers of the generator, four of the critic."
+    gan = TinyGan(width=16, noise=8)
+    made = [18 * 32 * 16, 32 * 16 * 16 * 16, 16 * 3 * 16 * 64]
+    judged = [3 * 16 * 16 * 64, 16 * 32 * 16 * 16, 512 * 1, 512 * 10]
+    done = costs.step(gan, 10, SMALL)
+    assert done[FORWARD, 2] == 2 * sum(made) + 3 * sum(judged)
+    # on two batches the critic's weights learn, on one the generator's; `label` sees one of two
+    weights = 2 * sum(judged) - judged[3] + sum(made)
+    assert done[WEIGHTS, 2] == weights
+    below = 2 * sum(judged[1:]) - judged[3] + sum(judged) + sum(made[1:])
+    assert done[INPUTS, 2] == below
+
+
+def test_a_phase_that_is_due_less_often_costs_less():
+    one, five = (costs.step(TinyGan(critic_steps=n), 10, SMALL) for n in (1, 5))
+    generator = (one - five) / (1 - 1 / 5)
+    assert (generator >= 0).all() and np.allclose(one - generator, five - generator / 5)
+    assert (one - generator)[FORWARD, 0] == 3 + 2 * 4  # of the critic: made once, two batches
+
+
+def test_a_penalty_on_a_gradient_is_counted():
+    with_it, without = (costs.step(TinyGan(penalty=p), 10, SMALL) for p in (10.0, 0.0))
+    assert (with_it[:, 2] > without[:, 2]).all()
+
+
+@piece
+class Planned(TinyGan):
+    "The same, with a stand-in of a quarter of its width."
+
+    def planned(self):
+        return TinyGan(self.width // 4, self.noise)
+
+
+def test_a_stand_in_is_scaled_to_the_recipe():
+    real, scaled = costs.step(TinyGan(128), 10, SMALL), costs.step(Planned(128), 10, SMALL)
+    assert np.array_equal(real[:, 0], scaled[:, 0])
+    ratio = scaled[:, 1:] / real[:, 1:]
+    assert 0.6 < ratio.min() and ratio.max() < 1.6, ratio
+
+
+def test_seconds_of_a_gan_are_about_as_right_as_those_of_a_classifier():
+    "On this machine, whatever it is, in turns: how far both predictions are off is alike."
+    images = data.load("digits10", train_size=200, test_size=20, held_out=20)
+    recipes = {"classifier": Classify("resnet18", Plain(), width=0.25), "gan": TinyGan(64)}
+    x, y, actions = pixels(images.x_train[:64]), images.y_train[:64], {}
+    for name, recipe in recipes.items():
+        t = training.start(recipe, images, Length(1, 64))
+        actions[name] = lambda t=t: training.step(t, x, y)
+    seconds = timing.paired_seconds(actions, 9).median()
+    counted = {n: costs.seconds(costs.step(r, 10, SMALL), 64) for n, r in recipes.items()}
+    off = {name: seconds[name] / (counted[name] + costs.STEP) for name in recipes}
+    assert 1 / 4 < off["gan"] / off["classifier"] < 4, off
+
+
+# Attacks, seconds, runs
+
+
+@pytest.mark.parametrize(
+    "attack, forward, backward",
+    [
+        (None, 1, 0),
+        (FGSM(), 3, 1),
+        (PGD(steps=20), 22, 20),
+        (PGD(steps=5, restarts=3), 19, 15),
+        (APGD(steps=50), 52, 50),
+    ],
+)
+def test_passes_of_an_attack(attack, forward, backward):
+    assert costs.attack_passes(attack) == (forward, backward)
+
+
+def test_seconds_follow_launches_and_images():
+    done = np.ones((3, 3))
+    none, one, many = (costs.seconds(done, n) for n in (0, 1, 1001))
+    assert none == pytest.approx((68 + 109 + 97) * 1e-6)
+    assert many - none == pytest.approx(1001 * (one - none))
+    assert costs.seconds(done, 0, launched=3) == pytest.approx(3 * none)
+
+
+def run_of(recipe, epochs=10, **how):
+    return Run(Named("digits10", 500, 200, 100), recipe, Length(epochs, 50), **how)
+
+
+def test_a_run_is_its_steps_and_its_judgements():
+    plain, attacked = (Classify("resnet18", m, width=0.1) for m in (Plain(), Adversarial()))
+    for recipe in (plain, attacked, TinyGan()):
+        assert costs.training(run_of(recipe)) == pytest.approx(
+            10 * costs.training(run_of(recipe, 1))
+        )
+    kinder = dataclasses.replace(attacked.method, selection=PGD(steps=1))
+    assert costs.training(run_of(dataclasses.replace(attacked, method=kinder))) < costs.training(
+        run_of(attacked)
+    )
+    more = run_of(TinyGan()).data
+    more = dataclasses.replace(run_of(TinyGan()), data=dataclasses.replace(more, held_out=1000))
+    assert costs.training(more) > costs.training(run_of(TinyGan()))
+
+
+@pytest.mark.parametrize("recipe", [Classify("preactresnet18", Plain(), width=0.25), TinyGan(48)])
+def test_the_bytes_of_a_run_are_those_of_its_weights(recipe, tmp_path):
+    run = run_of(recipe, 1)
+    nets = recipe.networks(run.data.images(), 0)
+    weights = {which: checkpoints.copy_weights(nets) for which in ("last", "best")}
+    checkpoints.save_checkpoint(tmp_path / "weights.ckpt", weights)
+    size = (tmp_path / "weights.ckpt").stat().st_size
+    assert costs.disk(run) - 60_000 == pytest.approx(size, rel=0.05)
+
+
+def test_counting_imports_no_compiler():
+    code = (
+        "import sys\nfrom thesis_repro import costs, zoo\nzoo.forward_units(zoo.Adversarial())\n"
+        "heavy = {'torchvision', 'matplotlib', 'torch._dynamo', 'sympy', 'sklearn'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
