@@ -26,6 +26,13 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    "The folder of the preset smoke, in a place that is empty."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs" / "smoke"
+
+
+@pytest.fixture
 def data_folder(tmp_path, monkeypatch):
     "An empty data folder."
     monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path / "data"))
