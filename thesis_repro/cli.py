@@ -142,7 +142,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
     "records": (
         commands.show_records,
         "carry records to another machine, or bring them up to date",
-        ("--preset",),
+        ("--preset", "--pieces"),
         {"action": {"choices": _RECORDS}, "files": {"nargs": "*", "metavar": "FILE"}},
     ),
     "bench": (
