@@ -294,6 +294,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.MadeTable.of': ( 'evidence/artefacts.html#madetable.of',
                                                                                  'thesis_repro/artefacts.py'),
+                                        'thesis_repro.artefacts.MadeTable.own_rows': ( 'evidence/artefacts.html#madetable.own_rows',
+                                                                                       'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.Table': ('evidence/artefacts.html#table', 'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.Table._repr_html_': ( 'evidence/artefacts.html#table._repr_html_',
                                                                                       'thesis_repro/artefacts.py'),

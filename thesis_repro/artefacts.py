@@ -30,7 +30,8 @@ import pandas as pd
 
 from . import paths, records, runs, settings, tables
 from .files import BadInput, atomic_json, atomic_write, sha256
-from .measures import ensure_measured
+from .measures import ensure_measured, planned_row
+from .published import published
 from .store import RunsFailed, Store
 from .tables import COLUMNS, DETAILS, Cell, compare
 from .verdicts import verdict_rule
@@ -384,8 +385,9 @@ class MadeTable(Made):
 
     def __call__(self, preset, parts=None, train=True, fresh="", also=None) -> Table:
         "The Table at a preset, made and saved; `also` has rows of your own: name → a thesis's Run."
-        store, plan = Store(preset), self.plan(preset, tuple(parts or self.parts))
-        chosen = list(dict.fromkeys(r for p in plan.values() for r in p.runs))
+        plan, own = self.plan(preset, tuple(parts or self.parts)), also or {}
+        plan |= self.own_rows(preset, plan, own)
+        store, chosen = Store(preset), list(dict.fromkeys(r for p in plan.values() for r in p.runs))
         tasks = [(r, p.measurement) for p in plan.values() for r in p.runs]
         if fresh == "changed":
             store.renew(outdated(store, chosen))
@@ -396,14 +398,29 @@ class MadeTable(Made):
             failures |= tried(ensure_measured, store, tasks)
         cells = [_cell(store, place, planned, failures) for place, planned in plan.items()]
         cells += self.also(preset, plan) if self.also else []
-        return self.of(preset, cells, chosen, failures)
+        return self.of(preset, cells, chosen, failures, own)
 
-    def of(self, preset, cells, chosen, failures: dict) -> Table:
-        "The Table of some cells and the runs behind them, saved."
+    def own_rows(self, preset, plan: dict, own: dict) -> dict:
+        "The cells of rows of your own, measured as the rows of the same data set. BadInput."
+        found, taken = {}, {*(row for row, _ in plan), *published(self.number).row}
+        for name, run in own.items():
+            cells = [(c, p) for (_, c), p in plan.items() if p.runs and p.runs[0].part == run.part]
+            if name in taken:
+                raise BadInput(f"{self.name}: it has a row {name}: give yours another name")
+            if not cells:
+                raise BadInput(f"{self.name}: {name}: no row of it is on {run.part or 'no data'}")
+            found |= planned_row(preset, name, run, {c: p.measurement for c, p in cells})
+        return found
+
+    def of(self, preset, cells, chosen, failures: dict, own=()) -> Table:
+        "The Table of some cells and the runs behind them, saved; with rows of your own elsewhere."
         store = Store(preset)
+        place = folder(preset) / "-".join(
+            ["also", *re.findall(r"\w+", " ".join(own))] if own else []
+        )
         there = {r: record for r in chosen if (record := store.record(r))}
         facts = {"number": self.number, "title": self.title, "where": self.where}
-        facts |= {"preset": preset.name, "to": folder(preset) / "tables"}
+        facts |= {"preset": preset.name, "to": place / "tables"}
         facts |= {"data": data_words((r.part, r.data) for r in there)}
         facts |= {"code": code_words(outdated(store, there), len(there))}
         facts |= {"origin": provenance(*(r.environment for r in there.values()))}

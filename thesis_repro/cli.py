@@ -259,7 +259,7 @@ def _load_own_pieces(args) -> None:
     files = list(getattr(args, "pieces", None) or ())
     if getattr(args, "preset", ""):
         said = settings.load(args.preset).pieces
-        files += said.split() if said != "none" else []
+        files += [settings.settings_file().parent / f for f in said.split() if f != "none"]
     for file in files:
         load_pieces(file)
 
