@@ -62,10 +62,12 @@ def data_words(found) -> str:
     known = dict.fromkeys((part, d.title, d.is_file, d.stands_in) for part, d in found if part)
     real = [part for part, _, file, other in known if not file and not other]
     said = [f"the real {', '.join(dict.fromkeys(real))}"] if real else []
-    for name in dict.fromkeys(title for _, title, file, other in known if file or other):
-        parts = " and ".join(part for part, title, *_ in known if title == name)
-        file = any(file for _, title, file, _ in known if title == name)
-        said.append(f"the file {name} as {parts}" if file else f"{name} stands in for {parts}")
+    played = {}
+    for part, title, file, _ in (k for k in known if k[0] not in real):
+        played.setdefault((title, file), []).append(part)
+    for (title, file), parts in played.items():
+        whom = " and ".join(parts)
+        said.append(f"the file {title} as {whom}" if file else f"{title} stands in for {whom}")
     return f"Data: {'; '.join(said)}." if said else ""
 
 # %% ../nbs/evidence/54_artefacts.ipynb #45750edf
