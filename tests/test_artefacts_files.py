@@ -255,6 +255,13 @@ def test_a_row_of_ones_own_that_does_not_fit_is_refused_before_anything_is_train
     assert not (outputs / "runs").exists()
 
 
+def test_a_table_of_our_own_has_no_thesis_beside_it(registered, outputs):
+    ours = artefacts.table("7.ours", "our own", "", plan, ("CIFAR-10",))
+    frame = ours(registered.preset("smoke", **TINY), train=False).frame
+    assert len(frame) == 4 and frame.thesis.isna().all()
+    assert artefacts.order("7.ours") > artefacts.order("7.10") > artefacts.order("7.2")
+
+
 def test_runs_of_other_code_are_counted_and_made_again_when_asked(registered, outputs):
     tiny = registered.preset("smoke", **TINY)
     assert registered(tiny).code == ""

@@ -292,6 +292,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.MadeTable.__call__': ( 'evidence/artefacts.html#madetable.__call__',
                                                                                        'thesis_repro/artefacts.py'),
+                                        'thesis_repro.artefacts.MadeTable.cells': ( 'evidence/artefacts.html#madetable.cells',
+                                                                                    'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.MadeTable.of': ( 'evidence/artefacts.html#madetable.of',
                                                                                  'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.MadeTable.own_rows': ( 'evidence/artefacts.html#madetable.own_rows',

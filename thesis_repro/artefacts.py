@@ -398,13 +398,20 @@ class MadeTable(Made):
             needed = [s for r, m in tasks for s in m.needs(r)]
             failures = tried(store.ensure, [*chosen, *needed])
             failures |= tried(ensure_measured, store, tasks)
-        cells = [_cell(store, place, planned, failures) for place, planned in plan.items()]
-        cells += self.also(preset, plan) if self.also else []
-        return self.of(preset, cells, chosen, failures, own)
+        cells = self.cells(store, plan, failures)
+        frame = compare(
+            self.number, cells + (self.also(preset, plan) if self.also else []), self.along
+        )
+        name = "-".join(["also", *re.findall(r"\w+", " ".join(own))]) if own else ""
+        return self.of(
+            store, frame, chosen, dict(failures.values()), folder(preset) / name / "tables"
+        )
 
     def own_rows(self, preset, plan: dict, own: dict) -> dict:
         "The cells of rows of your own, measured as the rows of the same data set. BadInput."
-        found, taken = {}, {*(row for row, _ in plan), *published(self.number).row}
+        found, taken = {}, {row for row, _ in plan}
+        if own and not self.number.endswith(".ours"):
+            taken |= {*published(self.number).row}
         for name, run in own.items():
             cells = [(c, p) for (_, c), p in plan.items() if p.runs and p.runs[0].part == run.part]
             if name in taken:
@@ -414,20 +421,19 @@ class MadeTable(Made):
             found |= planned_row(preset, name, run, {c: p.measurement for c, p in cells})
         return found
 
-    def of(self, preset, cells, chosen, failures: dict, own=()) -> Table:
-        "The Table of some cells and the runs behind them, saved; with rows of your own elsewhere."
-        store = Store(preset)
-        place = folder(preset) / "-".join(
-            ["also", *re.findall(r"\w+", " ".join(own))] if own else []
-        )
+    def cells(self, store: Store, plan: dict, failures: dict) -> list[Cell]:
+        "What the records have for each planned cell."
+        return [_cell(store, place, planned, failures) for place, planned in plan.items()]
+
+    def of(self, store: Store, frame, chosen, failed: dict, to: Path) -> Table:
+        "The Table of a frame and the runs behind it, saved in the folder `to`."
         there = {r: record for r in chosen if (record := store.record(r))}
         facts = {"number": self.number, "title": self.title, "where": self.where}
-        facts |= {"preset": preset.name, "to": place / "tables"}
+        facts |= {"preset": store.preset.name, "to": to, "failed": failed}
         facts |= {"data": data_words((r.part, r.data) for r in there)}
         facts |= {"code": code_words(outdated(store, there), len(there))}
         facts |= {"origin": provenance(*(r.environment for r in there.values()))}
-        facts |= {"failed": dict(failures.values())}
-        made = Table(frame=compare(self.number, cells, self.along), **facts)
+        made = Table(frame=frame, **facts)
         made.save()
         return made
 
