@@ -131,11 +131,16 @@ COMMANDS = {  # name: function, help, options, positional arguments
         ("--json",),
         {"--preset": {"default": "", "help": "list the results of this preset only"}},
     ),
-    "claims": (commands.claims, "the thesis's claims with verdicts", ("--preset", "--json"), {}),
+    "claims": (
+        commands.claims,
+        "the thesis's claims with verdicts",
+        ("--preset", "--seeds", "--epochs", "--set", "--json"),
+        {},
+    ),
     "report": (
         commands.show_report,
         "write the report of a preset",
-        ("--preset",),
+        ("--preset", "--seeds", "--epochs", "--set"),
         {"--open": {"action": "store_true", "help": "open it in a browser"}},
     ),
     "diff": (commands.show_diff, "which numbers moved between two outputs", ("--json",), {}),
