@@ -1922,6 +1922,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'thesis_repro.report.judge': ('evidence/report.html#judge', 'thesis_repro/report.py'),
                                      'thesis_repro.report.overrides': ('evidence/report.html#overrides', 'thesis_repro/report.py'),
                                      'thesis_repro.report.ranked': ('evidence/report.html#ranked', 'thesis_repro/report.py'),
+                                     'thesis_repro.report.reasons': ('evidence/report.html#reasons', 'thesis_repro/report.py'),
                                      'thesis_repro.report.redraw': ('evidence/report.html#redraw', 'thesis_repro/report.py'),
                                      'thesis_repro.report.scale': ('evidence/report.html#scale', 'thesis_repro/report.py'),
                                      'thesis_repro.report.shown_claims': ('evidence/report.html#shown_claims', 'thesis_repro/report.py'),

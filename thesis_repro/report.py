@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'Archive', 'totals', 'cost_lines', 'overrides', 'redraw', 'Exhibit', 'ranked', 'exhibits', 'Book', 'book',
-           'judge', 'shown_claims', 'findings', 'failures', 'stopped', 'scale', 'collect']
+           'judge', 'shown_claims', 'findings', 'failures', 'stopped', 'reasons', 'scale', 'collect']
 
 # %% ../nbs/evidence/60_report.ipynb #f11f67cd
 import contextlib
@@ -338,6 +338,20 @@ def stopped(books: list[Book]) -> list[tuple[str, str]]:
     return [(b.title, why) for b, why in ended if b.status in ("stopped", "running")]
 
 # %% ../nbs/evidence/60_report.ipynb #0eb38223
+def reasons(found: list[Exhibit]) -> list[dict]:
+    "Why cells have no number of ours, or one that is not compared: reason, cells, exhibits."
+    places = {}
+    for e in (e for e in found if e.table is not None):
+        for c in e.table.frame.itertuples():
+            if c.verdict in ("not run", "not comparable"):
+                places.setdefault((c.verdict, c.reason), []).append(e)
+    lines = []
+    for (verdict, reason), where in places.items():
+        links = list({e.id: e for e in where}.values())
+        lines.append({"verdict": verdict, "reason": reason, "cells": len(where), "exhibits": links})
+    return sorted(lines, key=lambda r: (r["verdict"] != "not run", -r["cells"]))
+
+
 def scale(preset, found: list[Exhibit]) -> list[str]:
     "In what a preset is not at the thesis's scale, in words; empty if it is."
     said, counts = [], Counter()
