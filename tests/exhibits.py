@@ -6,7 +6,12 @@ import pandas as pd
 
 from thesis_repro import artefacts
 from thesis_repro.artefacts import Figure, Table, provenance
+from thesis_repro.measures import Recorded, planned_row
+from thesis_repro.mixup import Mixup, Plain
+from thesis_repro.recipes import Classify
+from thesis_repro.runs import Named, Run
 from thesis_repro.tables import compare
+from thesis_repro.training import Length
 
 MACHINE = {"processor": "A <fast> CPU & co", "cores": 2, "gpu": "", "commit": "abc123"}
 MACHINE |= {"versions": {"torch": "2.11"}}
@@ -66,3 +71,22 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data if self.open and self.open[-1] not in ("style", "script") else ""
+
+
+# A table of two rows for the register, whose runs take a second each.
+COLUMNS = {"Last / CIFAR-10": Recorded("last.accuracy"), "Best / CIFAR-10": Recorded()}
+TINY = {"epochs": 1, "train_size": 100, "test_size": 50, "width": 0.03, "device": "cpu", "jobs": 1}
+
+
+def thesis_run(method):
+    "A run as the thesis has it."
+    recipe = Classify("preactresnet18", method)
+    home = {"home": "tests/table_7_1", "label": type(method).__name__}
+    return Run(Named("cifar10", part="CIFAR-10"), recipe, Length(500), **home)
+
+
+def plan(preset, parts):
+    "The cells of the table."
+    rows = {"Baseline": Plain(), "mixup": Mixup()}
+    found = [planned_row(preset, r, thesis_run(m), COLUMNS, parts) for r, m in rows.items()]
+    return {place: planned for row in found for place, planned in row.items()}

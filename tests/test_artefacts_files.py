@@ -9,15 +9,13 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 import pytest
-from exhibits import MACHINE, NASTY, STAND_IN, drawn, made
+from exhibits import MACHINE, NASTY, STAND_IN, TINY, drawn, made, plan, thesis_run
 from PIL import Image
 
 from thesis_repro import artefacts, claims, records
 from thesis_repro.artefacts import Drawn, Figure, provenance
 from thesis_repro.files import BadInput
-from thesis_repro.measures import Recorded, planned_row
 from thesis_repro.mixup import Mixup, Plain
-from thesis_repro.recipes import Classify
 from thesis_repro.runs import Named, Run
 from thesis_repro.store import Store
 from thesis_repro.tables import Cell
@@ -172,31 +170,7 @@ def test_damaged_artefacts_are_left_out_of_the_claims_and_named(outputs):
     assert {name for name, _, _ in values} == {"table_7_1"}
 
 
-# ---- a registered table of two rows, whose runs take a second
-
-COLUMNS = {"Last / CIFAR-10": Recorded("last.accuracy"), "Best / CIFAR-10": Recorded()}
-TINY = {"epochs": 1, "train_size": 100, "test_size": 50, "width": 0.03, "device": "cpu", "jobs": 1}
-
-
-def thesis_run(method):
-    recipe = Classify("preactresnet18", method)
-    home = {"home": "tests/table_7_1", "label": type(method).__name__}
-    return Run(Named("cifar10", part="CIFAR-10"), recipe, Length(500), **home)
-
-
-def plan(preset, parts):
-    rows = {"Baseline": Plain(), "mixup": Mixup()}
-    found = [planned_row(preset, r, thesis_run(m), COLUMNS, parts) for r, m in rows.items()]
-    return {place: planned for row in found for place, planned in row.items()}
-
-
-@pytest.fixture
-def registered(monkeypatch):
-    "A table 7.1 of this file, which is in the register for one test."
-    monkeypatch.setattr(artefacts, "TABLES", {})
-    monkeypatch.setattr(artefacts, "FIGURES", {})
-    monkeypatch.setattr(artefacts, "load_chapters", lambda chapter="": None)
-    return artefacts.table("7.1", "two rows", "Section 7.3.2", plan, ("CIFAR-10",))
+# ---- the register
 
 
 def test_what_is_registered_is_found_by_its_number(registered):
