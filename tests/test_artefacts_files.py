@@ -261,3 +261,23 @@ def test_a_figure_whose_runs_fail_tells_which(registered, outputs):
         made = history(tiny, train=False)
     assert len(made.failed) == 4 and all("not run yet" in why for why in made.failed.values())
     assert list(made.frame.columns) == ["run", "why"] and made.files()
+
+
+def test_a_figure_whose_runs_other_code_made_is_drawn_of_new_ones_when_asked(registered, outputs):
+    tiny, drawn = registered.preset("smoke", **TINY), []
+
+    @artefacts.figure("7.2", "a history", ("CIFAR-10",))
+    def history(preset, parts):
+        import matplotlib.pyplot as plt
+
+        chosen = [r for p in plan(preset, parts).values() for r in p.runs][:1]
+        (record,) = Store(preset).ensure(chosen)
+        drawn.append(record.cost["seconds"])
+        return Drawn(plt.figure(), pd.DataFrame(record.history), chosen)
+
+    assert history(tiny, fresh="changed").code == "" and len(drawn) == 1
+    (folder,) = Store(tiny).folders()
+    records.accept(folder, records.read(folder).code | {"mixup": "of yesterday"})
+    assert history(tiny).code.startswith("1 of 1 runs were made by other code")
+    assert history(tiny, fresh="changed").code == ""
+    assert len(drawn) == 4 and drawn[0] == drawn[1] == drawn[2] != drawn[3]

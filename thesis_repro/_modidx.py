@@ -288,6 +288,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.MadeFigure.__call__': ( 'evidence/artefacts.html#madefigure.__call__',
                                                                                         'thesis_repro/artefacts.py'),
+                                        'thesis_repro.artefacts.MadeFigure.drawn': ( 'evidence/artefacts.html#madefigure.drawn',
+                                                                                     'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.MadeTable': ( 'evidence/artefacts.html#madetable',
                                                                               'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.MadeTable.__call__': ( 'evidence/artefacts.html#madetable.__call__',

@@ -477,18 +477,15 @@ class MadeFigure(Made):
 
     draw: object = None
 
-    def __call__(self, preset, parts=None, train=True, **how) -> Figure:
+    def __call__(self, preset, parts=None, train=True, fresh="", **how) -> Figure:
         "The Figure at a preset, made and saved; without `train`, from the runs that are there."
-        failures = {}
+        store, asked = Store(preset), tuple(parts or self.parts)
         with style(), Store.training(train):
-            try:
-                drawn = self.draw(preset, tuple(parts or self.parts), **how)
-            except RunsFailed as e:
-                warnings.warn(str(e), stacklevel=2)
-                failures = e.named
-                drawn = _undrawn(failures)
-        store, chosen = Store(preset), list(drawn.runs)
-        there = {r: record for r in chosen if (record := store.record(r))}
+            drawn, failures = self.drawn(preset, asked, how)
+            if fresh == "changed" and (old := outdated(store, drawn.runs)):
+                store.renew(old)
+                drawn, failures = self.drawn(preset, asked, how)
+        there = {r: record for r in drawn.runs if (record := store.record(r))}
         data = [*((r.part, r.data) for r in there), *drawn.data]
         facts = {"number": self.number, "title": self.title, "where": self.where}
         facts |= {"preset": preset.name, "to": folder(preset) / "figures", "failed": failures}
@@ -498,6 +495,14 @@ class MadeFigure(Made):
         made = Figure(figure=drawn.figure, frame=drawn.frame, **facts)
         made.save()
         return made
+
+    def drawn(self, preset, parts, how: dict) -> tuple[Drawn, dict]:
+        "What its function draws, and no failure; or a picture of what failed, and why."
+        try:
+            return self.draw(preset, parts, **how), {}
+        except RunsFailed as e:
+            warnings.warn(str(e), stacklevel=3)
+            return _undrawn(e.named), e.named
 
 
 def figure(number: str, title: str, parts=(), where: str = ""):

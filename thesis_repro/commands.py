@@ -128,10 +128,7 @@ def artefact(args) -> int:
 
     made = artefacts.find(args.command, args.number)
     how = {"parts": settings.parts(args.parts)} if args.parts else {}
-    if args.command == "table":
-        how |= {"train": not args.no_train, "fresh": args.fresh or ""}
-    elif args.no_train:
-        how["train"] = False
+    how |= {"train": not args.no_train, "fresh": args.fresh or ""}
     thing = made(preset_of(args, made.number), **how)
     if args.json:
         print_json(thing.frame.to_dict("records"))
@@ -184,14 +181,15 @@ def _specified(file: str) -> list:
 # %% ../nbs/command/70_commands.ipynb #2d6bbd23
 def run(args) -> int:
     "Make the runs of a table, or the one that a JSON specification describes; print their results."
+    from thesis_repro.artefacts import outdated
     from thesis_repro.store import RunsFailed, Store
 
     own = args.what.endswith(".json")
     preset = preset_of(args, "" if own else args.what)
     chosen = _specified(args.what) if own else chosen_runs(args, preset, args.what)
     store, failures = Store(preset), {}
-    if args.fresh:
-        store.renew(chosen)
+    if args.fresh == "changed":
+        store.renew(outdated(store, chosen))
     try:
         store.ensure(chosen)
     except RunsFailed as e:
