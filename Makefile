@@ -22,7 +22,7 @@ help:
 	@echo 'make test        all checks: export, clean, parameters, README, lint, notebooks, chapters, baseline (shown), pytest'
 	@echo 'make lab         JupyterLab on the notebooks  (LAB="--no-browser --port 8899")'
 	@echo 'make setup       .venv with the locked packages; the other commands do it by themselves  (PYTHON=python3.12)'
-	@echo 'make readme      README.md from nbs/index.ipynb'
+	@echo 'make readme      README.md from nbs/index.ipynb, docs/atlas.md from the library'
 	@echo 'make baseline    keep the numbers behind the smoke tables and figures, for make check-baseline  (STRICT=yes: every digit)'
 	@echo 'make lock        requirements.lock from pyproject.toml  (UPGRADE=yes: newest versions)'
 	@echo 'make clean       remove .venv and caches; data/ and outputs/ stay'

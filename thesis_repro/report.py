@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'Archive', 'totals', 'cost_lines', 'overrides', 'redraw', 'Exhibit', 'ranked', 'exhibits', 'Book', 'book',
-           'judge', 'shown_claims', 'findings', 'failures', 'stopped', 'reasons', 'scale', 'collect']
+           'judge', 'shown_claims', 'findings', 'scorecard', 'failures', 'stopped', 'reasons', 'scale', 'collect']
 
 # %% ../nbs/evidence/60_report.ipynb #f11f67cd
 import contextlib
@@ -304,6 +304,22 @@ def findings(table: pd.DataFrame, shown: list[dict]) -> list[dict]:
         score = claims.score(table[table.id.isin([c["id"] for c in own])])
         found.append({"chapter": chapter, "decided": decided, "score": score})
     return found
+
+# %% ../nbs/evidence/60_report.ipynb #7fdc4cd6
+def scorecard(preset: str) -> str:
+    "The claims of a preset by chapter, from its claims.json, as a Markdown table. BadInput."
+    file = artefacts.folder(preset) / "claims.json"
+    try:
+        judged = {c["id"]: c["verdict"] for c in json.loads(file.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise BadInput(f"{file}: cannot be used: {type(e).__name__}: {e}") from None
+    head = ["chapter", "claims", *claims.JUDGED, "not judged"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for chapter, own in published.claims().groupby("chapter"):
+        words = [judged.get(name, "not run") for name in own.id]
+        counts = [words.count(word) for word in claims.JUDGED]
+        lines.append([f"{chapter}", len(own), *counts, len(own) - sum(counts)])
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 # %% ../nbs/evidence/60_report.ipynb #b8341e38
 def _runs_lost(archive: Archive, found: list[Exhibit]) -> dict[str, str]:
