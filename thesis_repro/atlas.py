@@ -111,13 +111,18 @@ class Place:
     makes: str = ""  # the id of the table or figure that it registers
 
 
-def _registers(node: ast.AST) -> str:
-    "The id of the table or figure that a call registers; empty if it does not."
+def _number(node: ast.AST) -> str:
+    "The first argument of a call, if it is a text: the number that a table or figure has."
     match node:
-        case ast.Call(func=called, args=[ast.Constant(value=str(number)), *_]):
-            name = getattr(called, "id", getattr(called, "attr", ""))
-            return f"{name[:3]}-{number}" if name in ("table", "figure") else ""
+        case ast.Call(args=[ast.Constant(value=str(number)), *_]):
+            return number
     return ""
+
+
+def _is_figure(node: ast.AST) -> bool:
+    "Whether a decorator is @figure(…)."
+    called = getattr(node, "func", None)
+    return "figure" in (getattr(called, "id", ""), getattr(called, "attr", ""))
 
 # %% ../nbs/evidence/59_atlas.ipynb #74b337eb
 _CELL = re.compile(r"^# %% (?:\.\./)*(.+?\.ipynb)", re.M)
@@ -127,11 +132,14 @@ def _definitions(body: list[ast.stmt], before: str = ""):
     "Public functions, classes, methods and tables: name in the module, tree, id registered."
     for node in body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=value) if _registers(value):
-                yield name, node, _registers(value)
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                number = _number(value)
+                if number and name == f"table_{number}".replace(".", "_"):
+                    yield name, node, f"tab-{number}"
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name) if name[0] != "_":
-                made = map(_registers, node.decorator_list)
-                yield before + name, node, next(filter(None, made), "")
+                numbers = map(_number, filter(_is_figure, node.decorator_list))
+                figure = next(filter(None, numbers), "")
+                yield before + name, node, f"fig-{figure}" if figure else ""
                 inner = node.body if isinstance(node, ast.ClassDef) else []
                 yield from _definitions(inner, f"{name}.")
 
