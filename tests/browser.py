@@ -25,19 +25,15 @@ def found() -> str:
 
 
 class Browser:
-    "`with Browser() as b: b.open(url)`; no request can leave the machine, and those that try are noted."
+    "`with Browser() as b: b.open(url)`; no request can leave the machine; tries are noted."
 
     def __enter__(self):
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        options = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --hide-scrollbars --no-first-run"
-        options += (
-            " --disable-background-networking --disable-component-update --remote-debugging-port=0"
-        )
-        options = [
-            *options.split(),
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={self.folder.name}",
-        ]
+        options = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage"
+        options += " --hide-scrollbars --no-first-run --disable-background-networking"
+        options += " --disable-component-update --remote-debugging-port=0"
+        own = ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={self.folder.name}"]
+        options = [*options.split(), *own]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen([found(), *options, "about:blank"], **quiet)
         self.socket = websocket.create_connection(self._address(), timeout=60, suppress_origin=True)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from thesis_repro import kept, notebooks, paths, rendering
+from thesis_repro import atlas, kept, notebooks, paths, rendering
 from thesis_repro.files import atomic_write
 
 
@@ -62,19 +62,17 @@ def parameters() -> list[str]:
 
 
 def readme(write: bool = False) -> list[str]:
-    "README.md is what nbs/index.ipynb makes."
+    "README.md is what nbs/index.ipynb makes, and docs/atlas.md what the library has."
     for name in ("THESIS_REPRO_DATA", "THESIS_REPRO_OUTPUTS", "THESIS_REPRO_SETTINGS"):
-        os.environ.pop(
-            name, None
-        )  # the page shows what is in the project, not what is on this machine
-    file, text = paths.root() / "README.md", rendering.readme()
-    if write:
-        atomic_write(file, text)
-    return (
-        []
-        if file.read_text(encoding="utf-8") == text
-        else ["README.md: is not what nbs/index.ipynb gives: run make readme"]
-    )
+        os.environ.pop(name, None)  # the pages show what is in the project, not on this machine
+    faults = []
+    for name, make in {"README.md": rendering.readme, "docs/atlas.md": atlas.page}.items():
+        file, text = paths.root() / name, make()
+        if write:
+            atomic_write(file, text)
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            faults.append(f"{name}: is not what the notebooks give: run make readme")
+    return faults
 
 
 def executed(copy: Path) -> bool:

@@ -45,6 +45,26 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    "The folder of the preset smoke, in a place that is empty."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs" / "smoke"
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    "A table 7.1 of two rows, which is all that the register has for one test."
+    from exhibits import plan
+
+    from thesis_repro import artefacts
+
+    monkeypatch.setattr(artefacts, "TABLES", {})
+    monkeypatch.setattr(artefacts, "FIGURES", {})
+    monkeypatch.setattr(artefacts, "load_chapters", lambda chapter="": None)
+    return artefacts.table("7.1", "two rows", "Section 7.3.2", plan, ("CIFAR-10",))
+
+
+@pytest.fixture
 def data_folder(tmp_path, monkeypatch):
     "An empty data folder."
     monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path / "data"))

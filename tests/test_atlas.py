@@ -1,4 +1,4 @@
-"""The atlas finds what is made from the code alone, on a small package made for the purpose and on the library itself."""
+"""The atlas finds what is made from the code alone: in a small package, and in the library."""
 
 import dataclasses
 import json
@@ -10,17 +10,17 @@ import pytest
 
 from thesis_repro import paths
 from thesis_repro.atlas import (
-    atlas_table,
     contract,
     items,
     named,
     owned,
+    page,
     places,
     seeds,
     strays,
     where,
 )
-from thesis_repro.settings import BadInput
+from thesis_repro.files import BadInput
 
 MIXUP = '''"""Mixes (eq. 2.1 in a module docstring does not count)."""
 
@@ -68,11 +68,19 @@ def update(u, l):
         "Not public (eq. 7.5)."
 
 # %% ../nbs/chapters/07_aip.ipynb #ee
-def table_7_1(preset="smoke"):
-    "Accuracy of PreActResNet-18."
+table_7_1 = table("7.1", "accuracy of PreActResNet-18", "section 7.3.2", plan)
+table_7_ours = artefacts.table("7.ours", "of our own", "", plan)
+table_7_3 = _of_this_chapter("7.3", "through a function of its own")
+table_7_4 = table("7.5", "under another name")
+table_7_2 = 5
 
-def figure_7_3(preset="smoke"):
-    "Loss surfaces, from the models of tab. 7.1."
+@figure("7.3", "loss surfaces")
+def surfaces(preset, parts):
+    "Loss surfaces of the models of tab. 7.1."
+
+@functools.cache
+def figure_7_1(preset):
+    "A function of that name makes no figure."
 
 value = 1
 '''
@@ -120,7 +128,7 @@ def test_the_contract_is_read_whole():
 def test_no_equation_has_two_owners_and_none_of_a_chapter_is_left_out():
     numbers = [n for i in contract() for n in owned(i)]
     assert len(numbers) == len(set(numbers))
-    # the thesis's last equation of each chapter; 2.2, 2.3 and 2.5 are derivations that belong to 2.4 and 2.6
+    # the last equation of each chapter; 2.2, 2.3 and 2.5 are derivations of 2.4 and 2.6
     last = {2: 39, 3: 7, 4: 10, 5: 10, 6: 17, 7: 13}
     assert {n for n in numbers if n.startswith("eq-")} == {
         f"eq-{c}.{n}" for c in last for n in range(1, last[c] + 1)
@@ -171,9 +179,15 @@ def test_named(text, ids):
 
 def test_places_have_lines_and_notebooks(library):
     found = {p.name: p for p in places(library)}
-    assert set(found) == {
-        f"thesis_repro.{n}"
-        for n in "mixup.mix mixup.labels mixup.Mixup mixup.Mixup.objective aip.search aip.update aip.table_7_1 aip.figure_7_3".split()
+    names = "mixup.mix mixup.labels mixup.Mixup mixup.Mixup.objective aip.search aip.update"
+    names += " aip.table_7_1 aip.table_7_ours aip.table_7_3 aip.surfaces aip.figure_7_1"
+    assert set(found) == {f"thesis_repro.{n}" for n in names.split()}
+    makes = {n: p.makes for n, p in found.items() if p.makes}
+    assert makes == {
+        "thesis_repro.aip.table_7_1": "tab-7.1",
+        "thesis_repro.aip.table_7_ours": "tab-7.ours",
+        "thesis_repro.aip.table_7_3": "tab-7.3",
+        "thesis_repro.aip.surfaces": "fig-7.3",
     }
     p = found["thesis_repro.aip.update"]
     assert (p.file, p.notebook) == ("thesis_repro/aip.py", "nbs/chapters/07_aip.ipynb")
@@ -201,13 +215,14 @@ def test_what_is_made(library):
         "alg-3": "aip.search",
         "alg-4": "mixup.Mixup",
         "tab-7.1": "aip.table_7_1",
-        "fig-7.3": "aip.figure_7_3",
+        "tab-7.3": "aip.table_7_3",
+        "fig-7.3": "aip.surfaces",
         "met-mixup": "mixup.Mixup",
         "sys-aip": "aip.search",
     }
     by_id = {i.id: i for i in items(library=library)}
     assert by_id["eq-7.12"].also == ("thesis_repro.aip.search",)
-    assert by_id["tab-7.1"].also == ("thesis_repro.aip.figure_7_3",)  # names it, does not make it
+    assert by_id["tab-7.1"].also == ("thesis_repro.aip.surfaces",)  # names it, does not make it
     assert (by_id["tab-7.2"].state, by_id["tab-7.2"].function) == ("not yet", "")
     assert [i.id for i in items(library=library)] == [i.id for i in contract()]
 
@@ -239,6 +254,9 @@ def test_results_on_disk_are_listed_by_preset(library, tmp_path, monkeypatch):
         (tmp_path / "outputs" / f).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "outputs" / f).write_text("x")
     (tmp_path / "outputs/smoke/tables/table_7_1.cache").mkdir()
+    for trial in ("with-epochs-1", "also-mine"):
+        (tmp_path / f"outputs/smoke/{trial}/tables").mkdir(parents=True)
+        (tmp_path / f"outputs/smoke/{trial}/tables/table_7_1.md").write_text("x")
     by_id = {i.id: i for i in items(library=library)}
     assert by_id["tab-7.1"].files == (
         "outputs/fast/tables/table_7_1.md",
@@ -258,9 +276,7 @@ def test_results_on_disk_are_listed_by_preset(library, tmp_path, monkeypatch):
         where("tab 7.1", library).files[0]
         == f"{elsewhere.resolve().as_posix()}/fast/tables/table_7_1.md"
     )
-    assert str(elsewhere) not in atlas_table(
-        preset="fast", library=library
-    )  # no link that works on one machine only
+    assert str(elsewhere) not in page(library)  # no link that works on one machine only
 
 
 # ---- where
@@ -332,39 +348,33 @@ def test_where_refuses_in_one_line(text, message, library):
     assert "\n" not in str(e.value)
 
 
-# ---- the table
+# ---- the page
 
 
-def test_the_table_of_the_readme(library, tmp_path):
-    out = tmp_path / "outputs" / "reference" / "tables"
-    out.mkdir(parents=True)
-    (out / "table_7_1.md").write_text("x")
-    lines = atlas_table(library=library, base="../", verdicts={"tab-7.1": "3 hold"}).splitlines()
-    assert len(lines) == 2 + sum(i.kind in ("table", "figure") for i in contract())
-    assert {line.count(" | ") for line in lines} == {7}
+def test_the_page(library, tmp_path):
+    for preset in ("smoke", "reference/cifar10-cpu"):
+        out = tmp_path / "outputs" / preset / "tables"
+        out.mkdir(parents=True)
+        (out / "table_7_1.md").write_text("x")
+    text = page(library)
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    titles = re.findall(r"^## (.+)", text, re.M)
+    assert titles == [*(f"Chapter {n}" for n in range(2, 8)), "Companion papers"]
+    assert len(lines) == 2 * len(titles) + len(contract())
     (row,) = [line for line in lines if "Table 7.1]" in line]
     for part in (
         "[Table 7.1](../nbs/chapters/07_aip.ipynb)",
         "[`aip.table_7_1`](../thesis_repro/aip.py)",
-        "`thesis-repro table 7.1`",
-        "[md](../outputs/reference/tables/table_7_1.md)",
-        "| 3 hold |",
+        "[md](../outputs/reference/cifar10-cpu/tables/table_7_1.md)",
     ):
         assert part in row
+    assert "outputs/smoke" not in text
     (row,) = [line for line in lines if line.startswith("| Table 3.1 ")]
-    assert "not yet" in row and "](" not in row and "thesis-repro" not in row
-    targets = re.findall(r"\]\(\.\./([^)]+)\)", "\n".join(lines))
-    assert targets and all((tmp_path / t).exists() or t.startswith("nbs/") for t in targets)
-
-
-def test_the_table_of_everything_else(library):
-    text = atlas_table(kinds=("equation", "algorithm", "method", "system"), library=library)
-    assert (
-        "[Equation 7.12](nbs/chapters/07_aip.ipynb)" in text
-        and "[Algorithm 3](" in text
-        and "[sys-aip](" in text
-    )
-    assert "verdict" not in text and "thesis-repro" not in text
+    assert "not yet" in row and "](" not in row
+    assert "[Equation 7.12](../nbs/chapters/07_aip.ipynb)" in text and "[Algorithm 3](" in text
+    assert "15 of 147 items" in text
+    targets = {t for t in re.findall(r"\]\(\.\./([^)]+)\)", text) if not t.startswith("nbs/")}
+    assert targets and not [t for t in targets if not (tmp_path / t).exists()]
 
 
 # ---- the library itself
@@ -389,6 +399,8 @@ def test_items_are_json():
 
 
 def test_the_atlas_is_light():
-    code = "import sys, thesis_repro.atlas as a; a.items(); print([m for m in ('torch', 'pandas', 'numpy', 'matplotlib') if m in sys.modules])"
+    heavy = "('torch', 'pandas', 'numpy', 'matplotlib')"
+    code = "import sys, thesis_repro.atlas as a; a.items(), a.page();"
+    code += f"print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -749,7 +749,7 @@ def test_a_stopped_notebook_has_its_runs_saved_and_is_not_done(tmp_path, jobs, h
     assert process.wait(120) == stopping.AGAIN
     facts = nbformat.read(tmp_path / "out.ipynb", 4).metadata["thesis_repro"]
     assert (
-        facts["status"] == "failed"
+        facts["status"] == "stopped"
         and ("SIGTERM" if how == "SIGTERM" else "its time limit") in facts["error"]
     )
     assert all(gone(p, 20) for p in pids)

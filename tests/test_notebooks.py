@@ -431,7 +431,8 @@ def test_a_signal_leaves_no_kernel_and_no_child_behind(tmp_path, number, code):
     process.send_signal(number)
     assert process.wait(20) == code  # as a process that never heard of notebooks would end
     assert all(gone(p) for p in pids)
-    assert status(out) == "failed" and number.name in read(out).metadata["thesis_repro"]["error"]
+    assert status(out) == "stopped" and number.name in read(out).metadata["thesis_repro"]["error"]
+    assert "This notebook was stopped" in read(out).cells[0].source
 
 
 def test_a_deaf_kernel_is_killed(tmp_path):

@@ -1,5 +1,6 @@
-"""The README's links lead somewhere, its commands are commands, and its two examples run as they are printed."""
+"""README and docs: short, links lead somewhere, commands are commands, examples run as printed."""
 
+import configparser
 import os
 import re
 import shlex
@@ -9,122 +10,174 @@ import sys
 import numpy as np
 import pytest
 
-from thesis_repro import cli, paths, settings
+from thesis_repro import artefacts, commands, paths, settings
 from thesis_repro.cli import main, parser
 
-TEXT = (paths.root() / "README.md").read_text(encoding="utf-8")
+FILES = [paths.root() / "README.md", *sorted((paths.root() / "docs").glob("*.md"))]
+TEXTS = {f.relative_to(paths.root()).as_posix(): f.read_text(encoding="utf-8") for f in FILES}
+PAGES = [n for n in TEXTS if n.startswith("docs/")]
+README = TEXTS["README.md"]
 
 
-def blocks(language: str, text: str = TEXT) -> list[str]:
+def prose(text: str) -> str:
+    "A text without its code blocks."
+    return re.sub(r"```.*?```", "", text, flags=re.S)
+
+
+def blocks(language: str, text: str) -> list[str]:
     "The code blocks of a language."
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def page(title: str) -> str:
-    "What stands under a heading."
-    return re.search(rf"^###? {re.escape(title)}\n(.*?)(?=^##|\Z)", TEXT, re.S | re.M)[1]
-
-
-def anchors() -> list[str]:
+def anchors(text: str) -> list[str]:
     "The names that GitHub gives the headings."
-    titles = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", TEXT, flags=re.S), re.M)
+    titles = re.findall(r"^#+ (.+)$", prose(text), re.M)
     return [re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles]
 
 
-def test_every_link_leads_somewhere():
-    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", TEXT, flags=re.S))
-    inside = [a[1:] for a in links if a.startswith("#")]
-    files = [a.partition("#")[0] for a in links if not re.match(r"#|[a-z]+:", a)]
-    assert len(inside) > 7 and set(inside) <= set(anchors())
-    assert files and not [f for f in files if not (paths.root() / f).exists()]
+# ---- the front page
 
 
-def test_the_seven_pages_are_short_and_linked_at_the_top():
-    top = TEXT.partition("\n## ")[0]
-    pages = re.findall(r"\]\(#([\w-]+)\)", top.partition("**Short pages:**")[2])
-    assert len(pages) == 7
-    titles = dict(
-        zip(
-            anchors(),
-            re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", TEXT, flags=re.S), re.M),
-            strict=True,
-        )
-    )
-    assert all(
-        5 < len([line for line in page(titles[p]).splitlines() if line.strip()]) <= 32
-        for p in pages
-    )
+def test_the_front_page_is_short_and_has_one_picture():
+    assert len(README.split()) <= 900
+    assert len(re.findall(r"!\[[^]]+\]\(", README)) == 1
+    assert "make reproduce" in README and "make test" in README
+    assert re.search(r"^\| chapter \| claims \| holds \| fails \| inconclusive \|", README, re.M)
 
 
-def commands() -> list[str]:
-    "What follows `thesis-repro` in the shell blocks."
-    lines = [
-        line
-        for block in blocks("sh")
-        for line in block.splitlines()
-        if not line.startswith("#SBATCH")
-    ]
-    found = [
-        m for line in lines for m in re.findall(r"(?:thesis-repro|-m thesis_repro) ([^#;|]+)", line)
-    ]
-    assert len(found) > 20
-    return list(dict.fromkeys(f.strip() for f in found))
+def test_the_front_page_leads_to_every_page():
+    links = set(re.findall(r"\]\((docs/[^)#]+)\)", README))
+    assert links == set(PAGES) and len(PAGES) >= 12
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_is_one(command):
+@pytest.mark.parametrize("name", [n for n in PAGES if n != "docs/atlas.md"])
+def test_a_page_is_short(name):
+    assert 150 < len(TEXTS[name].split()) < 500
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_link_leads_somewhere(name):
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(TEXTS[name]))
+    for link in (a for a in links if not re.match(r"[a-z]+:", a)):
+        file, _, anchor = link.partition("#")
+        target = (paths.root() / name).parent / file.replace("%20", " ")
+        assert target.exists() if file else anchor, f"{name}: {link}"
+        if anchor and (not file or target.suffix == ".md"):
+            text = target.read_text(encoding="utf-8") if file else TEXTS[name]
+            assert anchor in anchors(text), f"{name}: {link}"
+
+
+# ---- what can be typed
+
+
+def commands_of(text: str) -> list[str]:
+    "What follows `thesis-repro` in the shell blocks of a text, and in its sentences."
+    lines = [s for b in blocks("sh", text) for s in b.splitlines() if not s.startswith("#SBATCH")]
+    lines += re.findall(r"`(thesis-repro [^`]+)`", prose(text))
+    word = r"(?:^|[ `])(?:thesis-repro|-m thesis_repro) ([^#;|`]+)"
+    return [m.strip() for line in lines for m in re.findall(word, line)]
+
+
+COMMANDS = list(dict.fromkeys(c for text in TEXTS.values() for c in commands_of(text)))
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 40
+    assert {c.split()[0] for c in COMMANDS} >= {"reproduce", "table", "run", "attack", "records"}
+
+
+@pytest.fixture
+def own_sections(tmp_path, monkeypatch):
+    "The settings with all sections that the pages print."
+    text = (paths.root() / "settings.ini").read_text(encoding="utf-8")
+    own = [b for page in TEXTS.values() for b in blocks("ini", page)]
+    file = tmp_path / "settings.ini"
+    file.write_text("\n".join([text, *own]), encoding="utf-8")
+    monkeypatch.setenv("THESIS_REPRO_SETTINGS", str(file))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one(command, own_sections):
+    if command.startswith("--"):
+        return
     args = parser().parse_args(shlex.split(command))
     if args.command in ("table", "figure"):
-        assert cli._function(args.command, args.number, args.command)
-    elif args.command == "run":
-        assert cli._planned(settings.load(args.preset, int(args.what[0]), device="cpu"), args)
+        assert artefacts.find(args.command, args.number)
+    elif getattr(args, "row", None):
+        args.device, args.parts = "cpu", ""
+        what = args.what if args.command == "run" else args.run
+        chosen = commands.chosen_runs(args, commands.preset_of(args, what), what)
+        assert len({r.seed for r in chosen}) == 1
+    if getattr(args, "preset", ""):
+        assert settings.load(args.preset, **commands.overridden(args))
+
+
+def test_every_section_of_settings_is_one(own_sections):
+    names = {"mine", "cluster", "photos"}
+    assert names <= set(settings.presets())
+    for name in names:
+        said = configparser.ConfigParser()
+        said.read_string(next(b for t in TEXTS.values() for b in blocks("ini", t) if name in b))
+        assert settings.load(name) and said.sections() == [name]
+
+
+def test_every_make_target_and_every_variable_exists():
+    everything = "\n".join(TEXTS.values())
+    makefile = (paths.root() / "Makefile").read_text(encoding="utf-8")
+    shell = re.sub(r"#.*", "", "\n".join(blocks("sh", everything)))
+    inside = "\n".join(re.findall(r"`([^`]+)`", prose(everything))) + shell
+    targets = set(re.findall(r"\bmake ([a-z][\w-]+)", inside))
+    known = set(re.findall(r"[\w-]+", " ".join(re.findall(r"^[\w -]+(?=:)", makefile, re.M))))
+    assert targets and targets <= known
+    source = "\n".join(f.read_text("utf-8") for f in (paths.root() / "thesis_repro").glob("*.py"))
+    assert not [v for v in set(re.findall(r"THESIS_REPRO_\w+", everything)) if v not in source]
+    keys = set(re.findall(r"--set (\w+)=", everything)) - {"KEY"}
+    assert keys and keys <= set(settings.KEYS)
+
+
+CHEAP = ("where", "atlas", "claims", "runs", "settings", "data list")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(CHEAP)])
+def test_commands_that_train_nothing_are_executed(command, own_sections, tmp_path, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
+    assert main(shlex.split(command)) == 0
+
+
+# ---- the examples
 
 
 def settings_with(tmp_path, text: str, monkeypatch):
     "A settings.ini with more in it, and outputs in a temporary folder."
     file = tmp_path / "settings.ini"
-    file.write_text(
-        (paths.root() / "settings.ini").read_text(encoding="utf-8") + "\n" + text, encoding="utf-8"
-    )
+    own = (paths.root() / "settings.ini").read_text(encoding="utf-8")
+    file.write_text(f"{own}\n{text}", encoding="utf-8")
     monkeypatch.setenv("THESIS_REPRO_SETTINGS", str(file))
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
 
 
+def photos(n: int, seed: int = 0):
+    "Images and labels of four classes."
+    x = np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+    return x, np.arange(n) % 4
+
+
 def test_the_data_set_of_ones_own(tmp_path, monkeypatch, capsys):
-    said, (section,) = (
-        page("Adding your own data set"),
-        blocks("ini", page("Adding your own data set")),
-    )
-    rng = np.random.default_rng(0)
-    images = lambda n: (rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8), np.arange(n) % 4)
-    (x, y), (x_test, y_test) = images(120), images(20)
+    said = TEXTS["docs/own-data.md"]
+    (code,), (section,) = blocks("python", said), blocks("ini", said)
+    (x, y), (x_test, y_test) = photos(120), photos(20, 1)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
-    exec(blocks("python", said)[0], {"np": np, "x": x, "y": y, "x_test": x_test, "y_test": y_test})
+    exec(code, {"np": np, "x": x, "y": y, "x_test": x_test, "y_test": y_test})
     file = f"npz:{tmp_path / 'data' / 'photos.npz'}"
-    small = (
-        section.replace("npz:data/photos.npz", file)
-        .replace("epochs = 30", "epochs = 1")
-        .replace("= 500", "= 20")
-    )
-    settings_with(
-        tmp_path, small + "width = 0.0625\nbatch_size = 50\njobs = 1\ndevice = cpu\n", monkeypatch
-    )
+    small = section.replace("npz:data/photos.npz", file).replace("epochs = 30", "epochs = 1")
+    less = "width = 0.0625\nbatch_size = 50\njobs = 1\ndevice = cpu\n"
+    settings_with(tmp_path, small.replace("= 500", "= 20") + less, monkeypatch)
     assert main(["data", "verify", file]) == 0
-    assert "120 training and 20 test images, 16 × 16 × 3, 4 classes" in capsys.readouterr().out
-    words = [
-        "run",
-        "7.1",
-        "--preset",
-        "photos",
-        "--parts",
-        "CIFAR-10",
-        "--row",
-        "mixup",
-        "--seed",
-        "0",
-    ]
-    assert main(words) == 0
+    found = capsys.readouterr().out
+    assert "120 training and 20 test images, 16 × 16 × 3, 4 classes" in found
+    words = "run 7.1 --preset photos --parts CIFAR-10 --row mixup --seed 0"
+    assert main(words.split()) == 0
     for wrong, line in (
         ({"x_train": x / 255.0}, "x_train is float64: images must be uint8 from 0 to 255"),
         ({"y_test": y_test + 3}, "y_test has the label 6: y_train has the classes 0 to 3"),
@@ -133,24 +186,75 @@ def test_the_data_set_of_ones_own(tmp_path, monkeypatch, capsys):
         arrays = {"x_train": x, "y_train": y, "x_test": x_test, "y_test": y_test} | wrong
         np.savez("data/photos.npz", **{k: v for k, v in arrays.items() if v is not None})
         assert main(["data", "verify", file]) == 2
-        assert f"`{line}`" in said and line in capsys.readouterr().err
+        assert line in " ".join(said.split()) and line in capsys.readouterr().err
 
 
-def test_the_method_of_ones_own(tmp_path, monkeypatch):
-    mine, compare = blocks("python", page("Adding your own method"))
+def test_the_method_of_ones_own(tmp_path, monkeypatch, capsys):
+    mine, compare, composed = blocks("python", TEXTS["docs/own-method.md"])
     (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
     (tmp_path / "compare.py").write_text(compare, encoding="utf-8")
-    less = "epochs = 1\ntrain_size = 100\nseeds = 1\njobs = 1\ndevice = cpu\n"
-    settings_with(tmp_path, f"[smoke: chapter 5]\n{less}", monkeypatch)
+    less = "epochs = 1\ntrain_size = 100\nseeds = 1\ndevice = cpu\nwidth = 0.0625\n"
+    settings_with(tmp_path, f"[smoke: chapter 7]\njobs = 2\n{less}", monkeypatch)
     env = {**os.environ, "PYTHONPATH": str(paths.root()), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "compare.py"], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
+    how = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "compare.py"], **how)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Softened" in done.stdout and "ours only" in done.stdout
-    assert {f.suffix for f in (tmp_path / "outputs/smoke/tables").glob("table_1_ours.*")} >= {
-        ".csv",
-        ".md",
-        ".tex",
-    }
-    assert len(list((tmp_path / "outputs/smoke/runs/mine/table_1_ours").iterdir())) == 2
+    home = tmp_path / "outputs" / "smoke"
+    assert {f.suffix for f in home.glob("also-Softened/tables/table_7_1.*")} >= {".csv", ".md"}
+    assert len(list((home / "runs/mine/softened").iterdir())) == 1
+    exec(composed, {})
+
+
+MANY = """
+import json
+from mine import Softened
+from thesis_repro import pieces
+from thesis_repro.recipes import Classify
+from thesis_repro.runs import Named, Run
+from thesis_repro.training import Length
+recipe = Classify("preactresnet18", Softened(0.2), width=0.03)
+run = Run(Named("digits10", 100, 50, 20), recipe, Length(1, 50), home="mine/softened")
+print(json.dumps(pieces.specification(run)))
+"""
+
+
+def test_a_piece_in_a_file_is_made_by_the_command_that_names_it(tmp_path, monkeypatch):
+    mine = blocks("python", TEXTS["docs/own-method.md"])[0]
+    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    settings_with(tmp_path, "", monkeypatch)
+    env = {**os.environ, "PYTHONPATH": str(paths.root()), "OMP_NUM_THREADS": "1"}
+    how = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
+    written = subprocess.run([sys.executable, "-c", MANY], **how)
+    (tmp_path / "softened.json").write_text(written.stdout)
+    command = [sys.executable, "-m", "thesis_repro", "run", "softened.json"]
+    alone = subprocess.run(command, **how)
+    assert alone.returncode == 2 and "Softened: unknown piece" in alone.stderr
+    done = subprocess.run([*command, "--pieces", "mine.py", "--device", "cpu"], **how)
+    assert done.returncode == 0 and "last" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_workers_know_the_pieces_of_a_file(tmp_path, monkeypatch, jobs):
+    mine = blocks("python", TEXTS["docs/own-method.md"])[0]
+    (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
+    settings_with(tmp_path, "", monkeypatch)
+    script = f"""
+from dataclasses import replace
+from thesis_repro import pieces, settings
+from thesis_repro.store import Store
+if __name__ == "__main__":
+    pieces.load_pieces("mine.py")
+    run = pieces.from_specification({{
+        "is": "Run", "data": {{"is": "Named", "name": "digits10", "train": 100, "test": 50,
+        "held_out": 20}}, "recipe": {{"is": "Classify", "network": "preactresnet18", "width": 0.03,
+        "method": {{"is": "Softened", "mass": 0.2}}}}, "length": {{"is": "Length", "epochs": 1,
+        "batch_size": 50}}}})
+    store = Store(settings.load("smoke", device="cpu", jobs={jobs}))
+    print(len(store.ensure([run, replace(run, seed=1)])))
+"""
+    (tmp_path / "both.py").write_text(script)
+    env = {**os.environ, "PYTHONPATH": str(paths.root()), "OMP_NUM_THREADS": "1"}
+    how = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "both.py"], **how)
+    assert done.returncode == 0 and done.stdout.strip() == "2", done.stderr[-1500:]

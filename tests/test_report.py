@@ -1,437 +1,314 @@
-"""Tables and figures: escaping, what is missing, where they were made, repeatability."""
+"""What a report says: tables by their records, what failed, what was stopped, what is missing."""
 
 import json
 import math
-import os
-import re
-import statistics
-import subprocess
-import sys
-from html.parser import HTMLParser
-from pathlib import Path
+import shutil
 
-import pandas as pd
 import pytest
+from exhibits import DATA, MACHINE, STAND_IN, TINY, drawn, made, plan
 
-from thesis_repro import published, report
-from thesis_repro.report import Cell, Figure, Table, compare, provenance
-from thesis_repro.settings import BadInput
+from thesis_repro import artefacts, published, records, report, settings
+from thesis_repro.artefacts import read_table
+from thesis_repro.files import atomic_json, atomic_write, sha256
+from thesis_repro.store import Store
+from thesis_repro.tables import Cell, compare
 
-MACHINE = {
-    "processor": "A <fast> CPU & co",
-    "cores": 2,
-    "gpu": "",
-    "commit": "abc123",
-    "versions": {"torch": "2.11"},
-}
-STAND_IN = "digits10 stands in for CIFAR-10"
-NASTY = r"AIP (w/ input_layer) & 100% | <b>$x^2$</b> #1 \{~}"
-VOID = {"meta", "link", "img", "br", "input"}
+CELL = ("mixup", "Best / CIFAR-10")
 
 
-def made(cells, table="7.1", **more):
-    return Table(
-        **{
-            "number": table,
-            "title": "accuracies",
-            "where": "Thesis, section 7.3.2",
-            "preset": "smoke",
-            "sets": {"CIFAR-10": "digits10"},
-            "origin": provenance(MACHINE),
-            "frame": compare(table, cells),
-        }
-        | more
-    )
+@pytest.fixture(autouse=True)
+def no_chapters(monkeypatch):
+    "Nothing is registered but what a test registers."
+    monkeypatch.setattr(artefacts, "TABLES", {})
+    monkeypatch.setattr(artefacts, "load_chapters", lambda chapter="": None)
 
 
-def drawn(**more):
-    with report.style():
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(figsize=(3, 2))
-        axes.plot([0, 1], [0, 1], label="λ")
-        axes.set_xlabel("λ of $L'$")
-    data = pd.DataFrame({"λ": [0.0, 1.0], "loss": [1 / 3, 2 / 3]})
-    about = {"number": "7.2", "title": "a line", "preset": "smoke", "origin": provenance(MACHINE)}
-    return Figure(figure=figure, data=data, **about | more)
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    "The outputs of a preset with four runs."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path_factory.mktemp("original")))
+        tiny = settings.load("smoke", 7, **TINY)
+        Store(tiny).ensure(r for p in plan(tiny, ("CIFAR-10",)).values() for r in p.runs)
+        return artefacts.folder("smoke")
 
 
 @pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
-    return tmp_path / "outputs" / "smoke"
+def table(original, outputs, registered):
+    "The table that these runs give, saved."
+    shutil.copytree(original, outputs)
+    return registered(registered.preset("smoke", **TINY), train=False)
 
 
-class Page(HTMLParser):
-    "Links, ids, texts and whether every tag is closed where it should be."
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.links, self.sources, self.ids, self.tags, self.text = (
-            [],
-            [],
-            [],
-            set(),
-            [],
-            "",
-        )
-        self.feed(text)
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        facts = dict(attributes)
-        self.tags.append(tag)
-        self.ids.add(facts.get("id"))
-        self.links += [facts["href"]] if "href" in facts else []
-        self.sources += [facts["src"]] if "src" in facts else []
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-    def handle_data(self, data):
-        self.text += data if self.open and self.open[-1] != "style" else ""
+@pytest.fixture
+def tiny():
+    "Their preset, without a chapter, as a report has it."
+    return settings.load("smoke", **TINY)
 
 
-# ---- the comparison
+def values(t, place=CELL):
+    "What a table has for a cell."
+    return t.frame.set_index(["row", "column"])["values"][place]
 
 
-def test_order_numbers_and_verdicts_against_plain_statistics():
-    ours = (96.1, 96.6, 96.2)
-    frame = compare(
-        "7.1", [Cell("new row", "Best / SVHN", (1.0,)), Cell("AIP", "Best / CIFAR-10", ours)]
+def saved(table):
+    "The table as it is on the disk."
+    return read_table(table.to / "table_7_1.json")
+
+
+def redrawn(tiny):
+    "What is found when its tables are compared with the records."
+    return report.redraw(tiny, report.Archive(tiny))
+
+
+# ---- tables are drawn from records
+
+
+def test_a_table_that_fits_its_records_is_left_alone(table, tiny):
+    before = {f: f.stat().st_mtime_ns for f in table.files()}
+    assert redrawn(tiny) == {}
+    assert {f: f.stat().st_mtime_ns for f in table.files()} == before
+
+
+def test_a_table_with_other_numbers_than_its_records_is_named_and_drawn_again(table, tiny):
+    cells = [Cell(*CELL, (99.0, 99.5)), Cell("Baseline", CELL[1], (1.0, 2.0))]
+    made(cells, to=table.to).save()  # whole, with its checksums, and not true
+    said = redrawn(tiny)["table_7_1"]
+    assert said.startswith("2 of its numbers were not those of the records (Baseline, Best")
+    assert said.endswith(report.AGAIN) and "1.50 in the file" in said
+    assert values(saved(table)) == values(table)
+    assert redrawn(tiny) == {}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".md", ".json"])
+def test_a_changed_file_is_named_and_drawn_again(table, tiny, suffix):
+    file = table.to / f"table_7_1{suffix}"
+    file.write_text(file.read_text(encoding="utf-8").replace("mixup", "mixed", 1)[:-3])
+    said = redrawn(tiny)["table_7_1"]
+    assert f"table_7_1{suffix}" in said or "table_7_1.json: cannot be used" in said
+    assert said.endswith(report.AGAIN) and values(saved(table)) == values(table)
+
+
+def test_without_its_runs_a_table_is_shown_as_it_was_saved(table, tiny):
+    shutil.rmtree(Store(tiny).folder / "runs")
+    assert redrawn(tiny) == {"table_7_1": "Its runs are not here: it is shown as it was saved."}
+    assert values(saved(table)) == values(table)
+
+
+def test_without_its_runs_a_changed_file_stays_wrong(table, tiny):
+    shutil.rmtree(Store(tiny).folder / "runs")
+    (table.to / "table_7_1.csv").write_text("row,column\n")
+    (e,) = [e for e in report.exhibits(tiny, redrawn(tiny)) if e.id == "table_7_1"]
+    assert "table_7_1.csv was changed after it was made" in e.wrong and e.table is None
+
+
+def test_cells_without_runs_keep_what_was_saved_and_are_counted(table, tiny):
+    for folder in Store(tiny).folders():
+        if folder.name.startswith("plain"):
+            shutil.rmtree(folder)
+    assert redrawn(tiny) == {
+        "table_7_1": "2 of 4 measured cells are as saved: their runs are not here."
+    }
+    place = ("Baseline", "Best / CIFAR-10")
+    assert values(saved(table), place) == values(table, place)
+
+
+def test_runs_that_came_later_are_shown_without_a_word(table, tiny):
+    made([], to=table.to).save()
+    assert redrawn(tiny) == {} and values(saved(table)) == values(table)
+
+
+def test_cells_that_are_measured_in_another_way_stay(table, tiny, registered):
+    timed = Cell("our row", "Best / CIFAR-10", (0.5, 0.6), unit="s")
+    frame = compare("7.1", [*registered.cells(Store(tiny), plan(tiny, ("CIFAR-10",)), {}), timed])
+    more = [tuple(x + 1 for x in v) for v in frame["values"]]
+    made([], to=table.to, frame=frame.assign(values=more)).save()
+    said = redrawn(tiny)["table_7_1"]
+    assert "of its numbers were not those of the records" in said
+    assert values(saved(table), ("our row", "Best / CIFAR-10")) == (1.5, 1.6)
+    assert values(saved(table)) == values(table)
+
+
+def test_a_chapter_that_cannot_be_imported_costs_the_check_and_not_the_report(
+    table, tiny, monkeypatch
+):
+    monkeypatch.setattr(artefacts, "load_chapters", lambda: 1 / 0)
+    with pytest.warns(UserWarning, match="tables are not checked: ZeroDivisionError"):
+        assert redrawn(tiny) == {}
+
+
+def test_published_numbers_that_were_changed_cost_the_check_and_not_the_report(
+    table, tiny, tmp_path, monkeypatch
+):
+    shutil.copytree(published.paths.published(), tmp_path / "data" / "published")
+    shutil.copy(published.paths.contract(), tmp_path / "data")
+    monkeypatch.setenv("THESIS_REPRO_SETTINGS", str(settings.settings_file()))
+    monkeypatch.setattr(published.paths, "root", lambda: tmp_path)
+    file = tmp_path / "data" / "published" / "table_7_1.csv"
+    file.write_text(file.read_text().replace("96.97", "96.98"))
+    assert "is not the file that SHA256SUMS describes" in redrawn(tiny)["table_7_1"]
+
+
+def test_claims_are_judged_by_what_the_records_say(table, tiny, monkeypatch):
+    seen, judge, true = [], report.judge, values(table)
+    monkeypatch.setattr(
+        report, "judge", lambda p: (seen.append(artefacts.saved_values(p)[0]), judge(p))[1]
     )
-    printed = published.published("7.1")
-    assert list(zip(frame.row, frame.column, strict=True)) == [
-        *zip(printed.row, printed.column, strict=True),
-        ("new row", "Best / SVHN"),
+    made([Cell(*CELL, tuple(v + 50 for v in true))], to=table.to).save()
+    said = report.collect(tiny)
+    assert seen[0][("table_7_1", *CELL)] == true
+    kept = json.loads((table.to.parent / "claims.json").read_text())
+    assert len(kept) == len(said["claims"]) == len(published.claims())
+
+
+# ---- provenance
+
+
+def test_runs_of_other_code_are_counted(table, tiny):
+    (folder, *_) = Store(tiny).folders()
+    assert report.collect(tiny)["code"] == ""
+    records.accept(folder, {"mixup": "of yesterday"})
+    said = report.collect(tiny)["code"]
+    assert said.startswith("1 of 4 runs were made by other code (") and "mixup" in said
+
+
+def rewrite(folder, **changes):
+    "Change a run's record, with its checksum."
+    file = folder / "record.json"
+    text = json.dumps(json.loads(file.read_text()) | changes)
+    file.write_text(text)
+    marks = json.loads((folder / "done").read_text())
+    (folder / "done").write_text(json.dumps(marks | {"record.json": sha256(text.encode())}))
+
+
+def test_records_that_are_odd_or_damaged_cost_nothing_else(table, tiny):
+    odd, foreign, damaged, _ = Store(tiny).folders()
+    rewrite(odd, environment={}, cost={}, news={"of": "a newer version"})
+    rewrite(foreign, run={"is": "os.system", "command": "touch OWNED"})
+    (damaged / "record.json").write_text("{")
+    said = report.collect(tiny)
+    assert (
+        said["runs"] == 3
+        and ("Records", "1 cannot be read: those runs are made again") in (said["failures"])
+    )
+    assert "1 of 3 runs have pieces that are not known here." in said["code"]
+    assert any(line["machine"] == "?, ? cores" for line in said["cost"])
+
+
+def test_hours_of_two_kinds_are_added_up_apart():
+    cpu = {"seconds": 1800.0, "device": "cpu", "threads": 2}
+    gpu = {"seconds": 3600.0, "device": "cuda:1", "threads": 8, "processes": 2}
+    assert report.totals([cpu, gpu, cpu]) == "2.00 GPU-hours and 2.00 core-hours"
+    assert report.totals([{}, {"seconds": "many"}]) == "no time that is known"
+
+
+# ---- what failed, what was stopped, what is missing
+
+
+def notebook(status="completed", **facts):
+    "An executed notebook with a heading."
+    cell = {"cell_type": "markdown", "metadata": {}, "source": "# A chapter\n\n## Its idea"}
+    about = {"thesis_repro": {"status": status, **facts}}
+    return json.dumps({"cells": [cell], "metadata": about, "nbformat": 4, "nbformat_minor": 5})
+
+
+def test_what_was_stopped_has_not_failed(outputs):
+    books = {
+        "05_a": notebook("failed", error="cell 3 (FGSM): AssertionError"),
+        "06_b": notebook("stopped", error="cell 9 (Table 6.1): stopped by SIGINT"),
+        "07_c": notebook("running"),
+        "08_d": notebook(),
+        "09_e": "{",
+    }
+    for name, text in books.items():
+        atomic_write(outputs / "notebooks" / f"{name}.ipynb", text)
+    said = report.collect(settings.load("smoke"))
+    assert said["failures"] == [
+        ("A chapter", "cell 3 (FGSM): AssertionError"),
+        ("09_e", "09_e.ipynb cannot be read: JSONDecodeError"),
     ]
-    line = frame[(frame.row == "AIP") & (frame.column == "Best / CIFAR-10")].iloc[0]
-    mean, std = statistics.mean(ours), statistics.stdev(ours)
-    assert (line.ours, line.ours_std, line.n) == (pytest.approx(mean), pytest.approx(std), 3)
-    assert line.delta == pytest.approx(mean - 96.97)
-    assert line.verdict == published.evaluate_cell(96.97, 0.16, ours).verdict
-    assert frame.iloc[-1].verdict == "ours only" and math.isnan(frame.iloc[-1].thesis)
-    assert set(frame.verdict) <= {
-        "holds",
-        "fails",
-        "inconclusive",
-        "not measured",
-        "cited",
-        "ours only",
-    }
+    stopped = ["cell 9 (Table 6.1): stopped by SIGINT", "it did not run to its end"]
+    assert said["stopped"] == [("A chapter", why) for why in stopped]
+    assert [b.page for b in said["books"]][-1] == "" and said["books"][0].headings == ["Its idea"]
 
 
-def test_margin_decides():
-    cell = [Cell("AIP", "Best / CIFAR-10", (96.5, 96.6, 96.55))]
-    of = lambda frame: frame[frame.n > 0].verdict.item()
-    assert of(compare("7.1", cell)) == "holds" and of(compare("7.1", cell, margin=0.1)) == "fails"
+def test_runs_that_failed_or_diverged_are_listed(outputs):
+    failed = {"a-seed-0: Robustness": "out of memory", "b": "diverged: the loss is nan"}
+    made([Cell("AIP", "Best / SVHN", (97.0, None))], failed=failed).save()
+    facts = {"reason": "the loss is inf", "run": {}}
+    digest = sha256(json.dumps(facts, sort_keys=True).encode())
+    lost = outputs / "runs" / "aip" / "table_7_1" / "c-seed-1-0123456789ab"
+    atomic_json(lost / "diverged.json", facts | {"sha256": digest})
+    found = report.collect(settings.load("smoke"))["failures"]
+    assert found == [*failed.items(), (lost.name, "diverged: the loss is inf")]
 
 
-def test_a_cell_that_cannot_be_compared_shows_its_number_without_a_verdict():
-    frame = compare("7.1", [Cell("AIP", "Best / CIFAR-10", (97.0, 97.1), STAND_IN)])
-    line = frame[frame.n > 0].iloc[0]
-    assert (line.verdict, line.reason) == ("not measured", STAND_IN) and line.ours == pytest.approx(
-        97.05
-    )
+def test_reasons_are_counted_with_the_tables_that_they_concern(outputs):
+    cells = [Cell("AIP", f"{w} / SVHN", (97.0, 97.2), "width 1/8") for w in ("Best", "Last")]
+    made([*cells, Cell("mixup", "Best / SVHN", (), "the disk was full")]).save()
+    found = report.reasons(report.exhibits(settings.load("smoke"), {}))
+    lines = {(r["verdict"], r["reason"]): r["cells"] for r in found}
+    assert lines["not comparable", "width 1/8"] == 2 and lines["not run", "the disk was full"] == 1
+    assert found[0]["verdict"] == "not run" and found[-1]["reason"] == "width 1/8"
+    assert [e.name for e in found[-1]["exhibits"]] == ["Table 7.1"]
 
 
-def test_lost_runs_are_said_and_keep_their_seats():
-    cell = Cell("AIP", "Best / CIFAR-10", (97.0, None, float("inf"), 97.1))
-    line = compare("7.1", [cell]).query("n > 0").iloc[0]
-    assert (line.n, line.verdict, line.reason) == (2, "not measured", "2 of 4 runs gave no number")
-    assert [math.isnan(v) for v in line["values"]] == [False, True, True, False]
+@pytest.mark.parametrize(
+    ("preset", "cells", "said"),
+    [
+        ("thesis", [], []),
+        ("thesis", [Cell("AIP", "Best / SVHN", (97.0, 97.2))], []),
+        ("fast", [], ["epochs = 8", "train_size = 20000", "width = 0.5", "seeds = 2"]),
+        (
+            "fast",
+            [Cell("AIP", "Best / SVHN", (97.0, 97.2), "width 0.5, 8 of 500 epochs")],
+            ["width 0.5 (1 cells)", "8 of 500 epochs (1 cells)"],
+        ),
+        (
+            "smoke",
+            [Cell("AIP", "Best / SVHN", (97.0, 97.2), STAND_IN, "%", STAND_IN)],
+            ["digits10 stands in for CIFAR-10"],
+        ),
+    ],
+)
+def test_every_preset_but_the_thesis_says_in_what_it_is_smaller(outputs, preset, cells, said):
+    data = {"data": DATA} if preset == "smoke" else {"data": ""}
+    if cells:
+        made(cells, preset=preset, **data).save()
+    chosen = settings.load(preset)
+    found = report.scale(chosen, report.exhibits(chosen, {}))
+    assert set(said) <= set(found) and bool(said) == bool(found)
 
 
-def test_bad_cells():
-    with pytest.raises(BadInput, match=r"AIP, Best / SVHN is given twice"):
-        compare("7.1", [Cell("AIP", "Best / SVHN", (1.0,)), Cell("AIP", "Best / SVHN", (2.0,))])
-    with pytest.raises(BadInput, match="unknown table"):
-        compare("9.9", [])
-
-
-def test_quoted_numbers_are_never_judged():
-    frame = compare(
-        "7.1",
-        [
-            Cell("MetaMixup", "Best / CIFAR-10", (20.0, 20.1)),
-            Cell("MetaMixup", "Last / SVHN", (9.0,)),
-        ],
-    )
-    meta = frame[frame.row == "MetaMixup"].set_index("column")
-    assert meta.verdict["Best / CIFAR-10"] == "cited" and meta.delta[
-        "Best / CIFAR-10"
-    ] == pytest.approx(20.05 - 96.88)
-    assert meta.verdict["Last / SVHN"] == "ours only"  # the thesis prints a dash there
-    assert "MetaMixup†" in made([])._repr_html_() and "MetaMixup†" in report._markdown(made([]), "")
-    assert r"MetaMixup\textdagger{}" in report._latex(made([]))
-
-
-# ---- escaping
-
-
-def cells_of(line):
-    "A Markdown table row without its escaped bars."
-    return re.split(r"(?<!\\)\|", line)[1:-1]
-
-
-def test_nasty_labels_in_markdown():
-    t = made(
-        [
-            Cell(NASTY, "Best / SVHN", (1.0, 2.0), "why | not\nthen"),
-            Cell("AIP", "a | b_c", (1.0, 2.0)),
-        ]
-    )
-    lines = [line for line in report._markdown(t, "").splitlines() if line.startswith("|")]
-    assert {len(cells_of(line)) for line in lines} == {10} and len(lines) == 2 + 6
-    row = next(line for line in lines if r"input\_layer" in line)
-    assert (
-        "&amp; 100%" in row
-        and r"\|" in row
-        and r"\<b\>" in row
-        and r"\$x^2\$" in row
-        and "<b>" not in row
-    )
-    assert r"why \| not then" in report._markdown(t, "")
-
-
-def unescaped(text, character):
-    return len(re.findall(r"(?<!\\)" + re.escape(character), text.replace("\\\\", "")))
-
-
-def test_nasty_labels_in_latex():
-    t = made(
-        [Cell(NASTY, "Best / SVHN", (1.0, 2.0), "because_of {this} ^ & that")], title="100% & more_"
-    )
-    text = report._latex(t)
-    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-    row = next(line for line in body.splitlines() if r"input\_layer" in line)
-    assert (
-        r"AIP (w/ input\_layer) \& 100\% \textbar{} \textless{}b\textgreater{}\$x\textasciicircum{}2\$"
-        in row
-    )
-    assert r"\#1 \textbackslash{}\{\textasciitilde{}\}" in row
-    lines = [
-        line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line
-    ]
-    assert {unescaped(line, "&") for line in lines} == {9}
-    assert unescaped(body, "{") == unescaped(body, "}") and unescaped(body, "$") % 2 == 0
-    assert unescaped(body, "%") == 1  # the one that ends the line of \resizebox
-    assert r"because\_of \{this\} \textasciicircum{} \& that" in text and r"100\% \& more\_" in text
-    assert text.isascii()
-
-
-def test_nasty_labels_in_html():
-    t = made(
-        [Cell(NASTY, 'x" onload="y', (1.0, 2.0), 'a "reason" <i>')],
-        title="<script>alert(1)</script>",
-    )
-    page = Page(t._repr_html_())
-    assert NASTY in page.text and 'x" onload="y' in page.text and 'a "reason" <i>' in page.text
-    assert "script" not in page.tags and "i" not in page.tags and "<script>alert(1)" in page.text
-
-
-# ---- what is missing
-
-
-def test_reasons_are_notes_in_every_format():
-    t = made([Cell("AIP", "Best / SVHN", (), "its run stopped: the disk is full")])
-    html, md, tex = t._repr_html_(), report._markdown(t, ""), report._latex(t)
-    assert (
-        "<li>its run stopped: the disk is full</li>" in html
-        and 'title="its run stopped: the disk is full"' in html
-    )
-    number = re.search(r"^(\d+)\. its run stopped: the disk is full$", md, re.M)[1]
-    row = next(line for line in md.splitlines() if line.startswith("| AIP |"))
-    assert cells_of(row)[7].strip() == f"97.91 ± 0.04<br>not measured<sup>{number}</sup>"
-    assert rf"\textsuperscript{{{number}}} its run stopped: the disk is full." in tex
-    assert t.wide().loc["AIP", "Best / SVHN"] == "97.91 ± 0.04 | — | — | not measured"
-
-
-def test_wide_is_readable():
-    t = made([Cell("AIP", "Best / CIFAR-10", (95.0, 95.1, 95.2))])
-    assert (
-        t.wide().loc["AIP", "Best / CIFAR-10"] == "96.97 ± 0.16 | 95.10 ± 0.10 (3) | −1.87 | fails"
-    )
-    assert list(t.wide().index) == list(dict.fromkeys(published.published("7.1").row))
-
-
-def test_seconds_keep_their_digits():
-    t = made(
-        [Cell("elapsed time [s]", "AIP", (0.0712, 0.0714), "another machine", unit="s")], "7.5"
-    )
-    assert (
-        t.wide().loc["elapsed time [s]", "AIP"]
-        == "0.1758 | 0.07130 ± 0.00014 (2) | −0.1045 | not measured"
-    )
-
-
-# ---- where it was made
-
-
-def test_every_file_of_a_table_says_where_it_was_made(tmp_path):
-    files = {
-        p.suffix: p.read_text()
-        for p in made([Cell("AIP", "Best / SVHN", (97.0, 97.2))]).save(tmp_path)
-    }
-    assert set(files) == {".csv", ".md", ".tex", ".json"}
-    for text in files.values():
-        words = re.sub(r'[\\"]', "", text)
-        assert (
-            "smoke" in words and "digits10" in words and "CIFAR-10" in words and "abc123" in words
-        )
-        assert "fast" in words and "CPU" in words and not re.search(r"\b20\d\d-\d\d-\d\d", text)
-    assert json.loads(files[".json"])["runs"] == "2 runs a cell."
-
-
-def test_machines_of_several_records_are_all_named():
-    other = MACHINE | {
-        "gpu": "NVIDIA H100",
-        "cores": 1,
-        "commit": "def456",
-        "versions": {"torch": "2.15"},
-    }
-    facts = provenance(MACHINE, other, MACHINE)
-    assert (
-        facts["hardware"]
-        == "A <fast> CPU & co, 2 cores; A <fast> CPU & co, 1 core with NVIDIA H100"
-    )
-    assert facts["commit"] == "abc123, def456" and facts["versions"] == {"torch": "2.11, 2.15"}
-
-
-def test_real_data_is_not_called_a_stand_in():
-    sets = {
-        "CIFAR-10": "cifar10",
-        "SVHN": "svhn_extra",
-        "CIFAR-100": "cifar10",
-        "Tiny ImageNet": "npz:a/b.npz",
-    }
-    assert report.stand_ins(sets) == {"CIFAR-100": "cifar10"}
-    assert report.stand_ins({"CIFAR-10": "cifar100"}) == {"CIFAR-10": "cifar100"}
-    words = "Data: the real CIFAR-10, SVHN; cifar10 stands in for CIFAR-100; the file b.npz as Tiny ImageNet."
-    assert report.data_words(sets) == words
-
-
-# ---- files
-
-
-def test_a_table_comes_back_from_its_files(tmp_path):
-    cells = [Cell(NASTY, "NA", (1 / 3, None), STAND_IN), Cell("AIP", "Best / SVHN", (97.0, 97.2))]
-    before = made(cells)
-    before.save(tmp_path)
-    after = report.read_table(tmp_path / "table_7_1.json")
-    pd.testing.assert_frame_equal(after.frame, before.frame)
-    assert after._repr_html_() == before._repr_html_() and after.facts() == before.facts()
-
-
-def test_figures_carry_their_facts_and_no_date(tmp_path):
-    from PIL import Image
-
-    files = {p.suffix: p for p in drawn(n=2, sets={"CIFAR-10": "digits10"}).save(tmp_path)}
-    text = Image.open(files[".png"]).text
-    assert (
-        text["Title"] == "Figure 7.2: a line"
-        and "digits10" in text["Description"]
-        and "abc123" in text["Description"]
-    )
-    assert "2 runs" in text["Description"]
-    pdf = files[".pdf"].read_bytes()
-    assert b"CreationDate" not in pdf and b"digits10" in pdf
-    assert pd.read_csv(files[".csv"]).loss.tolist() == [1 / 3, 2 / 3]
-
-
-MAKE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_report import drawn, made, Cell
-drawn().save(sys.argv[2])
-made([Cell("AIP", "Best / SVHN", (97.0, 97.2))]).save(sys.argv[2])
-"""
-
-
-def test_two_processes_make_the_same_bytes(tmp_path):
-    processes = []
-    for seed in "12":  # the order of sets and of strings' hashes differs between the two
-        arguments = [sys.executable, "-c", MAKE, str(Path(__file__).parent), str(tmp_path / seed)]
-        environment = os.environ | {"PYTHONHASHSEED": seed, "TZ": f"UTC-{seed}"}
-        processes.append(subprocess.Popen(arguments, env=environment))
-    assert [p.wait() for p in processes] == [0, 0]
-    names = sorted(p.name for p in (tmp_path / "1").iterdir())
-    assert len(names) == 8
-    for name in names:
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
-
-
-def test_style_leaves_no_trace():
-    import matplotlib as mpl
-
-    before = dict(mpl.rcParams)
-    with report.style():
-        assert mpl.rcParams["font.family"] == ["DejaVu Sans"]
-    assert dict(mpl.rcParams) == before
-
-
-def test_a_figure_is_shown_once():
-    import matplotlib.pyplot as plt
-
-    figure = drawn()
-    assert not plt.get_fignums() and figure._repr_png_().startswith(b"\x89PNG")
-    again = Figure(
-        number="7.2",
-        title="a line",
-        figure=figure.figure,
-        data=figure.data,
-        origin=provenance(MACHINE),
-    )
-    assert sum(t.get_gid() == "made" for t in again.figure.texts) == 1
-
-
-@pytest.mark.parametrize("artefact", [made([]), drawn()])
-def test_a_folder_that_cannot_be_written(tmp_path, artefact):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(BadInput, match="cannot be written") as error:
-        artefact.save(tmp_path / "file" / "tables")
-    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
-    assert (tmp_path / "file").read_text() == "in the way"
-
-
-# ---- values for the claims
-
-
-def test_claims_read_what_was_saved(outputs):
-    cells = [
-        Cell("AIP", "Best / SVHN", (97.0, None, 97.4)),
-        Cell("Manifold mixup", "Best / SVHN", (96.0, 96.1), STAND_IN),
-    ]
-    made(cells).save()
-    drawn(cells=(Cell("pairs", "one maximum", (0.9, float("nan")), unit="share"),)).save()
-    values, why = report.saved_values("smoke")
-    assert values["figure_7_2", "pairs", "one maximum"][0] == 0.9 and len(values) == 3
-    assert values["table_7_1", "Manifold mixup", "Best / SVHN"] == (96.0, 96.1)
-    assert why["table_7_1", "Manifold mixup", "Best / SVHN"] == STAND_IN
-    claims = published.claim_table(values, 7, why).set_index("id")
-    line = claims.loc["7.1-aip-over-manifold-best-svhn"]
-    assert (
-        line.n > 0 and line.ours == pytest.approx(97.2 - 96.05, abs=0.2) and STAND_IN in line.reason
-    )
-
-
-def test_damaged_artefacts_are_left_out_of_the_claims_and_named(outputs):
-    made([Cell("AIP", "Best / SVHN", (97.0, 97.2))]).save()
-    made([], "7.5").save()
+def test_claims_know_what_they_rest_on_and_are_scored_by_chapter(outputs):
+    row = [Cell("AIP", "Best / SVHN", (97.5, 97.6)), Cell("mixup", "Best / SVHN", (90.0, 90.1))]
+    made([*row, Cell("Manifold mixup", "Best / SVHN", (98.5, 98.7))]).save()
     drawn().save()
-    (outputs / "tables" / "table_7_5.csv").write_text("row,column\n1,2\n")
-    figure = json.loads((outputs / "figures" / "figure_7_2.json").read_text())
-    (outputs / "figures" / "figure_7_2.json").write_text(
-        json.dumps(figure | {"cells": [{"rows": 1}]})
-    )
-    with pytest.warns(UserWarning, match="cannot be used") as said:
-        values, _ = report.saved_values("smoke")
-    assert {Path(str(w.message).split(":")[0]).stem for w in said} == {"table_7_5", "figure_7_2"}
-    assert {name for name, _, _ in values} == {"table_7_1"}
+    said = report.collect(settings.load("smoke"))
+    (c,) = [c for c in said["claims"] if c["id"] == "7.1-aip-over-manifold-best-svhn"]
+    assert c["verdict"] == "fails" and [e.name for e in c["exhibits"]] == ["Table 7.1"]
+    assert c["hardware"] == artefacts.provenance(MACHINE)["hardware"] and c["chapter"] == "7"
+    found = {f["chapter"]: f for f in said["findings"]}
+    words = [c["verdict"] for c in found["7"]["decided"]]
+    assert "fails" in words and words == sorted(words) and not found["5"]["decided"]
+    assert found["7"]["score"].judged["fails"] == words.count("fails")
+    total = sum(n for f in said["findings"] for n in f["score"].judged.values())
+    assert total == sum(said["score"].judged.values()) > 0
+    (e,) = [e for e in said["exhibits"] if e.id == "table_7_1"]
+    assert c in e.claims and not math.isnan(c["ours"])
+
+
+def test_everything_of_the_thesis_is_there_in_its_order(outputs):
+    made([], "7.5").save()
+    made([], "7.1").save()
+    found = report.exhibits(settings.load("smoke"), {})
+    names = [e.name for e in found if e.number.startswith("7.")]
+    assert names.index("Table 7.1") < names.index("Table 7.2") < names.index("Table 7.5")
+    assert [e.name for e in found if e.page] == ["Table 7.1", "Table 7.5"]
+
+
+def test_a_trial_with_other_settings_has_a_report_of_its_own(table, tiny):
+    assert report.overrides(tiny) == {k: v for k, v in TINY.items() if v != 0}
+    (e,) = [e for e in report.collect(tiny)["exhibits"] if e.page]
+    assert e.path.parents[1].name == tiny.variant
+    assert not [e for e in report.collect(settings.load("smoke"))["exhibits"] if e.page]

@@ -1,7 +1,8 @@
-"""The report in headless Chromium: no complaint, no missing file, no request that leaves the machine, every permalink.
+"""The report in headless Chromium: no complaint, no missing file, no request, every permalink.
 
-The report is a small one made here; with $THESIS_REPRO_REPORT it is the one whose front page that names. Screenshots at
-the widths of a laptop and a phone are kept where $THESIS_REPRO_SCREENSHOTS says, to be looked at.
+The report is a small one made here; with $THESIS_REPRO_REPORT it is the one whose front page that
+names. Screenshots at the widths of a laptop and a phone are kept where $THESIS_REPRO_SCREENSHOTS
+says, to be looked at.
 """
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_pages import filled
 
-from thesis_repro import report
+from thesis_repro import artefacts
 
 websocket = pytest.importorskip(
     "websocket", reason="websocket-client, which comes with jupyterlab, is not installed"
@@ -31,8 +32,9 @@ def front(tmp_path_factory):
     if "THESIS_REPRO_REPORT" in os.environ:
         return Path(os.environ["THESIS_REPRO_REPORT"]).resolve()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artefacts, "load_chapters", lambda chapter="": None)
         patch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
-        return filled(report.folder("smoke"))
+        return filled(artefacts.folder("smoke"))
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +65,19 @@ def test_every_page_is_silent_complete_and_fits(browser, front, device):
             browser.picture(Path(screenshots) / f"{page.stem}_{WIDTHS[device]}.png")
 
 
-# Of all permalinks, those whose item is not within the window after a click, or has no height, with the reason.
+# Of all permalinks, those whose item is not in the window after a click, or has no height.
 LOST = """
 (() => {
   const where = link => {
-    const newURL = location.href.split("#")[0] + link;  // going there hundreds of times a second is not allowed
+    const newURL = location.href.split("#")[0] + link;  // going there so often is not allowed
     dispatchEvent(new HashChangeEvent("hashchange", {newURL}));
     const item = document.getElementById(decodeURIComponent(link.slice(1)));
     const box = item ? item.getBoundingClientRect() : {height: 0, top: 0};
-    return box.height && box.top >= 0 && box.top < innerHeight ? "" : `${link}: ${box.height} high, at ${box.top}`;
+    const seen = box.height && box.top >= 0 && box.top < innerHeight;
+    return seen ? "" : `${link}: ${box.height} high, at ${box.top}`;
   };
-  return [...document.querySelectorAll("a.here")].map(a => where(a.getAttribute("href"))).filter(Boolean);
+  const links = [...document.querySelectorAll("a.here")].map(a => a.getAttribute("href"));
+  return links.map(where).filter(Boolean);
 })()
 """
 
@@ -111,11 +115,14 @@ def test_the_scorecard_sorts_and_filters(browser, front):
         browser.run("document.querySelector('th[data-key=thesis]').getAttribute('aria-sort')")
         == "descending"
     )
-    browser.run(
-        "document.querySelector('#scorecard button[data-verdict=\"not measured\"]').click()"
+    chip = "document.querySelector('#scorecard button[data-verdict=\"not run\"]').click()"
+    browser.run(chip)
+    assert set(browser.run(f"{ROWS}.map(r => r.dataset.verdict)")) == {"not run"}
+    browser.run(chip)
+    type_in = (
+        "(e => {{ e.value = {!r}; e.dispatchEvent(new Event('input')); }})"
+        "(document.querySelector('[name=search]'))"
     )
-    assert set(browser.run(f"{ROWS}.map(r => r.dataset.verdict)")) == {"not measured"}
-    type_in = "(e => {{ e.value = {!r}; e.dispatchEvent(new Event('input')); }})(document.querySelector('[name=search]'))"
     browser.run(type_in.format("svhn best"))
     texts = browser.run(f"{ROWS}.map(r => r.textContent.toLowerCase())")
     assert texts and all("svhn" in text and "best" in text for text in texts)
@@ -127,15 +134,52 @@ def test_the_scorecard_sorts_and_filters(browser, front):
 def test_formulas_are_drawn_by_the_browser_itself(browser, front):
     for page in sorted(front.parent.glob("chapter_*.html")):
         opened(browser, page)
-        flat = browser.run(
-            "[...document.querySelectorAll('math')].filter(m => m.getBoundingClientRect().height < 5).length"
-        )
+        small = "m => m.getBoundingClientRect().height < 5"
+        flat = browser.run(f"[...document.querySelectorAll('math')].filter({small}).length")
         assert not flat, page.name
     opened(browser, front.parent / "chapter_07_aip.html")
     assert browser.run("document.querySelectorAll('math mfrac, math munder, math msub').length") > 0
 
 
-FAULTY = """<img src="none.png"><script src="https://example.org/x.js"></script><script>console.error("ouch"); missing();</script>"""
+# The claims that are not seen in full at a phone's width: no text, or a part outside of the window.
+UNSEEN = """
+(() => {
+  const rows = [...document.querySelectorAll("#scorecard tbody tr")].filter(r => !r.hidden);
+  const boxes = rows.map(r => r.querySelector("td.text").getBoundingClientRect());
+  const seen = b => b.width > 200 && b.height > 10 && b.left >= 0 && b.right <= innerWidth;
+  return [rows.length, rows.filter((r, i) => !seen(boxes[i])).map(r => r.id)];
+})()
+"""
+
+
+def test_a_phone_shows_each_claim_in_full(browser, front):
+    opened(browser, front, WIDTHS["phone"])
+    shown, unseen = browser.run(UNSEEN)
+    assert shown == 20 and unseen == []
+
+
+def test_the_first_screen_tells_what_failed_and_the_second_what_was_found(browser, front):
+    if "THESIS_REPRO_REPORT" in os.environ:
+        pytest.skip("another report may have no failures")
+    for device, width in WIDTHS.items():
+        opened(browser, front, width)
+        top = "Math.round(document.getElementById({!r}).getBoundingClientRect().top)".format
+        places = [browser.run(top(name)) for name in ("what-failed", "findings", "claims")]
+        assert places == sorted(places) and places[0] < 400, device
+        assert places[1] < (1000 if device == "laptop" else 1800), device
+
+
+def test_code_can_be_folded(browser, front):
+    opened(browser, front.parent / "chapter_07_aip.html")
+    unfolded = "document.querySelectorAll('details.code[open]').length"
+    assert browser.run(unfolded) > 0
+    browser.run("document.getElementById('fold').click()")
+    assert browser.run(unfolded) == 0
+    assert browser.run("document.getElementById('fold').textContent") == "Unfold code"
+
+
+FAULTY = """<img src="none.png"><script src="https://example.org/x.js"></script>
+<script>console.error("ouch"); missing();</script>"""
 
 
 def test_the_browser_notices_what_it_is_there_for(browser, tmp_path):

@@ -30,7 +30,8 @@ import pandas as pd
 
 from . import measures, paths, records, settings, tables
 from .files import BadInput, atomic_json, atomic_write, sha256
-from .measures import ensure_measured
+from .measures import ensure_measured, planned_row
+from .published import published
 from .runs import code_words
 from .store import RunsFailed, Store
 from .tables import COLUMNS, DETAILS, Cell, compare
@@ -62,10 +63,12 @@ def data_words(found) -> str:
     known = dict.fromkeys((part, d.title, d.is_file, d.stands_in) for part, d in found if part)
     real = [part for part, _, file, other in known if not file and not other]
     said = [f"the real {', '.join(dict.fromkeys(real))}"] if real else []
-    for name in dict.fromkeys(title for _, title, file, other in known if file or other):
-        parts = " and ".join(part for part, title, *_ in known if title == name)
-        file = any(file for _, title, file, _ in known if title == name)
-        said.append(f"the file {name} as {parts}" if file else f"{name} stands in for {parts}")
+    played = {}
+    for part, title, file, _ in (k for k in known if k[0] not in real):
+        played.setdefault((title, file), []).append(part)
+    for (title, file), parts in played.items():
+        whom = " and ".join(parts)
+        said.append(f"the file {title} as {whom}" if file else f"{title} stands in for {whom}")
     return f"Data: {'; '.join(said)}." if said else ""
 
 # %% ../nbs/evidence/54_artefacts.ipynb #45750edf
@@ -382,8 +385,9 @@ class MadeTable(Made):
 
     def __call__(self, preset, parts=None, train=True, fresh="", also=None) -> Table:
         "The Table at a preset, made and saved; `also` has rows of your own: name → a thesis's Run."
-        store, plan = Store(preset), self.plan(preset, tuple(parts or self.parts))
-        chosen = list(dict.fromkeys(r for p in plan.values() for r in p.runs))
+        plan, own = self.plan(preset, tuple(parts or self.parts)), also or {}
+        plan |= self.own_rows(preset, plan, own)
+        store, chosen = Store(preset), list(dict.fromkeys(r for p in plan.values() for r in p.runs))
         tasks = [(r, p.measurement) for p in plan.values() for r in p.runs]
         if fresh == "changed":
             store.renew(store.outdated(chosen))
@@ -394,21 +398,40 @@ class MadeTable(Made):
             needed = [s for r, m in tasks for s in m.needs(r)]
             failures = tried(store.ensure, [*chosen, *needed])
             failures |= tried(ensure_measured, store, tasks)
-        cells = [_cell(store, place, planned, failures) for place, planned in plan.items()]
+        cells = self.cells(store, plan, failures)
         cells += self.also(preset, plan) if self.also else []
-        return self.of(preset, cells, chosen, failures, tasks)
+        frame = compare(self.number, cells, self.along)
+        name = "-".join(["also", *re.findall(r"\w+", " ".join(own))]) if own else ""
+        to, failed = folder(preset) / name / "tables", dict(failures.values())
+        return self.of(store, frame, chosen, failed, to, tasks)
 
-    def of(self, preset, cells, chosen, failures: dict, tasks=()) -> Table:
-        "The Table of some cells and the runs behind them, saved."
-        store = Store(preset)
+    def own_rows(self, preset, plan: dict, own: dict) -> dict:
+        "The cells of rows of your own, measured as the rows of the same data set. BadInput."
+        found, taken = {}, {row for row, _ in plan}
+        if own and not self.number.endswith(".ours"):
+            taken |= {*published(self.number).row}
+        for name, run in own.items():
+            cells = [(c, p) for (_, c), p in plan.items() if p.runs and p.runs[0].part == run.part]
+            if name in taken:
+                raise BadInput(f"{self.name}: it has a row {name}: give yours another name")
+            if not cells:
+                raise BadInput(f"{self.name}: {name}: no row of it is on {run.part or 'no data'}")
+            found |= planned_row(preset, name, run, {c: p.measurement for c, p in cells})
+        return found
+
+    def cells(self, store: Store, plan: dict, failures: dict) -> list[Cell]:
+        "What the records have for each planned cell."
+        return [_cell(store, place, planned, failures) for place, planned in plan.items()]
+
+    def of(self, store: Store, frame, chosen, failed: dict, to: Path, tasks=()) -> Table:
+        "The Table of a frame and the runs behind it, saved in the folder `to`."
         there = {r: record for r in chosen if (record := store.record(r))}
         facts = {"number": self.number, "title": self.title, "where": self.where}
-        facts |= {"preset": preset.name, "to": folder(preset) / "tables"}
+        facts |= {"preset": store.preset.name, "to": to, "failed": failed}
         facts |= {"data": data_words((r.part, r.data) for r in there)}
         facts |= {"code": told_code(store, there, tasks)}
         facts |= {"origin": provenance(*(r.environment for r in there.values()))}
-        facts |= {"failed": dict(failures.values())}
-        made = Table(frame=compare(self.number, cells, self.along), **facts)
+        made = Table(frame=frame, **facts)
         made.save()
         return made
 
@@ -452,18 +475,15 @@ class MadeFigure(Made):
 
     draw: object = None
 
-    def __call__(self, preset, parts=None, train=True, **how) -> Figure:
+    def __call__(self, preset, parts=None, train=True, fresh="", **how) -> Figure:
         "The Figure at a preset, made and saved; without `train`, from the runs that are there."
-        failures = {}
+        store, asked = Store(preset), tuple(parts or self.parts)
         with style(), Store.training(train):
-            try:
-                drawn = self.draw(preset, tuple(parts or self.parts), **how)
-            except RunsFailed as e:
-                warnings.warn(str(e), stacklevel=2)
-                failures = e.named
-                drawn = _undrawn(failures)
-        store, chosen = Store(preset), list(drawn.runs)
-        there = {r: record for r in chosen if (record := store.record(r))}
+            drawn, failures = self.drawn(preset, asked, how)
+            if fresh == "changed" and (old := store.outdated(drawn.runs)):
+                store.renew(old)
+                drawn, failures = self.drawn(preset, asked, how)
+        there = {r: record for r in drawn.runs if (record := store.record(r))}
         data = [*((r.part, r.data) for r in there), *drawn.data]
         facts = {"number": self.number, "title": self.title, "where": self.where}
         facts |= {"preset": preset.name, "to": folder(preset) / "figures", "failed": failures}
@@ -473,6 +493,14 @@ class MadeFigure(Made):
         made = Figure(figure=drawn.figure, frame=drawn.frame, **facts)
         made.save()
         return made
+
+    def drawn(self, preset, parts, how: dict) -> tuple[Drawn, dict]:
+        "What its function draws, and no failure; or a picture of what failed, and why."
+        try:
+            return self.draw(preset, parts, **how), {}
+        except RunsFailed as e:
+            warnings.warn(str(e), stacklevel=3)
+            return _undrawn(e.named), e.named
 
 
 def figure(number: str, title: str, parts=(), where: str = ""):

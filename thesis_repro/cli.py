@@ -132,18 +132,23 @@ COMMANDS = {  # name: function, help, options, positional arguments
         ("--json",),
         {"--preset": {"default": "", "help": "list the results of this preset only"}},
     ),
-    "claims": (commands.claims, "the thesis's claims with verdicts", ("--preset", "--json"), {}),
+    "claims": (
+        commands.claims,
+        "the thesis's claims with verdicts",
+        ("--preset", "--seeds", "--epochs", "--set", "--json"),
+        {},
+    ),
     "report": (
         commands.show_report,
         "write the report of a preset",
-        ("--preset",),
+        ("--preset", "--seeds", "--epochs", "--set"),
         {"--open": {"action": "store_true", "help": "open it in a browser"}},
     ),
     "diff": (commands.show_diff, "which numbers moved between two outputs", ("--json",), {}),
     "records": (
         commands.show_records,
         "carry records to another machine, or bring them up to date",
-        ("--preset",),
+        ("--preset", "--pieces"),
         {"action": {"choices": _RECORDS}, "files": {"nargs": "*", "metavar": "FILE"}},
     ),
     "bench": (
@@ -260,7 +265,7 @@ def _load_own_pieces(args) -> None:
     files = list(getattr(args, "pieces", None) or ())
     if getattr(args, "preset", ""):
         said = settings.load(args.preset).pieces
-        files += said.split() if said != "none" else []
+        files += [settings.settings_file().parent / f for f in said.split() if f != "none"]
     for file in files:
         load_pieces(file)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OVERRIDES', 'overridden', 'preset_of', 'print_json', 'said', 'reproduce', 'artefact', 'chosen_runs', 'run', 'runs',
-           'attack_of', 'attack', 'where', 'show_atlas', 'judge', 'claims', 'show_report', 'show_diff', 'show_records',
-           'bench', 'show_data', 'show_settings', 'plan']
+           'attack_of', 'attack', 'where', 'show_atlas', 'claims', 'show_report', 'show_diff', 'show_records', 'bench',
+           'show_data', 'show_settings', 'plan']
 
 # %% ../nbs/command/70_commands.ipynb #682bdf60
 import contextlib
@@ -108,7 +108,6 @@ def _report_at_the_end(preset):
     from thesis_repro import pages
 
     def write():
-        judge(preset)
         print(f"report: {pages.write_report(preset)}", flush=True)
 
     try:
@@ -129,10 +128,7 @@ def artefact(args) -> int:
 
     made = artefacts.find(args.command, args.number)
     how = {"parts": settings.parts(args.parts)} if args.parts else {}
-    if args.command == "table":
-        how |= {"train": not args.no_train, "fresh": args.fresh or ""}
-    elif args.no_train:
-        how["train"] = False
+    how |= {"train": not args.no_train, "fresh": args.fresh or ""}
     thing = made(preset_of(args, made.number), **how)
     if args.json:
         print_json(thing.frame.to_dict("records"))
@@ -188,7 +184,7 @@ def run(args) -> int:
     preset = preset_of(args, "" if own else args.what)
     chosen = _specified(args.what) if own else chosen_runs(args, preset, args.what)
     store, failures = Store(preset), {}
-    if args.fresh:
+    if args.fresh == "changed":
         store.renew(store.outdated(chosen))
     try:
         store.ensure(chosen)
@@ -330,29 +326,18 @@ def show_atlas(args) -> int:
     return 0
 
 # %% ../nbs/command/70_commands.ipynb #2553bc9b
-def judge(preset) -> list[dict]:
-    "Judge every claim by the artefacts at a preset and keep the result as claims.json."
-    from thesis_repro import artefacts
-    from thesis_repro import claims as rules
-    from thesis_repro.files import atomic_json, plain
-
-    judged = plain(rules.claim_table(*artefacts.saved_values(preset)).to_dict("records"))
-    with contextlib.suppress(BadInput):  # on a read-only folder they can still be looked at
-        atomic_json(artefacts.folder(preset) / "claims.json", judged)
-    return judged
-
-
 def claims(args) -> int:
     "Judge the thesis's claims by what has been measured at a preset."
+    from thesis_repro import report
     from thesis_repro.claims import score
 
-    judged = judge(settings.load(args.preset))
+    judged = report.judge(settings.load(args.preset, **overridden(args)))
     if args.json:
-        print_json(judged)
+        print_json(judged.to_dict("records"))
         return 0
-    for c in judged:
-        print(f"{c['verdict']:14} {c['claim']}\n{'':14} {c['reason']}")
-    print(f"\n{score(judged)['text']}")
+    for c in judged.itertuples():
+        print(f"{c.verdict:14} {c.claim}\n{'':14} {c.reason}")
+    print(f"\n{score(judged)}")
     return 0
 
 
@@ -362,11 +347,10 @@ def show_report(args) -> int:
 
     from thesis_repro import artefacts, pages
 
-    preset = settings.load(args.preset)
+    preset = settings.load(args.preset, **overridden(args))
     if not artefacts.folder(preset).is_dir():
-        how = f"thesis-repro reproduce --preset {preset.name}"
+        how = f"thesis-repro reproduce {pages.asked_for(preset)}"
         raise BadInput(f"{artefacts.folder(preset)}: nothing has been made there: {how}")
-    judge(preset)
     page = pages.write_report(preset)
     print(page)
     if args.open and not webbrowser.open(page.as_uri()):

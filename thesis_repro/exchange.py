@@ -6,6 +6,7 @@
 __all__ = ['FORMAT', 'LIMIT', 'pack', 'export', 'read', 'merge']
 
 # %% ../nbs/evidence/55_exchange.ipynb #3468239d
+import dataclasses
 import gzip
 import json
 import math
@@ -13,9 +14,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from . import runs
+from . import pieces, records, runs
 from .files import BadInput, atomic_write, sha256
-from .measures import sound_kept
+from .measures import read_kept, sound_kept
 from .store import Busy, locked
 
 # %% ../nbs/evidence/55_exchange.ipynb #67414e7d
@@ -49,19 +50,25 @@ _NAME = r"[\w-][\w.-]*"
 _FOLDER = re.compile(rf"runs/{_NAME}/{_NAME}/[\w-][\w.-]*-([0-9a-f]{{12}})")
 
 
-def _wrong_record(entry: dict) -> str:
+def _wrong_record(place: str, files: dict) -> str:
     "What is wrong with a run's record; empty if nothing is."
-    if not (where := _FOLDER.fullmatch(entry["place"])):
-        return "its folder is not a run's"
-    text, done = entry["files"]["record.json"], json.loads(entry["files"]["done"])
-    if done["record.json"] != sha256(text.encode()):
+    where = _FOLDER.fullmatch(place)
+    if not where or files.keys() != {"record.json", "done"}:
+        return "its place is not a run's"
+    text, done = files["record.json"], json.loads(files["done"])
+    if sha256(text.encode()) not in (done["record.json"], done.get("before")):
         return "its checksum does not fit"
     record = json.loads(text)
     if lacks := [k for k, kind in _PARTS.items() if not isinstance(record.get(k), kind)]:
         return f"it has no {', '.join(lacks)}"
     if runs.key_of(record["run"]) != where[1]:
         return "it is the record of another run than its folder says"
-    for name, part in record["metrics"].items():
+    return _impossible(record["metrics"])
+
+
+def _impossible(metrics: dict) -> str:
+    "Which number of a record cannot be; empty if all can."
+    for name, part in metrics.items():
         for k, v in part.items() if isinstance(part, dict) else ():
             if isinstance(v, float) and not math.isfinite(v):
                 return f"its {name}.{k} is not finite"
@@ -70,28 +77,55 @@ def _wrong_record(entry: dict) -> str:
     return ""
 
 
-def _wrong_measurement(entry: dict) -> str:
+def _wrong_measurement(files: dict) -> str:
     "What is wrong with a measurement; empty if nothing is."
-    [(name, text)] = entry["files"].items()
+    [(name, text)] = files.items()
     where = re.fullmatch(rf"{_NAME}-([0-9a-f]{{12}})\.json", name)
     return sound_kept(json.loads(text), where[1]) if where else "its place is not a measurement's"
 
 # %% ../nbs/evidence/55_exchange.ipynb #7890db03
+def _path(entry: dict) -> str:
+    "Where a record or measurement belongs, below the preset's folder."
+    kept = entry["place"] == "measurements"
+    return "/".join([entry["place"], *(entry["files"] if kept else ["record.json"])])
+
+
 def _check(found: list, name: str, remedy: str = "export it again") -> None:
     "BadInput for the first record or measurement that is unsound."
     places = Counter()
     for entry in found:
-        place = "?"
+        path = "?"
         try:
+            path, files = _path(entry), entry["files"]
             kept = entry["place"] == "measurements"
-            place = "/".join([entry["place"], *(entry["files"] if kept else ())])
-            wrong = (_wrong_measurement if kept else _wrong_record)(entry)
+            wrong = _wrong_measurement(files) if kept else _wrong_record(entry["place"], files)
+            told = [] if wrong else [json.loads(text) for text in files.values()]
+            json.dumps(told, ensure_ascii=False).encode()  # half characters cannot be written
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             wrong = f"it cannot be read: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
-        places[place] += 1
-        wrong = wrong or ("it is there twice" if places[place] > 1 else "")
+        places[path] += 1
+        wrong = wrong or ("it is there twice" if places[path] > 1 else "")
         if wrong:
-            raise BadInput(f"{name}: {place}: {wrong}: {remedy}")
+            shown = "".join(c if c.isprintable() else "?" for c in path)[:200]
+            raise BadInput(f"{name}: {shown}: {wrong}: {remedy}")
+
+# %% ../nbs/evidence/55_exchange.ipynb #e528d314
+_PINNED = re.compile(r"@[0-9a-fA-F]{12,64}$")
+
+
+def _foreign(spec) -> str:
+    "What a description of a run names that is unknown here; empty if all of it is known."
+    parts = spec if isinstance(spec, list) else spec.values() if isinstance(spec, dict) else ()
+    if isinstance(spec, dict) and "is" not in spec:
+        return "something that is no piece"
+    if isinstance(spec, dict):
+        try:
+            pieces.registered(spec["is"])
+        except (BadInput, TypeError):
+            return f"{str(spec['is'])[:80]!r}, which is no piece that is known here"
+    if isinstance(spec, str) and spec.startswith("npz:") and not _PINNED.search(spec):
+        return "a file of images without its checksum"
+    return next(filter(None, map(_foreign, parts)), "")
 
 # %% ../nbs/evidence/55_exchange.ipynb #433c40b1
 def export(home: Path, file: Path) -> Path:
@@ -100,46 +134,55 @@ def export(home: Path, file: Path) -> Path:
     packed = gzip.compress(text, mtime=0) if Path(file).suffix == ".gz" else text
     return atomic_write(file, packed)
 
+# %% ../nbs/evidence/55_exchange.ipynb #f92e6955
+def _unpacked(file: Path) -> bytes:
+    "The text of a file, unpacked; ValueError if it is longer than LIMIT."
+    with open(file, "rb") as f:
+        zipped = f.read(2) == b"\x1f\x8b"
+    with gzip.open(file) if zipped else open(file, "rb") as f:
+        text = f.read(LIMIT + 1)  # a small file can unpack to a very large one
+    if len(text) > LIMIT:
+        raise ValueError(f"it has more than {LIMIT // 1_000_000} MB")
+    return text
+
 
 def read(file: Path) -> list:
     "What is in an exported file, checked. BadInput if it is none, damaged, too large, or unsound."
     try:
-        with open(file, "rb") as f:
-            zipped = f.read(2) == b"\x1f\x8b"
-        with gzip.open(file) if zipped else open(file, "rb") as f:
-            text = f.read(LIMIT + 1)  # a small file can unpack to a very large one
-        if len(text) > LIMIT:
-            raise ValueError(f"it has more than {LIMIT // 1_000_000} MB")
-        content = json.loads(text)
+        content = json.loads(_unpacked(file))
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {str(content['format'])[:40]!r}, not {FORMAT!r}")
-        if content["sha256"] != sha256(json.dumps(content["found"]).encode()):
+        found = content["found"]
+        if type(found) is not list or content["sha256"] != sha256(json.dumps(found).encode()):
             raise ValueError("its checksum does not fit")
     except OSError as e:
         raise BadInput(f"{file}: cannot be read: {(e.strerror or str(e)).lower()}") from None
     except (ValueError, KeyError, TypeError, EOFError, RecursionError, gzip.zlib.error) as e:
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
         raise BadInput(f"{file}: not a file of records, or damaged: {why}") from None
-    _check(content["found"], str(file))
-    return content["found"]
+    _check(found, str(file))
+    for entry in (e for e in found if e["place"] != "measurements"):
+        if other := _foreign(json.loads(entry["files"]["record.json"])["run"]):
+            own = "your own pieces need --pieces FILE"
+            raise BadInput(f"{file}: {entry['place']}: its run names {other}: {own}")
+    return found
 
 # %% ../nbs/evidence/55_exchange.ipynb #69296d7f
-def _outcome(text: str) -> str:
+def _outcome(kept: dict) -> str:
     "What two records of a run, or two measurements, must agree on."
-    kept = json.loads(text)
     names = ("value",) if "value" in kept else ("run", "metrics", "weights", "history")
     return json.dumps([kept[k] for k in names], sort_keys=True)
 
 
 def _there(home: Path, entry: dict) -> str | None:
-    "The text of the same run or measurement that is in a folder already."
+    "The outcome of the same run or measurement in a folder; None without one, or if damaged."
     if entry["place"] == "measurements":
-        [name] = entry["files"]
-        file = home / "measurements" / name
-        return file.read_text("utf-8") if file.is_file() else None
-    key = entry["place"].rpartition("-")[2]
-    found = [f for f in _finished(home) if f.name.endswith(f"-{key}")]
-    return (found[0] / "record.json").read_text("utf-8") if found else None
+        kept = read_kept(home / _path(entry))
+    else:
+        folders = home.glob(f"runs/*/*/*-{entry['place'][-12:]}")
+        record = next(filter(None, map(records.read, folders)), None)
+        kept = record and dataclasses.asdict(record)
+    return kept and _outcome(kept)
 
 # %% ../nbs/evidence/55_exchange.ipynb #ae8bb539
 def merge(files, home: Path) -> dict:
@@ -147,30 +190,29 @@ def merge(files, home: Path) -> dict:
     home, new, counts = Path(home), {}, Counter()
     for file in files:
         for entry in read(file):
-            text = next(iter(entry["files"].values()))
-            place = "/".join([entry["place"], next(iter(entry["files"]))])
-            known = new[place][0] if place in new else _there(home, entry)
-            if known is not None and _outcome(known) != _outcome(text):
-                what = f"{place}: differs from the one that is there already"
+            path = _path(entry)
+            own = _outcome(json.loads(entry["files"][path.rpartition("/")[2]]))
+            known = new[path][0] if path in new else _there(home, entry)
+            if known not in (None, own):
+                what = f"{path}: differs from the one that is there already"
                 raise BadInput(f"{file}: {what}: remove the wrong one; nothing was merged")
             counts["present"] += known is not None
             if known is None:
-                new[place] = text, entry
-    for _, entry in new.values():
-        kind = "measurements" if entry["place"] == "measurements" else "runs"
-        counts[kind if _written(home, entry) else "busy"] += 1
+                new[path] = own, entry
+    counts.update(_taken_in(home, entry) for _, entry in new.values())
     return {k: counts[k] for k in ("runs", "measurements", "present", "busy")}
 
 
-def _written(home: Path, entry: dict) -> bool:
-    "Write the files of an entry, the marker last; not if the run is being trained."
-    names = {"runs": entry["place"].rpartition("-")[2]}
-    names["measurements"] = next(iter(entry["files"])).removesuffix(".json")
-    kind = entry["place"].partition("/")[0]
+def _taken_in(home: Path, entry: dict) -> str:
+    "Write the files of an entry, the marker last, unless the run is being trained: what it was."
+    kind, _, rest = _path(entry).partition("/")
+    key = entry["place"][-12:] if kind == "runs" else rest.removesuffix(".json")
     try:
-        with locked(home / kind / ".locks" / names[kind], wait=False):
-            for name, text in entry["files"].items():
-                atomic_write(home / entry["place"] / name, text)
+        with locked(home / kind / ".locks" / key, wait=False):
+            if _there(home, entry) is not None:
+                return "present"  # it was finished since we looked
+            for name in sorted(entry["files"], reverse=True):  # record.json before done
+                atomic_write(home / entry["place"] / name, entry["files"][name])
     except Busy:
-        return False
-    return True
+        return "busy"
+    return kind

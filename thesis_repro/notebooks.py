@@ -392,17 +392,18 @@ async def _run_notebook(nb, received: list, save, timeout=None, progress=True, c
             await _end(kernel, client, politely=idle)
 
 # %% ../nbs/engine/45_notebooks.ipynb #67cee28b
-def _list_of(e: NotebookFailed, document) -> str:
+def _list_of(e: NotebookFailed, status: str, document) -> str:
     "What failed, in Markdown, with links to the cells."
     from html import escape
 
+    head = "**This notebook was stopped.**" if status == "stopped" else "**This notebook failed.**"
     line = "- [cell {0}](#cell-id={1}), {2}: <code>{3}</code>".format
     lines = [
         line(f.cell, document[f.cell - 1].get("id", ""), f.heading, escape(f.reason))
         for f in e.failures
     ]
     rest = f"{e.left_out} cell(s) that need something from these were left out."
-    return "\n".join(["**This notebook failed.**", "", *lines, "", rest if e.left_out else ""])
+    return "\n".join([head, "", *lines, "", rest if e.left_out else ""])
 
 
 def _written(nb, failed: NotebookFailed | None = None) -> str:
@@ -415,7 +416,8 @@ def _written(nb, failed: NotebookFailed | None = None) -> str:
         if "outputs" in cell:
             cell.outputs = [o for o in cell.outputs if not is_progress(o)]
     if failed:
-        copy.cells.insert(0, v4.new_markdown_cell(_list_of(failed, nb.cells)))
+        status = nb.metadata["thesis_repro"]["status"]
+        copy.cells.insert(0, v4.new_markdown_cell(_list_of(failed, status, nb.cells)))
     return writes(copy) + "\n"
 
 # %% ../nbs/engine/45_notebooks.ipynb #e2780153
@@ -450,7 +452,9 @@ class Engine:
             save("completed")
         except BaseException as e:
             failed = e if isinstance(e, NotebookFailed) else None
-            save("failed", failed, error=str(e) or type(e).__name__)
+            only_stopped = received and not (failed and failed.failures[1:])
+            status = "stopped" if only_stopped else "failed"
+            save(status, failed, error=str(e) or type(e).__name__)
             if received:  # our own work is done: now the signal may do what it does to this process
                 signal.raise_signal(received[0])
             raise
@@ -489,7 +493,8 @@ def execute(
 
     `parameters` are checked before a kernel starts (BadInput); `timeout` is in seconds per cell.
     The kernel runs in the copy's folder. Raises NotebookFailed if cells fail or take too long, or
-    if the kernel dies: `out` then holds what there is, and its metadata says `failed`.
+    if the kernel dies: `out` then holds what there is, and its metadata says `failed`, or `stopped`
+    if somebody stopped it.
     """
     notebook, out = Path(notebook).resolve(), Path(out).resolve()
     given = check_parameters(notebook, parameters or {})

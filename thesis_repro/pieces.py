@@ -17,6 +17,7 @@ import importlib.util
 import inspect
 import json
 import math
+import os
 import re
 import sys
 import textwrap
@@ -206,17 +207,18 @@ def from_specification(spec, depth: int = 0):
 
 # %% ../nbs/engine/02_pieces.ipynb #17d78bfd
 def load_pieces(file) -> None:
-    "Run a Python file of your own, which registers its pieces. BadInput if it cannot be used."
+    "Import a Python file of your own, which registers its pieces. BadInput if it cannot be used."
     path = Path(file).resolve()
-    name = f"own_pieces_{path.stem}"
-    if getattr(sys.modules.get(name), "__file__", None) == str(path):
-        return
     try:
-        found = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))  # where the workers of a pool look, too
+            there = os.environ.get("PYTHONPATH", "")  # and where jobs do
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (there, str(path.parent))))
+        importlib.invalidate_caches()
+        found = importlib.import_module(path.stem).__file__
+        if Path(found or "").resolve() != path:
+            raise ImportError(f"{found} has the same name: rename one")
     except Exception as e:
-        sys.modules.pop(name, None)
         raise BadInput(f"{file}: cannot be used for pieces: {type(e).__name__}: {e}") from None
 
 # %% ../nbs/engine/02_pieces.ipynb #f8a5398c

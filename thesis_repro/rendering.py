@@ -50,6 +50,20 @@ def _markdown(source: str, attachments: dict) -> str:
     except Exception:
         return f"<pre>{escape(source)}</pre>"
 
+# %% ../nbs/engine/46_rendering.ipynb #7e2207ba
+def _for_readers(content: dict) -> dict:
+    "A notebook without nbdev's directives and hidden cells; `library` marks the exported ones."
+    cells = []
+    for cell in content["cells"]:
+        source = "".join(cell["source"])
+        head = re.match(r"(#\|.*\n?)*", source)[0] if cell["cell_type"] == "code" else ""
+        said = set(re.findall(r"#\|\s*(\w+)", head))
+        failed = any(o["output_type"] == "error" for o in cell.get("outputs", ()))
+        about = cell["metadata"] | ({"library": True} if "export" in said else {})
+        if failed or not said & {"hide", "default_exp"}:
+            cells.append(cell | {"source": source.removeprefix(head), "metadata": about})
+    return content | {"cells": cells}
+
 # %% ../nbs/engine/46_rendering.ipynb #968a1e6f
 def _template() -> str:
     "nbconvert's whole page, without scripts from elsewhere."
@@ -67,7 +81,7 @@ def rendered(executed: Path, template: str = "") -> str:
     def markdown(context, source):
         return _markdown(source, context.get("cell", {}).get("attachments", {}))
 
-    content = json.dumps(read(executed))
+    content = json.dumps(_for_readers(read(executed)))
     try:
         how = {"raw_template": template or _template(), "filters": {"markdown2html": markdown}}
         about = {"metadata": {"name": Path(executed).stem}}

@@ -1,0 +1,88 @@
+// What a page can do with a script; without one it is whole, in the thesis's order.
+(() => {
+  const all = (what, from = document) => [...from.querySelectorAll(what)];
+
+  // Chapters: fold all code away, or show it again.
+  const fold = document.getElementById("fold");
+  if (fold) fold.addEventListener("click", e => {
+    e.preventDefault();
+    const cells = all("details.code"), open = cells.some(d => d.open);
+    cells.forEach(d => { d.open = !open; });
+    fold.textContent = open ? "Unfold code" : "Fold code";
+  });
+
+  // The scorecard: search, filter, sort, and the first twenty claims at first.
+  const box = document.getElementById("scorecard");
+  if (!box) return;
+  const controls = box.querySelector(".controls"), body = box.querySelector("tbody"), rows = [...body.rows];
+  const [search, chapter, sort] = ["search", "chapter", "sort"].map(k => controls.querySelector(`[name=${k}]`));
+  const heads = all("th[data-key]", box), chips = all("button[data-verdict]", controls);
+  const count = controls.querySelector(".count"), more = box.querySelector(".more");
+  const texts = new Map(rows.map(r => [r, r.textContent.toLowerCase()]));
+  let down = false, most = 20;
+
+  const filter = () => {
+    const words = search.value.toLowerCase().split(" ").filter(Boolean);
+    const chosen = chips.filter(c => c.getAttribute("aria-pressed") === "true").map(c => c.dataset.verdict);
+    const fits = r => (!chosen.length || chosen.includes(r.dataset.verdict))
+      && (!chapter.value || r.dataset.chapter === chapter.value)
+      && words.every(w => texts.get(r).includes(w));
+    const found = rows.filter(fits), shown = new Set(found.slice(0, most));
+    rows.forEach(r => { r.hidden = !shown.has(r); });
+    more.hidden = found.length <= most;
+    more.firstElementChild.textContent = `Show all ${found.length}`;
+    count.textContent = `${found.length} of ${rows.length} claims`;
+  };
+
+  const arrange = () => {
+    const key = sort.value, sign = down ? -1 : 1;
+    const value = r => r.dataset[key] === "" ? null : Number(r.dataset[key]);
+    const compare = (a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === y) return a.dataset.place - b.dataset.place;
+      return x === null ? 1 : y === null ? -1 : sign * (x - y);
+    };
+    rows.sort(compare).forEach(r => body.append(r));
+    filter();
+    const order = h => h.dataset.key !== key ? "none" : down ? "descending" : "ascending";
+    heads.forEach(h => h.setAttribute("aria-sort", order(h)));
+  };
+
+  // A permalink to a claim that is hidden brings it back.
+  const arrive = place => {
+    const target = document.getElementById(decodeURIComponent(new URL(place).hash.slice(1)));
+    if (!target) return;
+    if (target.hidden) {
+      search.value = chapter.value = "";
+      most = rows.length;
+      chips.forEach(c => c.setAttribute("aria-pressed", "false"));
+      filter();
+    }
+    for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+    if (target.matches("tr")) all("details", target).forEach(d => { d.open = true; });
+    target.scrollIntoView();
+  };
+
+  const press = (chip, on) => chip.setAttribute("aria-pressed", String(on));
+  heads.forEach(h => h.firstElementChild.addEventListener("click", () => {
+    down = sort.value === h.dataset.key ? !down : false;
+    sort.value = h.dataset.key;
+    arrange();
+  }));
+  chips.forEach(c => c.addEventListener("click", () => {
+    press(c, c.getAttribute("aria-pressed") !== "true");
+    filter();
+  }));
+  all("a[data-only]").forEach(a => a.addEventListener("click", () => {
+    chips.forEach(c => press(c, c.dataset.verdict === a.dataset.only));
+    filter();
+  }));
+  more.firstElementChild.addEventListener("click", () => { most = rows.length; filter(); });
+  search.addEventListener("input", filter);
+  chapter.addEventListener("change", filter);
+  sort.addEventListener("change", () => { down = false; arrange(); });
+  addEventListener("hashchange", e => arrive(e.newURL));
+  controls.hidden = false;
+  filter();
+  arrive(location.href);
+})();
