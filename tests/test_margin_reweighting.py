@@ -1,4 +1,4 @@
-"""Chapter 6: its equations against float64 references written one number at a time, its weights, and its tables' plans."""
+"""Chapter 6: its equations against float64 references, its weights, its plans, its figures."""
 
 import math
 from dataclasses import replace
@@ -13,12 +13,17 @@ import torch.nn.functional as F
 from thesis_repro import margin_reweighting as mr
 from thesis_repro import settings
 from thesis_repro.adversarial import Adversarial, After, Examples, Mail, Wmmr
-from thesis_repro.attacks import PGD, AutoAttack
-from thesis_repro.data import Draws
+from thesis_repro.artefacts import TABLES, Table
+from thesis_repro.attacks import PGD
+from thesis_repro.draws import Draws
+from thesis_repro.files import BadInput
 from thesis_repro.margin_reweighting import MarginReweighting
+from thesis_repro.measures import Recorded, Robustness
 from thesis_repro.published import published
-from thesis_repro.runs import Robustness
-from thesis_repro.settings import BadInput
+from thesis_repro.runs import Named
+from thesis_repro.store import Store
+from thesis_repro.strong_attacks import AutoAttack
+from thesis_repro.tables import compare
 
 CLASSES = (3, 10, 100)
 BOTH = pytest.mark.parametrize("similar", (True, False))
@@ -216,7 +221,7 @@ def test_bounds_of_the_share_hold_and_are_reached(k):
 
 
 def path(points=401, k=10, spread=0.3):
-    "From certainty of the true class to certainty of one wrong class; `spread` of what is left is the others'."
+    "From certainty of the true class to that of a wrong one; `spread` is the others' share."
     toward = torch.linspace(0.001, 0.999, points, dtype=torch.float64)
     p = torch.zeros(points, k, dtype=torch.float64)
     p[:, 0], p[:, 1] = 1 - toward, toward * (1 - spread)
@@ -269,7 +274,10 @@ def test_twin_has_the_same_margin_and_a_single_rival():
 
 
 def test_mail_of_the_paper_and_the_thesis_read_with_the_opposite_margin():
-    "Official code: sigmoid((p₂ − p_y + bias) slope), bias −0.5, slope 10; eq. 6.17: sigmoid(−γ (m′ + 0.5)), m′ = p_y − p₂."
+    """Official code: sigmoid((p₂ − p_y + bias) slope), bias −0.5, slope 10.
+
+    Eq. 6.17: sigmoid(−γ (m′ + 0.5)), m′ = p_y − p₂.
+    """
     m = torch.linspace(-1, 1, 21, dtype=torch.float64)
     official = torch.sigmoid((m + -0.5) * 10)
     torch.testing.assert_close(mr.reweighted_mail(m), official)
@@ -379,105 +387,99 @@ def test_bad_weights_are_refused(given, said):
 # The experiments
 
 
+def planned(number, preset, parts=mr.PARTS):
+    "The plan of table 6.`number`."
+    return TABLES[f"6.{number}"].plan(preset, parts)
+
+
 def test_hyper_parameters_of_section_6_3_1():
-    small, wide = mr.schedule("resnet18"), mr.schedule("wrn34_10")
-    for s, lr, decay in ((small, 0.01, 3.5e-3), (wide, 0.1, 0.5e-4)):
-        assert (s.epochs, s.batch_size, s.momentum, s.lr, s.weight_decay) == (
-            120,
-            128,
-            0.9,
-            lr,
-            decay,
-        )
-        rates = [s.rate(e) / lr for e in (0, 74.99, 75, 89.99, 90, 99.99, 100, 119)]
+    rates = {"ResNet-18": ("resnet18", 0.01, 3.5e-3), "WRN34-10": ("wrn34_10", 0.1, 0.5e-4)}
+    for network, (model, lr, decay) in rates.items():
+        run = mr.experiment(network, "CIFAR-10", "Standard")
+        how, length = run.recipe.optimiser, run.length
+        assert (length.epochs, length.batch_size, how.momentum) == (120, 128, 0.9)
+        assert (how.lr, how.weight_decay, run.recipe.network) == (lr, decay, model)
+        rates = [how.decay(epoch / 120) for epoch in (0, 74.99, 75, 89.99, 90, 99.99, 100, 119)]
         np.testing.assert_allclose(rates, [1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-    for network, part, tau in (
+
+
+@pytest.mark.parametrize(
+    "network, part, tau",
+    [
         ("resnet18", "CIFAR-10", 2),
         ("resnet18", "CIFAR-100", 3),
         ("wrn34_10", "CIFAR-10", 2),
         ("wrn34_10", "CIFAR-100", 2),
-    ):
-        rows = mr.methods(network, part)
-        assert {m.attack for m in rows.values()} == {PGD(epsilon=8 / 255, step=2 / 255, steps=10)}
-        assert {m.selection.steps for m in rows.values()} == {20} and rows[
-            "Standard"
-        ].weight is None
-        assert all(
-            isinstance(m.weight, After) and m.weight.fraction == 0.625
-            for k, m in rows.items()
-            if k != "Standard"
-        )
-        assert rows["Ours + MAIL"].weight.weight == MarginReweighting("MAIL", tau)
-        assert rows["Ours + WMMR"].weight.weight == MarginReweighting("WMMR", tau)
-        assert rows["MAIL"].weight.weight == Mail(gamma=10.0, beta=-0.5) and rows[
-            "WMMR"
-        ].weight.weight == Wmmr(alpha=2.0)
+    ],
+)
+def test_methods_of_section_6_3_1(network, part, tau):
+    rows = mr.methods(network, part)
+    assert {m.attack for m in rows.values()} == {PGD(epsilon=8 / 255, step=2 / 255, steps=10)}
+    assert {m.selection.steps for m in rows.values()} == {20}
+    assert rows.pop("Standard").weight is None
+    assert all(isinstance(m.weight, After) and m.weight.fraction == 0.625 for m in rows.values())
+    weights = {name: method.weight.weight for name, method in rows.items()}
+    assert weights["Ours + MAIL"] == MarginReweighting("MAIL", tau)
+    assert weights["Ours + WMMR"] == MarginReweighting("WMMR", tau)
+    assert weights["MAIL"] == Mail(gamma=10.0, beta=-0.5) and weights["WMMR"] == Wmmr(alpha=2.0)
 
 
-@pytest.mark.parametrize("number", [f"6.{n}" for n in range(1, 9)])
+@pytest.mark.parametrize("number", range(1, 9))
 @pytest.mark.parametrize("size", (0, 100))
 def test_plans_have_the_cells_that_the_thesis_prints(number, size):
     preset = settings.load("smoke", chapter=6, autoattack_size=size)
-    plan = getattr(mr, "runs_" + number.replace(".", "_"))(preset)
-    printed = published(number)
+    plan, printed = planned(number, preset), published(f"6.{number}")
     assert set(plan) == set(zip(printed.row, printed.column, strict=True))
     for (_, column), cell in plan.items():
-        if column.endswith("AA"):
-            assert (
-                cell.runs == () and "autoattack_size" in cell.reason
-                if not size
-                else isinstance(cell.metric.attack, AutoAttack)
-            )
+        if column.endswith("AA") and not size:
+            assert cell.runs == () and "autoattack_size" in cell.reason
+            continue
+        assert len(cell.runs) == preset.seeds
+        if column.endswith("Clean"):
+            assert isinstance(cell.measurement, Recorded)
+        elif column.endswith("AA"):
+            assert isinstance(cell.measurement.attack, AutoAttack) and cell.measurement.size == size
         else:
-            assert len(cell.runs) == preset.seeds and (
-                column.endswith("Clean") or cell.metric.attack.steps == 100
-            )
-        if isinstance(cell.metric, Robustness) and cell.runs:
-            assert cell.metric.size == (size if column.endswith("AA") else preset.attack_size)
+            assert isinstance(cell.measurement, Robustness)
+            assert cell.measurement.attack.steps == 100
+            assert cell.measurement.size == preset.attack_size
 
 
 def test_tables_share_their_runs():
     preset = settings.load("smoke", chapter=6)
-    plans = {n: getattr(mr, f"runs_6_{n}")(preset) for n in range(1, 9)}
+    plans = {n: planned(n, preset) for n in range(1, 9)}
     runs = {
         n: {place: tuple(r.key for r in cell.runs) for place, cell in plan.items()}
         for n, plan in plans.items()
     }
     ours = "WRN34-10 / Ours + MAIL", "CW-PGD"
-    assert (
-        runs[1][ours]
-        == runs[3][ours]
-        == runs[5][ours]
-        == runs[7]["WRN34-10 / τ = 2", "CIFAR-10 / CW-PGD"]
-    )
-    assert (
-        runs[1][ours] == runs[8]["Last / w/ sim.", "CW-PGD"] == runs[8]["Best / w/ sim.", "CW-PGD"]
-    )
-    assert (
-        runs[2]["ResNet-18 / Ours + MAIL", "Clean"]
-        == runs[7]["ResNet-18 / τ = 3", "CIFAR-100 / Clean"]
-    )
+    same = runs[3], runs[5]
+    assert all(r[ours] == runs[1][ours] for r in same)
+    assert runs[7]["WRN34-10 / τ = 2", "CIFAR-10 / CW-PGD"] == runs[1][ours]
+    for which in ("Last", "Best"):
+        assert runs[8][f"{which} / w/ sim.", "CW-PGD"] == runs[1][ours]
+    of_three = runs[7]["ResNet-18 / τ = 3", "CIFAR-100 / Clean"]
+    assert runs[2]["ResNet-18 / Ours + MAIL", "Clean"] == of_three
     assert runs[1][ours] != runs[8]["Last / w/o sim.", "CW-PGD"]
-    assert plans[1][ours].metric.which == "last" and plans[3][ours].metric.which == "best"
-    assert plans[8]["Best / w/ sim.", "CW-PGD"].metric.which == "best"
+    assert plans[1][ours].measurement.which == "last"
+    assert plans[3][ours].measurement.which == "best"
+    assert plans[8]["Best / w/ sim.", "CW-PGD"].measurement.which == "best"
     everything = {k for plan in runs.values() for keys in plan.values() for k in keys}
     assert len(everything) == preset.seeds * (7 * 2 * 2 + 2 * 2 * 2 + 1)
 
 
 def test_a_data_set_that_was_not_asked_for_costs_nothing():
-    preset = settings.load("smoke", chapter=6)
-    plan = mr.runs_6_7(preset, ("CIFAR-10",))
-    assert all(
-        not c.runs and "CIFAR-100" in c.reason
-        for (_, column), c in plan.items()
-        if column.startswith("CIFAR-100")
-    )
-    assert all(c.runs for (_, column), c in plan.items() if column.startswith("CIFAR-10 "))
+    plan = planned(7, settings.load("smoke", chapter=6), ("CIFAR-10",))
+    for (_, column), cell in plan.items():
+        if column.startswith("CIFAR-100 "):
+            assert not cell.runs and "CIFAR-100" in cell.reason
+        else:
+            assert cell.runs
 
 
 def test_a_data_set_that_the_chapter_does_not_use_is_refused_where_one_is_needed():
     preset = settings.load("smoke", chapter=6)
-    assert not any(c.runs for c in mr.runs_6_1(preset, ("SVHN",)).values())
+    assert not any(c.runs for c in planned(1, preset, ("SVHN",)).values())
     for make in (mr.figure_6_2, mr.figure_6_3, mr.figure_6_4, mr.promises):
         with pytest.raises(BadInput, match="parts = SVHN: chapter 6 needs CIFAR-10 or CIFAR-100"):
             make(preset, ("SVHN",))
@@ -485,17 +487,40 @@ def test_a_data_set_that_the_chapter_does_not_use_is_refused_where_one_is_needed
 
 def test_columns_are_four_different_attacks():
     preset = settings.load("smoke", chapter=6, autoattack_size=50)
-    named = mr.columns(preset, "best")
-    assert (
-        list(named) == ["Clean", "PGD-100", "CW-PGD", "APGD-CE", "AA"]
-        and named["Clean"] == "best.accuracy"
+    named = mr.measurements(preset, "best")
+    assert list(named) == ["Clean", "PGD-100", "CW-PGD", "APGD-CE", "AA"]
+    assert named.pop("Clean") == Recorded("best.accuracy")
+    assert {m.which for m in named.values()} == {"best"}
+    losses = [named[k].attack.loss for k in ("PGD-100", "CW-PGD", "APGD-CE")]
+    assert losses == ["ce", "cw", "ce"]
+
+
+def test_probabilities_are_those_of_the_last_weights_and_kept(tmp_path):
+    "Of a run of one epoch: attacked as in training from the run's seed, by hand, and only once."
+    preset = settings.load("smoke", chapter=6, jobs=1, device="cpu")
+    run = replace(
+        mr.experiment("ResNet-18", "CIFAR-10", "Standard"),
+        data=Named("faint10", 100, 40, 20, part="CIFAR-10"),
+        seed=3,
     )
-    assert (
-        named["PGD-100"].attack.loss == "ce"
-        and named["CW-PGD"].attack.loss == "cw"
-        and named["APGD-CE"].attack.loss == "ce"
-    )
-    assert {m.which for k, m in named.items() if k != "Clean"} == {"best"}
+    small = replace(run.recipe, width=0.0625)
+    run = replace(run, recipe=small, length=replace(run.length, epochs=1, batch_size=50))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+        store = Store(preset)
+        store.ensure([run])
+        model, images = store.weights(run), run.data.images()
+        for split, attacked in (("test", True), ("test", False), ("train", True)):
+            x = getattr(images, f"x_{split}").float() / 255
+            y = getattr(images, f"y_{split}")
+            expected = run.recipe.method.attack(model, x, y, Draws(3)) if attacked else x
+            with torch.no_grad():
+                expected = model(expected).softmax(1)
+            p, labels = mr.probabilities(preset, run, split, attacked)
+            torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-5)
+            assert torch.equal(labels, y)
+        patch.setattr(Store, "weights", lambda *a: pytest.fail("measured twice"))
+        assert torch.equal(mr.probabilities(preset, run, "train")[0], p)
 
 
 # The figures
@@ -532,7 +557,7 @@ def test_the_concept_has_the_weights_of_its_panels():
 
 def test_ranked_samples_are_attacked_below_and_as_they_are_above():
     p, y = simplex(n=40, k=4, seed=3)
-    frame = mr._sample_columns(p, y, True)
+    frame = mr.sample_columns(p, y, True)
     frame.loc[20:, "attacked"] = False
     confidence = p.gather(1, y[:, None]).squeeze(1).numpy()
     shown = mr.ranked(frame)
@@ -548,7 +573,7 @@ def test_ranked_samples_are_attacked_below_and_as_they_are_above():
 
 def test_columns_of_a_sample():
     p, y = simplex(n=40, k=4, seed=4)
-    frame = mr._sample_columns(p, y, False)
+    frame = mr.sample_columns(p, y, False)
     for column, reference in (
         ("margin", margin_of),
         ("misclassification rate", rate_of),
@@ -561,8 +586,6 @@ def test_columns_of_a_sample():
 
 
 def test_gains_are_differences_of_rows_in_the_thesis():
-    from thesis_repro.report import Table, compare
-
     gains = mr.gains(Table(number="6.1", title="", frame=compare("6.1", [])))
     assert gains.loc["ResNet-18 / Ours + MAIL − MAIL", "PGD-100"] == pytest.approx(57.96 - 56.66)
     assert gains.loc["WRN34-10 / Ours + WMMR − WMMR", "AA"] == pytest.approx(47.50 - 47.37)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'provenance', 'data_words', 'folder', 'Artefact', 'Table', 'rule_link', 'style', 'Figure', 'Made',
-           'load_chapters', 'find', 'order', 'tried', 'told_code', 'MadeTable', 'table', 'Drawn', 'MadeFigure',
-           'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
+           'load_chapters', 'find', 'order', 'tried', 'no_evidence', 'told_code', 'MadeTable', 'table', 'Drawn',
+           'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
 
 # %% ../nbs/evidence/54_artefacts.ipynb #3dde8fe1
 import base64
@@ -345,25 +345,35 @@ def _unlearned(record, printed: float) -> str:
         return f"has not learned: {accuracy:.1f} % where chance is {chance:.2g} %"
     return ""
 
+# %% ../nbs/evidence/54_artefacts.ipynb #4ae88565
+def _weak(store: Store, chosen) -> str:
+    "Why the first of some runs that has hardly learned is no evidence; empty if all have learned."
+    found = (_unlearned(record, 0.0) for run in chosen if (record := store.record(run)))
+    return next(filter(None, found), "")
+
+
+def no_evidence(store: Store, chosen) -> str:
+    "Why numbers of some runs are no evidence: stand-in data, a network that has hardly learned."
+    others = (r.data.title for r in chosen if getattr(r.data, "stands_in", False))
+    return next((f"stand-in {name}" for name in others), "") or _weak(store, chosen)
+
 # %% ../nbs/evidence/54_artefacts.ipynb #13c78dfa
 def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a planned cell."
-    m, values, why, weak = planned.measurement, [], [], ""
+    m, values, why = planned.measurement, [], []
     for run in planned.runs:
         record = store.record(run)
         value = m.value(store, run) if record else math.nan
         values.append(value)
-        weak = weak or (_unlearned(record, 0.0) if record else "")
         if math.isnan(value):
             failed = failures.get((run.key, None)) or failures.get((run.key, m))
             diverged = "" if record else store.diverged(run)
             known = failed[1] if failed else f"diverged: {diverged}" if diverged else ""
             why.append(known or ("not measured yet" if record else "not run yet"))
-    others = (r.data.title for r in planned.runs if getattr(r.data, "stands_in", False))
-    stand_in = next((f"stand-in {name}" for name in others), weak)
     images = next((m.images(r) for run in planned.runs if (r := store.record(run))), None)
-    reason = "; ".join(dict.fromkeys(w for w in (planned.reason, weak, *why) if w))
-    return Cell(*place, tuple(values), reason, m.unit, stand_in, images)
+    said = (planned.reason, _weak(store, planned.runs), *why)
+    reason = "; ".join(dict.fromkeys(filter(None, said)))
+    return Cell(*place, tuple(values), reason, m.unit, no_evidence(store, planned.runs), images)
 
 # %% ../nbs/evidence/54_artefacts.ipynb #79697f11
 def told_code(store: Store, chosen, tasks=()) -> str:

@@ -283,9 +283,15 @@ class Planned:
 
 
 def planned_row(preset: Preset, row: str, run: Run, columns: dict, parts=None) -> dict:
-    "The cells of a row, (row, column) → Planned: the thesis's run, and a measurement per column."
+    """The cells of a row, (row, column) → Planned, of the thesis's run.
+
+    `columns`: name → measurement, or in place of one a text that says why there is none.
+    """
     if parts is not None and run.part not in parts:
         return {(row, c): Planned(reason=f"{run.part} was not asked for") for c in columns}
     runs = seeded(preset, run)
     short = shortfall(runs[0], run)
-    return {(row, c): Planned(runs, m, short) for c, m in columns.items()}
+    return {
+        (row, c): Planned(reason=m) if isinstance(m, str) else Planned(runs, m, short)
+        for c, m in columns.items()
+    }
