@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'provenance', 'data_words', 'folder', 'Artefact', 'Table', 'rule_link', 'style', 'Figure', 'Made',
-           'load_chapters', 'find', 'order', 'tried', 'outdated', 'code_words', 'MadeTable', 'table', 'Drawn',
-           'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
+           'load_chapters', 'find', 'order', 'tried', 'no_evidence', 'outdated', 'code_words', 'MadeTable', 'table',
+           'Drawn', 'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
 
 # %% ../nbs/evidence/54_artefacts.ipynb #3dde8fe1
 import base64
@@ -340,25 +340,35 @@ def _unlearned(record, printed: float) -> str:
         return f"has not learned: {accuracy:.1f} % where chance is {chance:.2g} %"
     return ""
 
+# %% ../nbs/evidence/54_artefacts.ipynb #4ae88565
+def _weak(store: Store, chosen) -> str:
+    "Why the first of some runs that has hardly learned is no evidence; empty if all have learned."
+    found = (_unlearned(record, 0.0) for run in chosen if (record := store.record(run)))
+    return next(filter(None, found), "")
+
+
+def no_evidence(store: Store, chosen) -> str:
+    "Why numbers of some runs are no evidence: stand-in data, a network that has hardly learned."
+    others = (r.data.title for r in chosen if getattr(r.data, "stands_in", False))
+    return next((f"stand-in {name}" for name in others), "") or _weak(store, chosen)
+
 # %% ../nbs/evidence/54_artefacts.ipynb #13c78dfa
 def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
     "What was measured for a planned cell."
-    m, values, why, weak = planned.measurement, [], [], ""
+    m, values, why = planned.measurement, [], []
     for run in planned.runs:
         record = store.record(run)
         value = m.value(store, run) if record else math.nan
         values.append(value)
-        weak = weak or (_unlearned(record, 0.0) if record else "")
         if math.isnan(value):
             failed = failures.get((run.key, None)) or failures.get((run.key, m))
             diverged = "" if record else store.diverged(run)
             known = failed[1] if failed else f"diverged: {diverged}" if diverged else ""
             why.append(known or ("not measured yet" if record else "not run yet"))
-    others = (r.data.title for r in planned.runs if getattr(r.data, "stands_in", False))
-    stand_in = next((f"stand-in {name}" for name in others), weak)
     images = next((m.images(r) for run in planned.runs if (r := store.record(run))), None)
-    reason = "; ".join(dict.fromkeys(w for w in (planned.reason, weak, *why) if w))
-    return Cell(*place, tuple(values), reason, m.unit, stand_in, images)
+    said = (planned.reason, _weak(store, planned.runs), *why)
+    reason = "; ".join(dict.fromkeys(filter(None, said)))
+    return Cell(*place, tuple(values), reason, m.unit, no_evidence(store, planned.runs), images)
 
 # %% ../nbs/evidence/54_artefacts.ipynb #79697f11
 def outdated(store: Store, chosen) -> dict:
@@ -373,6 +383,12 @@ def code_words(old: dict, n: int) -> str:
     how = f"{len(old)} of {n} runs were made by other code ({modules})"
     return f"{how}: --fresh changed makes them again." if old else ""
 
+# %% ../nbs/evidence/54_artefacts.ipynb #8f4a0517
+def _places(there: dict, cells) -> list[dict]:
+    "The environments of some runs' records and of cells that bring their own."
+    own = [c.environment for c in cells if c.environment]
+    return [*(record.environment for record in there.values()), *own]
+
 # %% ../nbs/evidence/54_artefacts.ipynb #ae4dd2d4
 @dataclass(frozen=True, eq=False)
 class MadeTable(Made):
@@ -380,7 +396,7 @@ class MadeTable(Made):
 
     plan: object = None
     along: str = "rows"
-    also: object = None  # (preset, plan) → Cells that are measured in another way
+    also: object = None  # (preset, plan) → Cells that say by themselves where they were measured
 
     def __call__(self, preset, parts=None, train=True, fresh="", also=None) -> Table:
         "The Table at a preset, made and saved; `also` has rows of your own: name → a thesis's Run."
@@ -406,7 +422,7 @@ class MadeTable(Made):
         facts |= {"preset": preset.name, "to": folder(preset) / "tables"}
         facts |= {"data": data_words((r.part, r.data) for r in there)}
         facts |= {"code": code_words(outdated(store, there), len(there))}
-        facts |= {"origin": provenance(*(r.environment for r in there.values()))}
+        facts |= {"origin": provenance(*_places(there, cells))}
         facts |= {"failed": dict(failures.values())}
         made = Table(frame=compare(self.number, cells, self.along), **facts)
         made.save()
@@ -469,7 +485,7 @@ class MadeFigure(Made):
         facts |= {"preset": preset.name, "to": folder(preset) / "figures", "failed": failures}
         facts |= {"data": data_words(data), "n": len(there), "cells": tuple(drawn.cells)}
         facts |= {"code": code_words(outdated(store, there), len(there))}
-        facts |= {"origin": provenance(*(r.environment for r in there.values()))}
+        facts |= {"origin": provenance(*_places(there, drawn.cells))}
         made = Figure(figure=drawn.figure, frame=drawn.frame, **facts)
         made.save()
         return made
