@@ -437,6 +437,77 @@ def test_search_quality_against_plain_sums(net, batch):
     )
 
 
+# The searches under bf16, and the options of Algorithms 3 and 4
+
+
+def bf16(on=True):
+    return torch.autocast("cpu", torch.bfloat16, enabled=on)
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=str)
+def test_a_search_stays_in_float32_under_autocast(net, batch, search):
+    "The same pairs get the same ratios, bit for bit."
+    pairs = ratio_search.pairs_at(net, *batch, layer=1)
+    expected = search(pairs, Draws(0))
+    with bf16():
+        assert torch.equal(search(pairs, Draws(0)), expected)
+
+
+def test_features_of_a_bf16_step_are_searched_in_float32(net, batch):
+    found = []
+
+    def remember(pairs, draws):
+        found.append((pairs, Ternary(6)(pairs, draws)))
+        return found[0][1]
+
+    with bf16():
+        replace(aip.aip(), layers=(2,), ratio=remember)(net, *batch, Draws(0))
+    [(pairs, ratios)] = found
+    assert pairs.h.dtype == ratios.dtype == torch.float32
+    assert torch.equal(Ternary(6)(pairs, Draws(0)), ratios)
+
+
+def test_the_ratio_is_not_rounded_to_bf16():
+    "0.5 and 0.501 are one number in bf16; between 0 and 256 they are a quarter of a unit apart."
+    a, b = torch.full((2, 1), 256.0).bfloat16(), torch.zeros(2, 1).bfloat16()
+    lam = torch.tensor([0.5, 0.501])
+    mixed = mix(a, b, lam)
+    assert mixed.dtype == torch.bfloat16 and lam.bfloat16()[0] == lam.bfloat16()[1]
+    assert mixed.tolist() == [[128.0], [128.0]]  # the features may be rounded
+    a, b = torch.full((1, 1), 1.0).bfloat16(), torch.full((1, 1), -1.0).bfloat16()
+    assert mix(a, b, torch.tensor([0.501])).item() == pytest.approx(0.002, rel=0.01)
+
+
+def test_the_searched_loss_is_an_option(net, batch):
+    "Algorithm 3 writes the cross entropy; by default it is the loss of the training."
+    x, y = batch
+    by_bce, by_ce = (ratio_search.pairs_at(net, x, y, 2, loss=loss) for loss in ("bce", "ce"))
+    for search in ("ternary", "fast"):
+        default, ce = (aip.aip(search, searched=loss).ratio for loss in ("", "ce"))
+        assert torch.equal(ce(by_bce, Draws(0)), default(by_ce, Draws(0)))
+        assert not torch.equal(default(by_bce, Draws(0)), default(by_ce, Draws(0)))
+    assert by_bce.loss == "bce"
+
+
+@pytest.mark.parametrize("per,distinct", [("pair", 32), ("batch", 1)])
+def test_the_ratio_at_the_image_is_one_per_pair_or_as_mixup_s(batch, net, per, distinct):
+    x, y = (v[:32] for v in batch)
+    ratio = aip.aip(alpha=2.0, per=per).input_ratio
+    pairs = ratio_search.pairs_at(net, x, y, 0)
+    assert len(ratio(pairs, Draws(0)).unique()) == distinct
+    if per == "batch":
+        assert torch.equal(ratio(pairs, Draws(0)), Mixup(ratio=Beta(2.0)).ratio(pairs, Draws(0)))
+
+
+def test_the_options_do_not_change_the_keys_of_what_was_run_before():
+    blind = {"is": "Beta", "per": "pair"}
+    common = {"is": "Mixup", "layers": [0, 1, 2, 3], "input_ratio": blind, "loss": "bce"}
+    ternary = {**common, "ratio": {"is": "Ternary", "rounds": 6}}
+    assert pieces.specification(aip.searching("CIFAR-10")) == ternary
+    fast = {**common, "ratio": {"is": "LogitCurve"}}
+    assert pieces.specification(aip.searching("CIFAR-10", search="fast")) == fast
+
+
 # AIP as a training method
 
 
@@ -766,3 +837,106 @@ def test_the_figures_show_their_numbers(net, digits):
     bars = [p.get_height() for p in drawn[0].axes[0].patches]
     assert sum(bars) / len(bars) == pytest.approx(1, rel=1e-6)
     plt.close("all")
+
+
+def bowl(height=0.0, steep=1.0):
+    grid = [(a, b) for a in (-1.0, 0.0, 1.0) for b in (-1.0, 0.0, 1.0)]
+    frame = pd.DataFrame(grid, columns=["alpha", "beta"])
+    return frame.assign(loss=height + steep * (frame.alpha**2 + frame.beta**2))
+
+
+def test_flatness_is_counted_from_the_centre():
+    "A higher valley is not a narrower one; a steeper one is."
+    assert surfaces.flatness(bowl()) == {"share within 1": 5 / 9, "mean rise": pytest.approx(4 / 3)}
+    for height in (0.5, 1.0, 2.0, 64.0):
+        assert surfaces.flatness(bowl(height)) == pytest.approx(surfaces.flatness(bowl()))
+    steep = surfaces.flatness(bowl(steep=3.0))
+    assert steep == {"share within 1": 1 / 9, "mean rise": pytest.approx(4.0)}
+    even = pd.DataFrame({"alpha": [-1, 1] * 2, "beta": [-1, -1, 1, 1], "loss": [1.0, 1, 1, 5]})
+    assert surfaces.flatness(even) == {"share within 1": 0.75, "mean rise": 0.0}  # no centre point
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    return tmp_path
+
+
+def short(**changes):
+    return tiny(epochs=1, surface_points=3, surface_pairs=2, **changes)
+
+
+def verdict(preset, name):
+    table = claims.claim_table(*artefacts.saved_values(preset), chapter=7)
+    return table.set_index("id").loc[name]
+
+
+def test_figure_7_3_is_flatness_over_several_directions(outputs, monkeypatch):
+    "Surfaces that rise alike from different heights are equally flat, and their mean counts."
+    kept = {"mixup": (0.0, 1.0), "Manifold mixup": (0.1, 3.0), "AIP": (5.0, 1.0)}
+    own = aip.surfaces_of
+
+    def made(preset, run):
+        assert len(own(preset, run)) == 2
+        height, steep = kept[names[run.recipe.method]]
+        how = [{"seed": run.seed, "directions": pair} for pair in range(2)]
+        return [bowl(height, s).assign(**h) for s, h in zip((steep, 0.1), how, strict=True)]
+
+    names = {m: row for row, m in aip.methods("CIFAR-10").items()}
+    names |= {replace(m, loss="bce_sum"): row for m, row in names.items() if m.loss == "bce"}
+    monkeypatch.setattr(aip, "surfaces_of", made)
+    figure = aip.figure_7_3(short(), ("CIFAR-10",))
+    cells = {(c.row, c.column): c for c in figure.cells}
+    column = "share within 1 of the centre"
+    shares = {row: cells[row, column].values for row in kept}
+    wide, narrow = (pytest.approx(((s + 1) / 2,)) for s in (5 / 9, 1 / 9))
+    assert shares == {"mixup": wide, "Manifold mixup": narrow, "AIP": wide}
+    assert cells["AIP", "mean rise over the centre"].values == pytest.approx(
+        ((4 / 3 + 0.4 / 3) / 2,)
+    )
+    assert all(c.stand_in == "stand-in digits10" for c in figure.cells)
+    assert len(list(outputs.glob("smoke/measurements/figure_7_3-*.json"))) == 6
+    flatter = verdict(short(), "7.3.4-flatter-than-manifold")
+    assert flatter.ours == pytest.approx(2 / 9) and flatter.verdict == "tried"
+    assert verdict(short(), "7.3.4-flatter-than-mixup").ours == pytest.approx(0)
+
+
+@pytest.mark.parametrize("grid,word", [(0.7, "cannot answer"), (1.0, "for > 0.95")])
+def test_figure_7_2_says_when_it_cannot_decide(outputs, monkeypatch, grid, word):
+    "Where the dense grid's own answers do not pass, nothing is said about the search."
+    own, asked = aip.search_facts, []
+
+    def facts(preset, run, statistics):
+        asked.append(statistics)
+        found = own(preset, run, statistics)
+        assert statistics == "batch" or found["dense grid"] > 0.99
+        return {"ternary K=6": 0.9, "ternary K=8": 0.97, "dense grid": grid, "one maximum": 0.99}
+
+    monkeypatch.setattr(aip, "search_facts", facts)
+    aip.figure_7_2(short(seeds=2), ("CIFAR-10",))
+    assert asked == ["frozen"] * 2 + ["batch"] * 2
+    found = verdict(short(seeds=2), "7.2.2-search-converges-8")
+    assert found.verdict == "tried" and found.ours == pytest.approx(0.97)
+    expected = "the measurement cannot answer: the dense grid's own answers pass for 70%"
+    assert (expected in found.reason) == (word == "cannot answer")
+
+
+def test_table_7_5_names_the_machine_that_measured(outputs, monkeypatch):
+    "A measurement that was brought here from another machine is not this one's."
+    preset, frame = short(), pd.DataFrame({m: [2.0, 2.0] for m in aip.timed_methods()})
+    monkeypatch.setattr(aip, "speed", lambda **how: frame)
+    there = records.environment() | {"processor": "Another CPU", "cores": 7, "commit": "abc"}
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(records, "environment", lambda: there)
+        aip.timings(preset)
+    monkeypatch.setattr(aip, "speed", None)  # it is not measured again
+    table = aip.table_7_5(preset)
+    assert "Made on Another CPU, 7 cores; commit abc." in table.made
+    cell = table.frame.set_index(["row", "column"]).loc["elapsed time [s]", "AIP"]
+    assert cell.verdict == "not comparable" and cell.reason.startswith(
+        "Another CPU, 7 cores, batches"
+    )
+    assert artefacts.read_table(table.save()[-1]).origin["hardware"] == "Another CPU, 7 cores"
+    batches = settings.load("smoke", 7, timing_batch=8)
+    with pytest.raises(TypeError):  # of other batches it is another measurement
+        aip.timings(batches)

@@ -10,7 +10,8 @@ __all__ = ['COMPARED', 'SEARCHES', 'LAYERS', 'PARTS', 'ROUNDS', 'NETWORKS', 'OPT
            'speed', 'loss_name', 'experiment', 'searching', 'methods', 'both', 'planned', 'lines_7_1', 'lines_7_2',
            'lines_7_3', 'lines_7_4', 'timings', 'cells_7_5', 'no_runs', 'stages', 'search_table', 'ratio_samples',
            'draw_figure_7_1', 'row_of', 'network_and_images', 'figure_7_1', 'search_trace', 'draw_figure_7_2',
-           'search_facts', 'cell', 'figure_7_2', 'draw_figure_7_3', 'surface', 'figure_7_3', 'bench']
+           'search_facts', 'cell', 'search_cells', 'figure_7_2', 'draw_figure_7_3', 'surfaces_of', 'flatness_cells',
+           'figure_7_3', 'bench']
 
 # %% ../nbs/chapters/07_aip.ipynb #1db31513
 import functools
@@ -27,7 +28,7 @@ from .files import BadInput
 from .images import pixels, synthetic_images
 from .learned_ratios import AdaMixup, MetaMixup
 from .measures import Planned, Recorded, kept_file, measure, planned_row, read_kept
-from .mixup import Beta, Fixed, Mixup, Pairs, Plain, mixed_loss
+from .mixup import LOSSES, Beta, Fixed, Mixup, Pairs, Plain, mixed_loss
 from .models import batch_statistics
 from .pieces import field, piece
 from thesis_repro.ratio_search import (
@@ -43,7 +44,7 @@ from thesis_repro.ratio_search import (
 from .recipes import CONSTANT, SGD, Classify, Decay
 from .runs import Named, Run, scaled
 from .store import Store
-from .surfaces import surface_columns
+from .surfaces import flatness, surface_columns
 from .tables import Cell
 from .timing import paired_seconds, ratios
 from .training import Compute, Length
@@ -93,6 +94,7 @@ class Ternary:
 
     rounds: int = field(8, low=1)
     zeta: float = field(1.0, low=0)
+    loss: str = field("", one_of=("", *LOSSES))  # that is searched; empty: that of the training
 
     @property
     def passes(self) -> int:
@@ -100,7 +102,8 @@ class Ternary:
         return 2 * (self.rounds - (self.zeta >= 1))
 
     def __call__(self, pairs: Pairs, draws: Draws) -> torch.Tensor:
-        return ternary_search(pairs.loss_at, len(pairs.y), self.rounds, self.zeta, pairs.y.device)
+        loss_at, n = pairs.searched_for(self.loss).loss_at, len(pairs.y)
+        return ternary_search(loss_at, n, self.rounds, self.zeta, pairs.y.device)
 
 # %% ../nbs/chapters/07_aip.ipynb #8b0d9b16
 def interleaved_logits(pairs: Pairs, passes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,6 +129,7 @@ class LogitCurve:
 
     passes: int = field(3, low=1)
     points: int = field(65, low=2)
+    loss: str = field("", one_of=("", *LOSSES))  # that is searched; empty: that of the training
 
     def curve(self, pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
         "The grid (points,) and the predicted losses of every pair on it (points, n)."
@@ -138,7 +142,7 @@ class LogitCurve:
         return grid, mixed_loss(z, y, y2, lam, pairs.loss).view(self.points, -1)
 
     def __call__(self, pairs: Pairs, draws: Draws) -> torch.Tensor:
-        grid, losses = self.curve(pairs)
+        grid, losses = self.curve(pairs.searched_for(self.loss))
         return grid[losses.argmax(0)]
 
 # %% ../nbs/chapters/07_aip.ipynb #e349d4ca
@@ -164,12 +168,15 @@ def search_loss_shares(model, images, searches=None, batches=4, batch=128, loss=
 SEARCHES = {"ternary": Ternary, "fast": LogitCurve}
 
 
-def aip(search="ternary", rounds=8, alpha=1.0, at_input=False, loss="bce") -> Mixup:
+def aip(
+    search="ternary", rounds=8, alpha=1.0, at_input=False, loss="bce", per="pair", searched=""
+) -> Mixup:
     "AIP (alg. 4): `search` is ternary, with `rounds` = K, or fast; `at_input`: at the image, too."
     if search not in SEARCHES:
         raise BadInput(f"search = {search}: must be {' or '.join(SEARCHES)}")
-    ratio = Ternary(rounds) if search == "ternary" else LogitCurve()
-    return Mixup((0, 1, 2, 3), ratio, None if at_input else Beta(alpha, per="pair"), loss)
+    how = {"rounds": rounds} if search == "ternary" else {}
+    ratio = SEARCHES[search](**how, loss=searched)
+    return Mixup((0, 1, 2, 3), ratio, None if at_input else Beta(alpha, per), loss)
 
 # %% ../nbs/chapters/07_aip.ipynb #d8d65814
 @piece
@@ -566,32 +573,50 @@ def draw_figure_7_2(trace: pd.DataFrame):
     return fig
 
 # %% ../nbs/chapters/07_aip.ipynb #b160cbb6
-def search_facts(preset, run: Run) -> dict:
+def search_facts(preset, run: Run, statistics: str) -> dict:
     "The shares that the claims about the search ask for, on 128 training images of a run; kept."
     searches, points = {f"ternary K={k}": Ternary(k) for k in (6, 8)}, preset.search_points
 
     def compute():
         net, d = network_and_images(preset, run)
-        x, y, loss = pixels(d.x_train[:128]), d.y_train[:128], run.recipe.method.loss
-        walk = (pairs_at(net, x, y, layer, loss=loss) for layer in (1, 2, 3))
+        x, y = pixels(d.x_train[:128]), d.y_train[:128]
+        how = {"statistics": statistics, "loss": run.recipe.method.loss}
+        walk = (pairs_at(net, x, y, layer, **how) for layer in (1, 2, 3))
         judged = search_quality(pd.concat([search_losses(p, searches, points) for p in walk]))
-        within, tops = judged.within_1_percent[list(searches)], judged.unimodal_share
-        return {**within.to_dict(), "one maximum": tops.iloc[0]}
+        facts = judged.within_1_percent.rename({f"dense grid of {points}": "dense grid"})
+        return {**facts, "one maximum": judged.unimodal_share.iloc[0]}
 
-    return measure(Store(preset), "figure_7_2_facts", {"run": run, "points": points}, compute)
+    on = {"run": run, "points": points, "statistics": statistics}
+    return measure(Store(preset), "figure_7_2_facts", on, compute)
 
-
-def cell(preset, found: Planned, row: str, column: str, values, unit="share") -> Cell:
+# %% ../nbs/chapters/07_aip.ipynb #398d0bcb
+def cell(preset, found: Planned, row: str, column: str, values, unit="share", **more) -> Cell:
     "A cell of a figure, one value per run."
     weak = no_evidence(Store(preset), found.runs)
-    return Cell(row, column, tuple(values), found.reason, unit, weak)
+    return Cell(row, column, tuple(values), found.reason, unit, weak, **more)
+
+
+def search_cells(preset, found: Planned) -> list[Cell]:
+    "What claims ask about the search, with frozen statistics, and beside it with the batch's."
+    cells = []
+    for statistics, which in (("frozen", ""), ("batch", ", batch statistics")):
+        facts = pd.DataFrame([search_facts(preset, run, statistics) for run in found.runs])
+        grid, doubt = facts["dense grid"].mean(), ""
+        if grid < 0.95:
+            doubt = f"the dense grid's own answers pass for {grid:.0%} of the pairs, 95 % are asked"
+        tops = facts.pop("one maximum")
+        cells.append(cell(preset, found, "pairs", f"one maximum{which}", tops))
+        column = f"within 1 percent of the dense maximum{which}"
+        for row, shares in facts.items():
+            cells.append(cell(preset, found, row, column, shares, undecided=doubt))
+    return cells
 
 # %% ../nbs/chapters/07_aip.ipynb #e1d1d981
 @figure("7.2", "The ternary search on three pairs")
 def figure_7_2(preset, parts) -> Drawn:
     "The brackets of the ternary search on real pairs, and how good its answers are (fig. 7.2)."
-    store, found = Store(preset), row_of(preset, "AIP", parts)
-    points, first = preset.search_points, found.runs[0]
+    found, points = row_of(preset, "AIP", parts), preset.search_points
+    first = found.runs[0]
 
     def compute():
         net, d = network_and_images(preset, first)
@@ -599,21 +624,13 @@ def figure_7_2(preset, parts) -> Drawn:
         pairs = pairs_at(net, pixels(d.x_train[:128]), d.y_train[:128], 2, loss=loss)
         return search_trace(pairs, points=points).to_dict("list")
 
-    kept = measure(store, "figure_7_2", {"run": first, "points": points}, compute)
+    kept = measure(Store(preset), "figure_7_2", {"run": first, "points": points}, compute)
     trace = pd.DataFrame(kept).astype({"loss": float})
-    facts = [search_facts(preset, run) for run in found.runs]
-    column = "within 1 percent of the dense maximum"
-    places = [("ternary K=6", column), ("ternary K=8", column), ("pairs", "one maximum")]
-    names = ("ternary K=6", "ternary K=8", "one maximum")
-    cells = [
-        cell(preset, found, *place, (f[name] for f in facts))
-        for place, name in zip(places, names, strict=True)
-    ]
-    return Drawn(draw_figure_7_2(trace), trace, found.runs, tuple(cells))
+    return Drawn(draw_figure_7_2(trace), trace, found.runs, tuple(search_cells(preset, found)))
 
 # %% ../nbs/chapters/07_aip.ipynb #59b4202a
 def _draw_surface(solid, flat, part: pd.DataFrame, low: float, top: float):
-    "One surface in three dimensions and as contours."
+    "One surface in three dimensions and as contours; dashed: 1 above the centre."
     wide = part.pivot(index="beta", columns="alpha", values="loss")
     (a, b), loss = np.meshgrid(wide.columns, wide.index), wide.to_numpy()
     look = {"cmap": "viridis", "vmin": low, "vmax": top, "rstride": 1, "cstride": 1, "lw": 0}
@@ -627,6 +644,8 @@ def _draw_surface(solid, flat, part: pd.DataFrame, low: float, top: float):
     levels = np.geomspace(max(low, 1e-3) * 1.05, top, 12)
     lines = flat.contour(a, b, loss, levels=levels, cmap="viridis")
     flat.clabel(lines, lines.levels[::3], fontsize=7, fmt="%.2g")
+    centre = part.loss[(part.alpha**2 + part.beta**2).idxmin()]
+    flat.contour(a, b, loss, levels=[centre + 1], colors="k", linestyles="--", linewidths=1)
     flat.plot(0, 0, "k+")
     flat.set(xlabel="δ₁", ylabel="δ₂")
 
@@ -645,31 +664,42 @@ def draw_figure_7_3(surfaces: pd.DataFrame, ceiling: float = 0.9):
     return fig
 
 # %% ../nbs/chapters/07_aip.ipynb #50bdc4d3
-def surface(preset, run: Run) -> pd.DataFrame:
-    "The loss surface of a run's last weights on 256 of its training images, kept."
-    on = {"run": run, "points": preset.surface_points, "radius": 0.5}
+def surfaces_of(preset, run: Run) -> list[pd.DataFrame]:
+    "Loss surfaces of a run's last weights on 256 of its training images, by pair of directions."
+    found, points = [], preset.surface_points
+    for pair in range(preset.surface_pairs):
 
-    def compute():
-        net, d = network_and_images(preset, run)
-        return surface_columns(net, d.x_train[:256], d.y_train[:256], 0.5, preset.surface_points)
+        def compute(pair=pair):
+            net, d = network_and_images(preset, run)
+            return surface_columns(net, d.x_train[:256], d.y_train[:256], 0.5, points, pair)
 
-    return pd.DataFrame(measure(Store(preset), "figure_7_3", on, compute))
+        on = {"run": run, "points": points, "radius": 0.5, "directions": pair}
+        kept = measure(Store(preset), "figure_7_3", on, compute)
+        found.append(pd.DataFrame(kept).assign(seed=run.seed, directions=pair))
+    return found
 
 
+def flatness_cells(preset, found: Planned, row: str, surfaces: dict) -> list[Cell]:
+    "How flat the surfaces of a row's runs are, each run's averaged over its pairs of directions."
+    flat = [pd.DataFrame(map(flatness, kept)).mean() for kept in surfaces.values()]
+    shares, rises = [f["share within 1"] for f in flat], [f["mean rise"] for f in flat]
+    wide = cell(preset, found, row, "share within 1 of the centre", shares)
+    return [wide, cell(preset, found, row, "mean rise over the centre", rises, "nats")]
+
+# %% ../nbs/chapters/07_aip.ipynb #a49f241a
 @figure("7.3", "Loss surfaces of mixup, manifold mixup and AIP (ternary search)")
 def figure_7_3(preset, parts) -> Drawn:
-    "Loss surfaces of mixup, manifold mixup and AIP, and their flat shares (fig. 7.3)."
+    "Loss surfaces of mixup, manifold mixup and AIP, and how flat they are (fig. 7.3)."
     frames, cells, used = [], [], []
     for row in ("mixup", "Manifold mixup", "AIP"):
         found = row_of(preset, row, parts)
-        surfaces = {run: surface(preset, run) for run in found.runs}
-        half = 0.5 * np.log(found.runs[0].data.images(preset.stream).classes)
-        shares = ((s.loss < half).mean() for s in surfaces.values())
-        cells.append(cell(preset, found, row, "flat share", shares))
-        frames += [s.assign(method=row, seed=run.seed) for run, s in surfaces.items()]
+        surfaces = {run: surfaces_of(preset, run) for run in found.runs}
+        cells += flatness_cells(preset, found, row, surfaces)
+        frames += [s.assign(method=row) for kept in surfaces.values() for s in kept]
         used += found.runs
     frame = pd.concat(frames, ignore_index=True)
-    return Drawn(draw_figure_7_3(frame[frame.seed == 0]), frame, tuple(used), tuple(cells))
+    shown = frame[(frame.seed == 0) & (frame.directions == 0)]
+    return Drawn(draw_figure_7_3(shown), frame, tuple(used), tuple(cells))
 
 # %% ../nbs/chapters/07_aip.ipynb #9407d52f
 def bench(preset) -> list[dict]:

@@ -33,7 +33,7 @@ from .files import BadInput, atomic_json, atomic_write, sha256
 from .measures import ensure_measured
 from .store import RunsFailed, Store
 from .tables import COLUMNS, DETAILS, Cell, compare
-from .verdicts import verdict_rule
+from .verdicts import Measured, verdict_rule
 
 # %% ../nbs/evidence/54_artefacts.ipynb #1d88db47
 def _machine(environment: dict) -> str:
@@ -580,7 +580,12 @@ def _saved_cells(path: Path, facts: dict) -> list[tuple]:
         frame = read_table(path).frame
         return [(c.row, c.column, c.values, c.incomparable, c.stand_in) for c in frame.itertuples()]
     cells = (Cell(**c) for c in facts.get("cells", ()))
-    return [(c.row, c.column, c.values, c.reason, c.stand_in) for c in cells]
+    return [(c.row, c.column, _told(c), c.reason, c.stand_in) for c in cells]
+
+
+def _told(cell: Cell):
+    "A cell's values, as Measured where the measurement cannot decide a claim."
+    return Measured(cell.values, reason=cell.undecided) if cell.undecided else cell.values
 
 
 def saved_values(preset) -> tuple[dict, dict, dict]:

@@ -7,7 +7,7 @@ __all__ = ['LOSSES', 'STATISTICS', 'mix', 'cross_entropy', 'binary_cross_entropy
            'Plain', 'Pairs', 'Beta', 'Fixed', 'Mixup']
 
 # %% ../nbs/science/19_mixup.ipynb #06b59c44
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,8 @@ from .pieces import field, piece
 # %% ../nbs/science/19_mixup.ipynb #374f2e93
 def mix(a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     "λ a + (1 − λ) b (eq. 7.2 of images, 7.3 of labels): `a`, `b` (n, …), ratios `lam` (n,)."
-    lam = lam.to(a.dtype).view(-1, *[1] * (a.dim() - 1))
-    return torch.lerp(b, a, lam)
+    lam = lam.to(full(a).dtype).view(-1, *[1] * (a.dim() - 1))
+    return torch.lerp(full(b), full(a), lam).to(a.dtype)
 
 # %% ../nbs/science/19_mixup.ipynb #15e20342
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -79,15 +79,25 @@ class Pairs:
     loss: str = "ce"
     statistics: str = "batch"  # of batch normalisation: a key of STATISTICS
 
+    def __post_init__(self):
+        self.h = full(self.h)
+
     @property
     def y2(self) -> torch.Tensor:
         "The partners' labels (n,)."
         return self.y[self.partner]
 
+    def searched_for(self, loss: str) -> "Pairs":
+        "The same pairs with another loss; with the same for an empty text."
+        return replace(self, loss=loss) if loss else self
+
     @torch.no_grad()
     def logits_at(self, lam: torch.Tensor) -> torch.Tensor:
         "Logits (n, k) of the pairs mixed at the ratios `lam` (n,): only what lies above the layer."
-        with STATISTICS[self.statistics](self.model):
+        with (
+            STATISTICS[self.statistics](self.model),
+            torch.autocast(self.h.device.type, enabled=False),
+        ):
             return self.model(mix(self.h, self.h[self.partner], lam), start=self.layer)
 
     def loss_at(self, lam: torch.Tensor) -> torch.Tensor:
