@@ -1,7 +1,8 @@
-"""Chapter 7: its equations against float64 NumPy references, what its searches promise, and who learns from what."""
+"""Chapter 7: its equations in float64 NumPy, what its searches promise, who learns from what."""
 
 import contextlib
 import copy
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -10,25 +11,38 @@ import pytest
 import torch
 import torch.nn as nn
 
-from thesis_repro import aip, data, mixup, models, training
-from thesis_repro.aip import (
-    AdaMixup,
-    AsDescribed,
-    Golden,
-    LogitCurve,
-    MetaMixup,
-    Parabolic,
-    Ternary,
+from thesis_repro import (
+    aip,
+    data,
+    former,
+    learned_ratios,
+    mixup,
+    models,
+    ratio_search,
+    settings,
+    training,
 )
-from thesis_repro.data import Draws, pixels
+from thesis_repro.aip import AsDescribed, LogitCurve, Ternary
+from thesis_repro.draws import Draws
+from thesis_repro.files import BadInput
+from thesis_repro.images import batches, pixels, random_batch
+from thesis_repro.learned_ratios import AdaMixup, MetaMixup
 from thesis_repro.mixup import Beta, Fixed, Mixup, Pairs, mix, mixed_loss
-from thesis_repro.settings import BadInput
-from thesis_repro.training import Compute, Schedule
+from thesis_repro.ratio_search import Golden, Parabolic
+from thesis_repro.recipes import SGD, Batch, Classify, Decay
+from thesis_repro.store import Store
+from thesis_repro.training import Compute, Length
 
 QUIET = Compute(progress=False)
 SEARCHES = [Ternary(8), Ternary(4, zeta=0.0), Golden(5), Parabolic(5), LogitCurve(2), LogitCurve(4)]
-rng = lambda seed=0: np.random.default_rng(seed)
-tensor = lambda a: torch.as_tensor(np.asarray(a))
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def tensor(a):
+    return torch.as_tensor(np.asarray(a))
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +53,11 @@ def digits():
 @pytest.fixture(scope="module")
 def trained(digits):
     "A small network that has learned most of the digits."
-    net = models.build("preactresnet18", 10, 0.125, 3, digits.mean, digits.std)
-    schedule = Schedule(epochs=8, batch_size=64, kind="cosine")
-    method = Mixup((0, 1, 2, 3), Beta(2.0))
-    return training.train(training.start(net, method, digits, schedule, compute=QUIET)).model
+    recipe = Classify(
+        "preactresnet18", Mixup((0, 1, 2, 3), Beta(2.0)), SGD(decay=Decay(kind="cosine")), 0.125
+    )
+    run = training.start(recipe, digits, Length(8, 64), compute=QUIET)
+    return training.train(run).nets["model"]
 
 
 @pytest.fixture
@@ -160,7 +175,7 @@ def test_mixed_loss_is_eq_7_4(kind, one):
 @pytest.mark.parametrize("kind", ["ce", "bce"])
 def test_worst_case_is_the_inner_maximum_of_eq_7_5(kind):
     pairs, loss_of = linear_pairs(loss=kind)
-    lam, loss = aip.worst_case(pairs, points=101)
+    lam, loss = ratio_search.worst_case(pairs, points=101)
     grid = np.linspace(0, 1, 101)
     table = np.array([[loss_of(i, v) for v in grid] for i in range(40)])
     np.testing.assert_allclose(loss, table.max(1), rtol=1e-5)
@@ -172,7 +187,7 @@ def test_worst_case_is_the_inner_maximum_of_eq_7_5(kind):
 def test_training_minimises_the_inner_maximum_eq_7_5():
     "A step of AIP lowers the largest loss over λ."
     pairs, _ = linear_pairs(scale=3.0)
-    before = aip.worst_case(pairs)[1].mean()
+    before = ratio_search.worst_case(pairs)[1].mean()
     sgd = torch.optim.SGD(pairs.model.parameters(), 0.1)
     mixed_loss(
         pairs.model(mix(pairs.h, pairs.h[pairs.partner], Ternary()(pairs, Draws(0)))),
@@ -181,7 +196,7 @@ def test_training_minimises_the_inner_maximum_eq_7_5():
         Ternary()(pairs, Draws(0)),
     ).mean().backward()
     sgd.step()
-    assert aip.worst_case(pairs)[1].mean() < before
+    assert ratio_search.worst_case(pairs)[1].mean() < before
 
 
 def test_candidates_are_eq_7_6_and_7_7():
@@ -262,7 +277,10 @@ def test_algorithm_3_on_a_network(kind):
 @pytest.mark.parametrize("rounds", [2, 4, 8, 12])
 def test_ternary_search_ends_within_the_bracket(rounds):
     top = torch.rand(500, generator=torch.Generator().manual_seed(0))
-    concave = lambda lam: -(lam - top).abs() * torch.where(lam > top, 3.0, 1.0)
+
+    def concave(lam):
+        return -(lam - top).abs() * torch.where(lam > top, 3.0, 1.0)
+
     error = (aip.ternary_search(concave, 500, rounds) - top).abs().max()
     bound = (2 / 3) ** (rounds - 1) / 2  # the first round decides nothing
     assert 0.5 * bound < error <= bound + 1e-6
@@ -275,11 +293,17 @@ def test_a_tie_moves_the_upper_bound():
 
 def test_golden_and_parabolic_find_known_tops():
     top = torch.linspace(0.05, 0.95, 50)
-    quadratic = lambda lam: -((lam - top) ** 2)
-    assert (aip.golden_search(quadratic, 50, 12) - top).abs().max() < 0.618**11
-    assert (aip.parabolic_search(quadratic, 50, 6) - top).abs().max() < 0.01
-    entropy = lambda lam: -(lam.clamp_min(1e-9).log() * lam * top)
-    assert (aip.parabolic_search(entropy, 50, 8) - np.exp(-1)).abs().max() < 0.01
+
+    def quadratic(lam):
+        return -((lam - top) ** 2)
+
+    assert (ratio_search.golden_search(quadratic, 50, 12) - top).abs().max() < 0.618**11
+    assert (ratio_search.parabolic_search(quadratic, 50, 6) - top).abs().max() < 0.01
+
+    def entropy(lam):
+        return -(lam.clamp_min(1e-9).log() * lam * top)
+
+    assert (ratio_search.parabolic_search(entropy, 50, 8) - np.exp(-1)).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, 5])
@@ -298,27 +322,28 @@ def test_lagrange_weights_reproduce_polynomials(passes):
 @pytest.mark.parametrize("passes", [1, 2, 4])
 def test_logit_curve_is_exact_where_logits_are_polynomials(passes, kind):
     pairs, _ = linear_pairs(loss=kind, scale=2.0)
-    lam, best = aip.worst_case(pairs, points=65)
+    lam, best = ratio_search.worst_case(pairs, points=65)
     found = LogitCurve(passes, points=65)(pairs, Draws(0))
     assert (found == lam).float().mean() > 0.95  # the others tie in float32
     torch.testing.assert_close(pairs.loss_at(found), best, rtol=1e-5, atol=1e-6)
 
 
 def test_interleaved_logits_are_the_logits_at_their_ratios(net, batch):
-    pairs = aip.pairs_at(net, *batch, layer=2, statistics="frozen")
+    pairs = ratio_search.pairs_at(net, *batch, layer=2, statistics="frozen")
     ratios, logits = aip.interleaved_logits(pairs, 3)
     for ratio, ours in zip(ratios, logits, strict=True):
-        torch.testing.assert_close(
-            ours, aip.logits_at(pairs, ratio.expand(128)), rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(ours, pairs.logits_at(ratio.expand(128)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
 def test_a_search_is_a_guest(net, batch, search):
     "No graph; modes, flags and running statistics bitwise as before; nothing for the parameters."
     net.stages[2].eval()
-    pairs = aip.pairs_at(net, *batch, layer=1)
-    flags = lambda: [(m.training, getattr(m, "track_running_stats", None)) for m in net.modules()]
+    pairs = ratio_search.pairs_at(net, *batch, layer=1)
+
+    def flags():
+        return [(m.training, getattr(m, "track_running_stats", None)) for m in net.modules()]
+
     before = {k: v.clone() for k, v in net.state_dict().items()}, flags()
     lam = search(pairs, Draws(0))
     assert lam.shape == (128,) and lam.dtype == torch.float32 and not lam.requires_grad
@@ -331,7 +356,7 @@ def test_a_search_is_a_guest(net, batch, search):
 
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
 def test_a_search_needs_as_many_passes_as_it_says(net, batch, search):
-    pairs = aip.pairs_at(net, *batch, layer=3)
+    pairs = ratio_search.pairs_at(net, *batch, layer=3)
     with counted(net) as starts:
         search(pairs, Draws(0))
     assert starts == [(3, None)] * search.passes
@@ -339,7 +364,7 @@ def test_a_search_needs_as_many_passes_as_it_says(net, batch, search):
 
 def test_as_described_passes_the_whole_network_sixteen_times(net, batch):
     x, y = batch
-    pairs = aip.pairs_at(net, x, y, layer=2)
+    pairs = ratio_search.pairs_at(net, x, y, layer=2)
     with counted(net) as starts:
         AsDescribed(8).search(pairs, x)
     assert starts == [(0, 2), (2, None)] * 16
@@ -352,7 +377,7 @@ def test_ternary_gives_what_the_description_gives(net, batch, layer):
         replace(AsDescribed(8), layers=(layer,)),
         replace(aip.aip(rounds=8), layers=(layer,)),
     )
-    pairs = aip.pairs_at(net, x, y, layer, loss="bce")
+    pairs = ratio_search.pairs_at(net, x, y, layer, loss="bce")
     close = (described.search(pairs, x) - Ternary(8)(pairs, Draws(0))).abs() < 1e-5
     assert close.float().mean() > 0.98  # a float tie may go either way
     torch.testing.assert_close(
@@ -363,13 +388,13 @@ def test_ternary_gives_what_the_description_gives(net, batch, layer):
 def test_pairs_do_not_see_each_other_under_frozen_statistics(net, batch):
     x, y = batch
     other = x.clone()
-    partner = aip.pairs_at(net, x, y, 1).partner
+    partner = ratio_search.pairs_at(net, x, y, 1).partner
     kept = torch.zeros(128, dtype=torch.bool)
     kept[:8] = kept[partner[:8]] = True
     other[~kept] = 1 - other[~kept]
 
     def answers(x, statistics):
-        return Ternary(8)(aip.pairs_at(net, x, y, 1, statistics=statistics), Draws(0))[:8]
+        return Ternary(8)(ratio_search.pairs_at(net, x, y, 1, statistics=statistics), Draws(0))[:8]
 
     torch.testing.assert_close(answers(x, "frozen"), answers(other, "frozen"), atol=1e-5, rtol=0)
     assert not torch.allclose(answers(x, "batch"), answers(other, "batch"), atol=1e-5)
@@ -393,13 +418,15 @@ def test_unimodal_against_a_plain_loop():
 
     for dip in (0.0, 0.01, 0.2):
         expected = [one_top(c, dip) for c in losses.T.numpy()]
-        assert aip.unimodal(losses, dip).tolist() == expected and 0 < sum(expected) <= 300
+        assert ratio_search.unimodal(losses, dip).tolist() == expected and 0 < sum(expected) <= 300
 
 
 def test_search_quality_against_plain_sums(net, batch):
-    pairs = aip.pairs_at(net, *batch, layer=2)
-    quality = aip.search_quality(aip.search_losses(pairs, {"middle": Fixed(0.5)}, points=21))
-    _, best = aip.worst_case(pairs, 21)
+    pairs = ratio_search.pairs_at(net, *batch, layer=2)
+    quality = ratio_search.search_quality(
+        ratio_search.search_losses(pairs, {"middle": Fixed(0.5)}, points=21)
+    )
+    _, best = ratio_search.worst_case(pairs, 21)
     reached, real = pairs.loss_at(torch.full((128,), 0.5)), pairs.partner != torch.arange(128)
     row = quality.loc["middle"]
     assert row.n == real.sum() and row.mean_loss_share == pytest.approx(
@@ -408,6 +435,77 @@ def test_search_quality_against_plain_sums(net, batch):
     assert row.within_1_percent == pytest.approx(
         (reached >= 0.99 * best)[real].float().mean().item()
     )
+
+
+# The searches under bf16, and the options of Algorithms 3 and 4
+
+
+def bf16(on=True):
+    return torch.autocast("cpu", torch.bfloat16, enabled=on)
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=str)
+def test_a_search_stays_in_float32_under_autocast(net, batch, search):
+    "The same pairs get the same ratios, bit for bit."
+    pairs = ratio_search.pairs_at(net, *batch, layer=1)
+    expected = search(pairs, Draws(0))
+    with bf16():
+        assert torch.equal(search(pairs, Draws(0)), expected)
+
+
+def test_features_of_a_bf16_step_are_searched_in_float32(net, batch):
+    found = []
+
+    def remember(pairs, draws):
+        found.append((pairs, Ternary(6)(pairs, draws)))
+        return found[0][1]
+
+    with bf16():
+        replace(aip.aip(), layers=(2,), ratio=remember)(net, *batch, Draws(0))
+    [(pairs, ratios)] = found
+    assert pairs.h.dtype == ratios.dtype == torch.float32
+    assert torch.equal(Ternary(6)(pairs, Draws(0)), ratios)
+
+
+def test_the_ratio_is_not_rounded_to_bf16():
+    "0.5 and 0.501 are one number in bf16; between 0 and 256 they are a quarter of a unit apart."
+    a, b = torch.full((2, 1), 256.0).bfloat16(), torch.zeros(2, 1).bfloat16()
+    lam = torch.tensor([0.5, 0.501])
+    mixed = mix(a, b, lam)
+    assert mixed.dtype == torch.bfloat16 and lam.bfloat16()[0] == lam.bfloat16()[1]
+    assert mixed.tolist() == [[128.0], [128.0]]  # the features may be rounded
+    a, b = torch.full((1, 1), 1.0).bfloat16(), torch.full((1, 1), -1.0).bfloat16()
+    assert mix(a, b, torch.tensor([0.501])).item() == pytest.approx(0.002, rel=0.01)
+
+
+def test_the_searched_loss_is_an_option(net, batch):
+    "Algorithm 3 writes the cross entropy; by default it is the loss of the training."
+    x, y = batch
+    by_bce, by_ce = (ratio_search.pairs_at(net, x, y, 2, loss=loss) for loss in ("bce", "ce"))
+    for search in ("ternary", "fast"):
+        default, ce = (aip.aip(search, searched=loss).ratio for loss in ("", "ce"))
+        assert torch.equal(ce(by_bce, Draws(0)), default(by_ce, Draws(0)))
+        assert not torch.equal(default(by_bce, Draws(0)), default(by_ce, Draws(0)))
+    assert by_bce.loss == "bce"
+
+
+@pytest.mark.parametrize("per,distinct", [("pair", 32), ("batch", 1)])
+def test_the_ratio_at_the_image_is_one_per_pair_or_as_mixup_s(batch, net, per, distinct):
+    x, y = (v[:32] for v in batch)
+    ratio = aip.aip(alpha=2.0, per=per).input_ratio
+    pairs = ratio_search.pairs_at(net, x, y, 0)
+    assert len(ratio(pairs, Draws(0)).unique()) == distinct
+    if per == "batch":
+        assert torch.equal(ratio(pairs, Draws(0)), Mixup(ratio=Beta(2.0)).ratio(pairs, Draws(0)))
+
+
+def test_the_options_do_not_change_the_keys_of_what_was_run_before():
+    blind = {"is": "Beta", "per": "pair"}
+    common = {"is": "Mixup", "layers": [0, 1, 2, 3], "input_ratio": blind, "loss": "bce"}
+    ternary = {**common, "ratio": {"is": "Ternary", "rounds": 6}}
+    assert pieces.specification(aip.searching("CIFAR-10")) == ternary
+    fast = {**common, "ratio": {"is": "LogitCurve"}}
+    assert pieces.specification(aip.searching("CIFAR-10", search="fast")) == fast
 
 
 # AIP as a training method
@@ -419,7 +517,7 @@ def test_the_gradient_is_that_of_the_mix_at_the_ratios_found(net, batch, search,
     "The search leaves no trace in the step: not in the graph, not in the cache of autocast."
     x, y = batch
     method, gradients = replace(aip.aip(search), layers=(2,)), []
-    pairs = aip.pairs_at(net, x, y, 2, loss="bce")
+    pairs = ratio_search.pairs_at(net, x, y, 2, loss="bce")
     pairs.partner = tensor(Draws(0).numpy("partner").permutation(128))
     found = []
 
@@ -452,7 +550,7 @@ def test_an_unknown_choice_is_one_line(net, batch):
     with pytest.raises(BadInput, match="search = brent: must be ternary or fast"):
         aip.aip("brent")
     with pytest.raises(BadInput, match="statistics = running: must be batch or frozen"):
-        aip.pairs_at(net, *batch, layer=1, statistics="running")
+        ratio_search.pairs_at(net, *batch, layer=1, statistics="running")
 
 
 def test_expected_cost_against_the_published_time():
@@ -463,49 +561,82 @@ def test_expected_cost_against_the_published_time():
     assert aip.expected_cost(4, full) == pytest.approx((3 + 4 * sum(above) / 4) / 3)
 
 
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    "A method that notes its layer, the batch and a weight of the network in every step."
+
+    layers: tuple = (0, 1, 2, 3)
+    seen: list = dataclasses.field(default_factory=list)
+
+    def __call__(self, model, x, y, draws):
+        weight = model.stages[0][1].weight.detach().sum().item()
+        self.seen.append((self.layers, tuple(x.shape), weight))
+        return mixup.Plain("ce")(model, x, y, draws)
+
+
 def test_a_timed_call_is_four_whole_steps_of_all_layers():
-    calls = aip.step_callables(width=0.125, batch=8, size=16)
-    assert list(calls) == ["mixup", "Manifold mixup", "AIP as described", "AIP ternary", "AIP fast"]
-    layers = {
-        name: [layer for m in methods for layer in m.layers]
-        for name, methods in aip.timed_methods().items()
-    }
-    assert layers.pop("mixup") == [0] * 4 and all(v == [0, 1, 2, 3] for v in layers.values())
-    seconds = aip.speed(width=0.125, batch=8, repeats=2, only=("mixup", "AIP fast"), size=16)
-    assert (
-        list(seconds.columns) == ["mixup", "AIP fast"]
-        and len(seconds) == 2
-        and (seconds > 0).all(axis=None)
-    )
+    "Of the same work in every call; the network learns in each."
+    watched = Watched()
+    steps = aip.four_steps(watched, width=0.125, batch=8, size=16, compute=QUIET)
+    steps(), steps()
+    layers, shapes, weights = zip(*watched.seen, strict=True)
+    assert layers == ((0,), (1,), (2,), (3,)) * 2
+    assert set(shapes) == {(8, 3, 16, 16)} and len(set(weights)) == 8
 
 
-def test_stages_are_one_training(digits):
-    weights = {
-        e: training.copy_weights(n)
-        for e, n in aip.stages(digits, Mixup(), (0, 1, 2), 0.125, 256, compute=QUIET)
-    }
-    net = models.build("preactresnet18", 10, 0.125, 3, digits.mean, digits.std)
-    whole = training.start(
-        net, Mixup(), digits, Schedule(epochs=2, batch_size=256, decay=()), compute=QUIET
+def test_speed_is_a_row_a_round_and_a_column_a_method():
+    seconds = aip.speed(
+        width=0.125, batch=8, repeats=2, only=("mixup", "AIP fast"), size=16, compute=QUIET
     )
-    assert all(torch.equal(v, weights[0][k]) for k, v in net.state_dict().items())
-    assert all(
-        torch.equal(v, weights[2][k]) for k, v in training.train(whole).model.state_dict().items()
-    )
-    assert not torch.equal(
-        weights[1]["stages.3.1.conv1.weight"], weights[2]["stages.3.1.conv1.weight"]
-    )
+    assert list(seconds.columns) == ["mixup", "AIP fast"]
+    assert len(seconds) == 2 and (seconds > 0).all(axis=None)
+
+
+def tiny(**changes):
+    small = {"train_size": 96, "test_size": 20, "held_out": 20, "width": 0.0625, "search_points": 5}
+    return settings.load("smoke", 7, device="cpu", jobs=1, threads=1, seeds=1, **small | changes)
+
+
+def test_the_stages_are_one_training(tmp_path):
+    "The run of one epoch is the beginning of the run of three."
+    store, runs = Store(tiny(), tmp_path), aip.stages(tiny())
+    assert [run.length.epochs for run in runs.values()] == [1, 3, 10]
+    one, three, _ = runs.values()
+    assert replace(one, length=three.length) == three
+    t = training.start(three.recipe, three.data.images(), three.length, three.seed, QUIET)
+    for _, x, y in take_epoch(t):
+        training.step(t, x, y)
+    store.ensure([one])
+    found = store.networks(one).state_dict()
+    assert all(torch.equal(v, found[k]) for k, v in t.nets.state_dict().items())
+
+
+def take_epoch(t):
+    t.nets.train()
+    return batches(t.images, t.length.batch_size, Draws(t.seed))
+
+
+def test_a_table_of_searches_belongs_to_what_it_was_measured_on(tmp_path, monkeypatch):
+    "Another number of grid points, of images held out, another precision: another measurement."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(aip, "SHOWN", ("λ = 0.5", "ternary K = 4"))
+    variants = [{}, {"search_points": 6}, {"held_out": 30}, {"precision": "bf16"}, {"width": 0.125}]
+    for i, changes in enumerate(variants, 1):
+        frame = aip.search_table(tiny(**changes))
+        assert set(frame.stage) == {0, 1, 3, 10} and set(frame.statistics) == {"batch", "frozen"}
+        assert len(list(tmp_path.glob("*/measurements/search_quality-*.json"))) == i
 
 
 # MetaMixup and AdaMixup: who learns from what
 
 
-def woken(companion, seed=0):
-    "The companion with all its weights drawn at random, so that its ratios differ."
-    g = torch.Generator().manual_seed(seed)
-    for p in companion.parameters():
-        p.data.normal_(0, 0.3, generator=g)
-    return companion
+def woken(method, model, images, seed=0):
+    "The networks of a method beside its model, their weights drawn at random."
+    g, own = torch.Generator().manual_seed(seed), method.networks(model, images)
+    for network in own.values():
+        for p in network.parameters():
+            p.data.normal_(0, 0.3, generator=g)
+    return nn.ModuleDict({"model": model, **own})
 
 
 def split(x, y, draws, held):
@@ -513,21 +644,27 @@ def split(x, y, draws, held):
     return x[held:], y[held:], partner, x[:held], y[:held]
 
 
+def gradients(net):
+    return {k: p.grad for k, p in net.named_parameters()}
+
+
 def test_metamixup_trains_the_classifier_on_the_mix_only(net, batch, digits):
     x, y = (v[:32] for v in batch)
-    method = MetaMixup(held_back=0.25)
-    companion = woken(method.companion(net, digits))
-    plain = copy.deepcopy(net)
-    total = method(net, x, y, Draws(0), companion)
+    method, plain = MetaMixup(held_back=0.25), copy.deepcopy(net)
+    nets = woken(method, net, digits)
+    method.policy_loss(nets, Batch(x, y, Draws(0)))
+    total = method.joint_loss(nets, Batch(x, y, Draws(0)))
     total.backward()
     xs, ys, partner, *_ = split(x, y, Draws(0), 8)
-    lam = companion(torch.cat([xs, xs[partner]], 1)).sigmoid().squeeze(1).detach()
+    lam = nets["policy"](torch.cat([xs, xs[partner]], 1)).sigmoid().squeeze(1).detach()
     assert lam.std() > 0.005
     loss = mixed_loss(plain(mix(xs, xs[partner], lam)), ys, ys[partner], lam, "bce").mean()
     loss.backward()
     assert torch.equal(total, loss)
-    for (k, p), q in zip(net.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, msg=k)
+    expected = gradients(plain)
+    for k, grad in gradients(net).items():
+        torch.testing.assert_close(grad, expected[k], msg=k)
+    assert all(grad is None for grad in gradients(nets["policy"]).values())
     # One real forward pass has moved the running statistics, the virtual step has not.
     assert all(torch.equal(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
 
@@ -552,19 +689,20 @@ def test_metamixup_trains_the_policy_on_the_held_back_images_only(batch, digits)
         torch.manual_seed(0)
         model = Smooth(x[0].numel()).double()
     method = MetaMixup(held_back=0.25, virtual_lr=0.5, loss="ce")
-    companion = woken(method.companion(model, digits)).double()
-    xs, ys, partner, x_held, y_held = split(x, y, Draws(0), 6)
+    nets = woken(method, model, digits).double()
+    policy, (xs, ys, partner, x_held, y_held) = nets["policy"], split(x, y, Draws(0), 6)
 
     def held_back_loss():
         stepped = copy.deepcopy(model)
-        lam = companion(torch.cat([xs, xs[partner]], 1)).sigmoid().squeeze(1).detach()
+        lam = policy(torch.cat([xs, xs[partner]], 1)).sigmoid().squeeze(1).detach()
         mixed_loss(stepped(mix(xs, xs[partner], lam)), ys, ys[partner], lam, "ce").mean().backward()
         torch.optim.SGD(stepped.parameters(), 0.5).step()
         with torch.no_grad():
             return -stepped(x_held).log_softmax(1).gather(1, y_held[:, None]).mean().item()
 
-    method(model, x, y, Draws(0), companion).backward()
-    for p in (companion[-1].bias, companion[-1].weight):
+    method.policy_loss(nets, Batch(x, y, Draws(0))).backward()
+    assert all(grad is None for grad in gradients(model).values())
+    for p in (policy[-1].bias, policy[-1].weight):
         at = np.unravel_index(p.grad.abs().argmax(), p.shape)
         before, values = p.data[at].item(), []
         for moved in (before + 1e-2, before - 1e-2):
@@ -576,57 +714,95 @@ def test_metamixup_trains_the_policy_on_the_held_back_images_only(batch, digits)
 
 
 def test_adamixup_is_the_sum_of_three_losses(net, batch, digits):
+    "The gradients of its two phases together are those of the sum."
     x, y = (v[:32] for v in batch)
-    companion = woken(AdaMixup().companion(net, digits))
-    total = AdaMixup(loss="ce")(net, x, y, Draws(0), companion)
-    total.backward()
+    method = AdaMixup(loss="ce")
+    nets = woken(method, net, digits)
+    whole = copy.deepcopy(nets)
+    before = [b.clone() for b in net.buffers()]
+    for phase in Classify("preactresnet18", method).phases(nets):
+        with training.learning(nets, phase.trains):
+            phase.loss(nets, Batch(x, y, Draws(0))).backward()
+        if phase.name == "policy":  # it looks at the classifier and leaves nothing in it
+            assert all(torch.equal(a, b) for a, b in zip(before, net.buffers(), strict=True))
     partner = tensor(Draws(0).numpy("partner").permutation(32))
-    with torch.no_grad():
-        lower, width, _ = (
-            companion["policy"](torch.cat([x, x[partner]], 1)).softmax(1).double().unbind(1)
-        )
-        lam = (lower + width * tensor(Draws(0).numpy("ratio").random(32))).float()
-        mixed = mix(x, x[partner], lam)
-        real = -net(x).log_softmax(1).gather(1, y[:, None]).mean()
-        fake = mixed_loss(net(mixed), y, y[partner], lam).mean()
-        says = companion["intrusion"]
-        judged = -(says(x).sigmoid().log().mean() + (1 - says(mixed).sigmoid()).log().mean()) / 2
-    assert total.item() == pytest.approx((real + fake + judged).item(), rel=1e-4)
-    for part in (net, companion["policy"], companion["intrusion"]):
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+    draw = tensor(Draws(0).numpy("ratio").random(32)).float()
+    lower, width, _ = whole["policy"](torch.cat([x, x[partner]], 1)).softmax(1).unbind(1)
+    lam, says = lower + width * draw, whole["intrusion"]
+    mixed = lam[:, None, None, None] * x + (1 - lam)[:, None, None, None] * x[partner]
+    with models.batch_statistics(whole["model"]):
+        real = -whole["model"](x).log_softmax(1).gather(1, y[:, None]).mean()
+        torn = mixed_loss(whole["model"](mixed), y, y[partner], lam).mean()
+    judged = -(says(x).sigmoid().log().mean() + (1 - says(mixed).sigmoid()).log().mean()) / 2
+    (real + torn + judged).backward()
+    expected = gradients(whole)
+    for k, grad in gradients(nets).items():
+        assert expected[k].abs().sum() > 0
+        scale = expected[k].abs().max().item()
+        torch.testing.assert_close(grad, expected[k], rtol=1e-3, atol=1e-4 * scale, msg=k)
 
 
 def test_the_mixing_region_stays_inside():
-    lam = aip.mixing_region(
+    lam = learned_ratios.mixing_region(
         torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 5, torch.rand(1000)
     )
     assert 0 <= lam.min() and lam.max() <= 1
     torch.testing.assert_close(
-        aip.mixing_region(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([0.25])),
+        learned_ratios.mixing_region(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([0.25])),
         torch.tensor([1 / 3 + 1 / 12]),
     )
 
 
 @pytest.mark.parametrize("method", [MetaMixup(), AdaMixup()], ids=lambda m: type(m).__name__)
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_second_networks_are_trained_with_the_first(method, bf16, digits):
+def test_the_second_networks_are_trained_beside_the_first(method, bf16):
+    "By an optimiser of their own, which knows no weight of the classifier."
     few = data.load("digits10", train_size=96, test_size=20, held_out=20)
-    net = models.build("preactresnet18", 10, 0.125, 3, few.mean, few.std)
-    run = training.start(
-        net, method, few, Schedule(epochs=2, batch_size=32), compute=replace(QUIET, bf16=bf16)
-    )
-    before = {k: p.detach().clone() for k, p in run.companion.named_parameters()}
+    recipe = Classify("preactresnet18", method, SGD(), 0.125)
+    run = training.start(recipe, few, Length(2, 32), compute=replace(QUIET, bf16=bf16))
+    own = {k for k in run.nets if k != "model"}
+    assert {p.name: set(p.trains) for p in run.phases} == {"policy": own, "model": {"model"}}
+    assert isinstance(run.optimisers["policy"], torch.optim.Adam)
+    before = {k: p.detach().clone() for k, p in run.nets.named_parameters()}
     training.train(run)
-    assert all(np.isfinite(row["loss"]) for row in run.at.history)
-    moved = {k for k, p in run.companion.named_parameters() if not torch.equal(p, before[k])}
+    assert all(np.isfinite([row["loss"], row["policy loss"]]).all() for row in run.at.history)
+    moved = {k for k, p in run.nets.named_parameters() if not torch.equal(p, before[k])}
     assert moved >= {k for k in before if k.endswith("weight")}
+
+
+def test_a_run_of_version_0_1_is_not_taken_for_one_with_an_optimiser_of_its_own():
+    schedule = {"epochs": 3, "batch_size": 32, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
+    schedule |= {"nesterov": False, "decay": [0.5, 0.75], "factor": 0.1, "kind": "steps", "clip": 0}
+    method = {"class": "thesis_repro.aip.MetaMixup", "held_back": 0.25, "virtual_lr": 0.1}
+    spec = {
+        "class": "thesis_repro.runs.Run",
+        "dataset": "digits10",
+        "model": "preactresnet18",
+        "method": {**method, "loss": "bce"},
+        "schedule": {"class": "thesis_repro.training.Schedule", **schedule},
+        **{"seed": 0, "width": 0.125, "train_size": 0, "test_size": 0, "held_out": 100},
+        **{"select": "held-out", "bf16": False},
+    }
+    run = former.read_former(spec)
+    assert run.recipe.method == MetaMixup(optimiser=SGD())
+    assert run != replace(run, recipe=replace(run.recipe, method=MetaMixup()))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_a_batch_too_small_to_be_divided_is_used_twice(n, digits, net):
+    x, y = random_batch(digits, n, Draws(0))
+    nets = woken(MetaMixup(), net.eval(), digits)
+    batch = Batch(x, y, Draws(0))
+    *_, x_held, y_held = MetaMixup().pairs(nets, batch)
+    assert len(x_held) == len(y_held) == (n if n < 3 else 1)
+    assert MetaMixup().joint_loss(nets, batch).isfinite()
 
 
 # The figures' numbers
 
 
 def test_the_trace_is_the_search(net, batch):
-    pairs = aip.pairs_at(net, *batch, layer=2)
+    pairs = ratio_search.pairs_at(net, *batch, layer=2)
     trace = aip.search_trace(pairs, which=(3, 5), rounds=6, points=11)
     answers = trace[trace.kind == "answer"].set_index("pair").lam
     assert answers.to_numpy() == pytest.approx(
@@ -644,7 +820,7 @@ def test_the_figures_show_their_numbers(net, digits):
         samples.lam.between(0, 1).all()
         and samples.groupby("method").size().to_dict().pop("mixup: λ ~ Beta(1, 1)") == 32
     )
-    pairs = aip.pairs_at(net, pixels(digits.x_train[:32]), digits.y_train[:32], layer=1)
+    pairs = ratio_search.pairs_at(net, pixels(digits.x_train[:32]), digits.y_train[:32], layer=1)
     grid = [
         (m, a, b, 1 + a * a + b * b)
         for m in ("mixup", "AIP")
@@ -661,3 +837,106 @@ def test_the_figures_show_their_numbers(net, digits):
     bars = [p.get_height() for p in drawn[0].axes[0].patches]
     assert sum(bars) / len(bars) == pytest.approx(1, rel=1e-6)
     plt.close("all")
+
+
+def bowl(height=0.0, steep=1.0):
+    grid = [(a, b) for a in (-1.0, 0.0, 1.0) for b in (-1.0, 0.0, 1.0)]
+    frame = pd.DataFrame(grid, columns=["alpha", "beta"])
+    return frame.assign(loss=height + steep * (frame.alpha**2 + frame.beta**2))
+
+
+def test_flatness_is_counted_from_the_centre():
+    "A higher valley is not a narrower one; a steeper one is."
+    assert surfaces.flatness(bowl()) == {"share within 1": 5 / 9, "mean rise": pytest.approx(4 / 3)}
+    for height in (0.5, 1.0, 2.0, 64.0):
+        assert surfaces.flatness(bowl(height)) == pytest.approx(surfaces.flatness(bowl()))
+    steep = surfaces.flatness(bowl(steep=3.0))
+    assert steep == {"share within 1": 1 / 9, "mean rise": pytest.approx(4.0)}
+    even = pd.DataFrame({"alpha": [-1, 1] * 2, "beta": [-1, -1, 1, 1], "loss": [1.0, 1, 1, 5]})
+    assert surfaces.flatness(even) == {"share within 1": 0.75, "mean rise": 0.0}  # no centre point
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    return tmp_path
+
+
+def short(**changes):
+    return tiny(epochs=1, surface_points=3, surface_pairs=2, **changes)
+
+
+def verdict(preset, name):
+    table = claims.claim_table(*artefacts.saved_values(preset), chapter=7)
+    return table.set_index("id").loc[name]
+
+
+def test_figure_7_3_is_flatness_over_several_directions(outputs, monkeypatch):
+    "Surfaces that rise alike from different heights are equally flat, and their mean counts."
+    kept = {"mixup": (0.0, 1.0), "Manifold mixup": (0.1, 3.0), "AIP": (5.0, 1.0)}
+    own = aip.surfaces_of
+
+    def made(preset, run):
+        assert len(own(preset, run)) == 2
+        height, steep = kept[names[run.recipe.method]]
+        how = [{"seed": run.seed, "directions": pair} for pair in range(2)]
+        return [bowl(height, s).assign(**h) for s, h in zip((steep, 0.1), how, strict=True)]
+
+    names = {m: row for row, m in aip.methods("CIFAR-10").items()}
+    names |= {replace(m, loss="bce_sum"): row for m, row in names.items() if m.loss == "bce"}
+    monkeypatch.setattr(aip, "surfaces_of", made)
+    figure = aip.figure_7_3(short(), ("CIFAR-10",))
+    cells = {(c.row, c.column): c for c in figure.cells}
+    column = "share within 1 of the centre"
+    shares = {row: cells[row, column].values for row in kept}
+    wide, narrow = (pytest.approx(((s + 1) / 2,)) for s in (5 / 9, 1 / 9))
+    assert shares == {"mixup": wide, "Manifold mixup": narrow, "AIP": wide}
+    assert cells["AIP", "mean rise over the centre"].values == pytest.approx(
+        ((4 / 3 + 0.4 / 3) / 2,)
+    )
+    assert all(c.stand_in == "stand-in digits10" for c in figure.cells)
+    assert len(list(outputs.glob("smoke/measurements/figure_7_3-*.json"))) == 6
+    flatter = verdict(short(), "7.3.4-flatter-than-manifold")
+    assert flatter.ours == pytest.approx(2 / 9) and flatter.verdict == "tried"
+    assert verdict(short(), "7.3.4-flatter-than-mixup").ours == pytest.approx(0)
+
+
+@pytest.mark.parametrize("grid,word", [(0.7, "cannot answer"), (1.0, "for > 0.95")])
+def test_figure_7_2_says_when_it_cannot_decide(outputs, monkeypatch, grid, word):
+    "Where the dense grid's own answers do not pass, nothing is said about the search."
+    own, asked = aip.search_facts, []
+
+    def facts(preset, run, statistics):
+        asked.append(statistics)
+        found = own(preset, run, statistics)
+        assert statistics == "batch" or found["dense grid"] > 0.99
+        return {"ternary K=6": 0.9, "ternary K=8": 0.97, "dense grid": grid, "one maximum": 0.99}
+
+    monkeypatch.setattr(aip, "search_facts", facts)
+    aip.figure_7_2(short(seeds=2), ("CIFAR-10",))
+    assert asked == ["frozen"] * 2 + ["batch"] * 2
+    found = verdict(short(seeds=2), "7.2.2-search-converges-8")
+    assert found.verdict == "tried" and found.ours == pytest.approx(0.97)
+    expected = "the measurement cannot answer: the dense grid's own answers pass for 70%"
+    assert (expected in found.reason) == (word == "cannot answer")
+
+
+def test_table_7_5_names_the_machine_that_measured(outputs, monkeypatch):
+    "A measurement that was brought here from another machine is not this one's."
+    preset, frame = short(), pd.DataFrame({m: [2.0, 2.0] for m in aip.timed_methods()})
+    monkeypatch.setattr(aip, "speed", lambda **how: frame)
+    there = records.environment() | {"processor": "Another CPU", "cores": 7, "commit": "abc"}
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(records, "environment", lambda: there)
+        aip.timings(preset)
+    monkeypatch.setattr(aip, "speed", None)  # it is not measured again
+    table = aip.table_7_5(preset)
+    assert "Made on Another CPU, 7 cores; commit abc." in table.made
+    cell = table.frame.set_index(["row", "column"]).loc["elapsed time [s]", "AIP"]
+    assert cell.verdict == "not comparable" and cell.reason.startswith(
+        "Another CPU, 7 cores, batches"
+    )
+    assert artefacts.read_table(table.save()[-1]).origin["hardware"] == "Another CPU, 7 cores"
+    batches = settings.load("smoke", 7, timing_batch=8)
+    with pytest.raises(TypeError):  # of other batches it is another measurement
+        aip.timings(batches)

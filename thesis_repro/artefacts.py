@@ -35,7 +35,7 @@ from .published import published
 from .runs import code_words
 from .store import RunsFailed, Store
 from .tables import COLUMNS, DETAILS, Cell, compare
-from .verdicts import verdict_rule
+from .verdicts import Measured, verdict_rule
 
 # %% ../nbs/evidence/54_artefacts.ipynb #1d88db47
 def _machine(environment: dict) -> str:
@@ -384,6 +384,12 @@ def told_code(store: Store, chosen, tasks=()) -> str:
     said += [code_words(old, len(tasks), "measurements")]
     return " ".join(filter(None, said))
 
+# %% ../nbs/evidence/54_artefacts.ipynb #8f4a0517
+def _places(there: dict, cells) -> list[dict]:
+    "The environments of some runs' records and of cells that bring their own."
+    own = [c.environment for c in cells if c.environment]
+    return [*(record.environment for record in there.values()), *own]
+
 # %% ../nbs/evidence/54_artefacts.ipynb #ae4dd2d4
 @dataclass(frozen=True, eq=False)
 class MadeTable(Made):
@@ -391,7 +397,7 @@ class MadeTable(Made):
 
     plan: object = None
     along: str = "rows"
-    also: object = None  # (preset, plan) → Cells that are measured in another way
+    also: object = None  # (preset, plan) → Cells that say by themselves where they were measured
 
     def __call__(self, preset, parts=None, train=True, fresh="", also=None) -> Table:
         "The Table at a preset, made and saved; `also` has rows of your own: name → a thesis's Run."
@@ -413,7 +419,7 @@ class MadeTable(Made):
         frame = compare(self.number, cells, self.along)
         name = "-".join(["also", *re.findall(r"\w+", " ".join(own))]) if own else ""
         to, failed = folder(preset) / name / "tables", dict(failures.values())
-        return self.of(store, frame, chosen, failed, to, tasks)
+        return self.of(store, frame, chosen, failed, to, tasks, cells)
 
     def own_rows(self, preset, plan: dict, own: dict) -> dict:
         "The cells of rows of your own, measured as the rows of the same data set. BadInput."
@@ -433,14 +439,14 @@ class MadeTable(Made):
         "What the records have for each planned cell."
         return [_cell(store, place, planned, failures) for place, planned in plan.items()]
 
-    def of(self, store: Store, frame, chosen, failed: dict, to: Path, tasks=()) -> Table:
+    def of(self, store: Store, frame, chosen, failed: dict, to: Path, tasks=(), cells=()) -> Table:
         "The Table of a frame and the runs behind it, saved in the folder `to`."
         there = {r: record for r in chosen if (record := store.record(r))}
         facts = {"number": self.number, "title": self.title, "where": self.where}
         facts |= {"preset": store.preset.name, "to": to, "failed": failed}
         facts |= {"data": data_words((r.part, r.data) for r in there)}
         facts |= {"code": told_code(store, there, tasks)}
-        facts |= {"origin": provenance(*(r.environment for r in there.values()))}
+        facts |= {"origin": provenance(*_places(there, cells))}
         made = Table(frame=frame, **facts)
         made.save()
         return made
@@ -499,7 +505,7 @@ class MadeFigure(Made):
         facts |= {"preset": preset.name, "to": folder(preset) / "figures", "failed": failures}
         facts |= {"data": data_words(data), "n": len(there), "cells": tuple(drawn.cells)}
         facts |= {"code": told_code(store, there)}
-        facts |= {"origin": provenance(*(r.environment for r in there.values()))}
+        facts |= {"origin": provenance(*_places(there, drawn.cells))}
         made = Figure(figure=drawn.figure, frame=drawn.frame, **facts)
         made.save()
         return made
@@ -602,7 +608,12 @@ def _saved_cells(path: Path, facts: dict) -> list[tuple]:
         frame = read_table(path).frame
         return [(c.row, c.column, c.values, c.incomparable, c.stand_in) for c in frame.itertuples()]
     cells = (Cell(**c) for c in facts.get("cells", ()))
-    return [(c.row, c.column, c.values, c.reason, c.stand_in) for c in cells]
+    return [(c.row, c.column, _told(c), c.reason, c.stand_in) for c in cells]
+
+
+def _told(cell: Cell):
+    "A cell's values, as Measured where the measurement cannot decide a claim."
+    return Measured(cell.values, reason=cell.undecided) if cell.undecided else cell.values
 
 
 def saved_values(preset) -> tuple[dict, dict, dict]:

@@ -6,6 +6,7 @@
 __all__ = ['RENAMED', 'read_former', 'upgrade']
 
 # %% ../nbs/engine/37_former.ipynb #665791f6
+import dataclasses
 import json
 from pathlib import Path
 
@@ -49,7 +50,10 @@ def _run(f: dict, names: dict) -> Run:
     length, optimiser = f["schedule"]
     sizes = (f["train_size"], f["test_size"], f["held_out"])
     data = Named(names.get(f["dataset"], f["dataset"]), *sizes)
-    recipe = Classify(f["model"], f["method"], optimiser, f["width"], f["select"])
+    method = f["method"]
+    if hasattr(method, "optimiser"):  # its networks learned by the classifier's
+        method = dataclasses.replace(method, optimiser=optimiser)
+    recipe = Classify(f["model"], method, optimiser, f["width"], f["select"])
     return Run(data, recipe, length, f["seed"], "bf16" if f["bf16"] else "fp32")
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Images', 'Source', 'OnDisk', 'value_counts', 'take', 'pixels', 'crop_and_flip', 'epoch_order', 'batches',
-           'synthetic_images', 'data_path_speed', 'dataloader_speed']
+           'random_batch', 'synthetic_images', 'data_path_speed', 'dataloader_speed']
 
 # %% ../nbs/science/11_images.ipynb #11598e68
 import dataclasses
@@ -259,6 +259,14 @@ def batches(
         if augment:
             batch = crop_and_flip(batch, images.crop, images.flip, draws.at(draws.epoch, step))
         yield step, pixels(batch), y[index.to(y.device)]
+
+# %% ../nbs/science/11_images.ipynb #6b1643b8
+def random_batch(images: Images, n: int, draws: Draws, purpose: str = "batch") -> tuple:
+    "`n` random training images, float32 in [0, 1], not augmented, and their labels."
+    y = images.y_train
+    index = draws.tensor(purpose, lambda rng: rng.permutation(len(y))[:n], y.device)
+    x = pixels(images.x_train[index])
+    return x.contiguous(memory_format=torch.channels_last), y[index]
 
 # %% ../nbs/science/11_images.ipynb #58789934
 def synthetic_images(n: int = 5000, size: int = 32) -> Images:

@@ -50,6 +50,7 @@ class Preset:
     attack_size: int = field(text="test images that a table attacks; 0: all", low=0, high=MANY)
     autoattack_size: int = field(text="for AutoAttack; 0: its column is left out", low=0, high=MANY)
     surface_points: int = field(text="points on each side of a loss surface", low=3, high=1001)
+    surface_pairs: int = field(text="pairs of directions of a loss surface", low=1, high=1000)
     search_points: int = field(text="ratios of the dense grid for searches", low=3, high=10_001)
     timing_batch: int = field(text="images per batch in timings", low=2, high=100_000)
     timing_repeats: int = field(text="paired repeats of timings", low=1, high=10_000)

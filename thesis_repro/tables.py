@@ -35,6 +35,8 @@ class Cell:
     unit: str = "%"
     stand_in: str = ""  # why it is no evidence: stand-in data, a network that has not learned
     images: tuple | None = None  # test images used, of how many
+    environment: dict | None = None  # where it was measured, unless its runs say so
+    undecided: str = ""  # why this measurement cannot decide a claim
 
     def __post_init__(self):
         values = tuple(float("nan" if v is None else v) for v in self.values)

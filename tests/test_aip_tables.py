@@ -1,0 +1,233 @@
+"""Chapter 7's tables against the thesis's section 7.3.1 and 7.4, read by hand."""
+
+import pandas as pd
+import pytest
+
+from thesis_repro import aip, settings
+from thesis_repro.published import published
+
+THESIS = settings.load("thesis", 7, device="cpu", precision="fp32")
+PARTS = ("CIFAR-10", "CIFAR-100", "SVHN", "Tiny ImageNet")
+FILES = dict(zip(PARTS, ("cifar10", "cifar100", "svhn", "tiny_imagenet"), strict=True))
+
+# "CIFAR-10/100 and SVHN: mixup Beta(1, 1), Manifold mixup Beta(2, 2). Tiny ImageNet: both
+# Beta(0.2, 0.2). K = 8 on SVHN, 6 on CIFAR-10, 4 on CIFAR-100 and Tiny ImageNet; at the input layer
+# as mixup. Tiny ImageNet cross entropy, the others binary cross entropy."
+MIXUP = {"CIFAR-10": 1.0, "CIFAR-100": 1.0, "SVHN": 1.0, "Tiny ImageNet": 0.2}
+MANIFOLD = {"CIFAR-10": 2.0, "CIFAR-100": 2.0, "SVHN": 2.0, "Tiny ImageNet": 0.2}
+ROUNDS = {"CIFAR-10": 6, "CIFAR-100": 4, "SVHN": 8, "Tiny ImageNet": 4}
+LOSS = {"CIFAR-10": "bce", "CIFAR-100": "bce", "SVHN": "bce", "Tiny ImageNet": "ce"}
+
+# "500 epochs for PreActResNet, 400 for WRN28-10; SGD, rate 0.1, momentum 0.9; a tenth at 250 and
+# 375 (WRN: 200 and 300); weight decay 1e-4; five seeds." Batches of 128 are those of table 7.5.
+LONG = {"epochs": 500, "drops": (250, 375)}
+SHORT = {"epochs": 400, "drops": (200, 300)}
+
+
+def training_of(cell):
+    "What is trained for a planned cell, and what is read, as plain values; not the method."
+    run = cell.runs[0]
+    how, decay, images = run.recipe.optimiser, run.recipe.optimiser.decay, run.data
+    return {
+        "seeds": [r.seed for r in cell.runs],
+        "data": (images.name, images.part, images.train, images.test, images.held_out),
+        "network": (run.recipe.network, run.recipe.width, run.recipe.select),
+        "epochs": run.length.epochs,
+        "batch": run.length.batch_size,
+        "optimiser": (type(how).__name__, how.lr, how.momentum, how.weight_decay),
+        "plain": (how.nesterov, how.clip, decay.kind, decay.factor, run.precision),
+        "drops": tuple(round(p * run.length.epochs) for p in decay.points),
+        "read": cell.measurement.path,
+        "reason": cell.reason,
+    }
+
+
+def as_the_thesis(dataset, network, read, length):
+    "What training_of must give."
+    return {
+        "seeds": [0, 1, 2, 3, 4],
+        "data": (FILES[dataset], dataset, 0, 0, 1000),
+        "network": (network, 1.0, "held-out"),
+        "batch": 128,
+        "optimiser": ("SGD", 0.1, 0.9, 1e-4),
+        "plain": (False, 0.0, "steps", 0.1, "fp32"),
+        "read": read,
+        "reason": "",
+        **length,
+    }
+
+
+def ratio_of(ratio):
+    "A ratio piece as plain values."
+    kind = type(ratio).__name__
+    fields = {
+        "Beta": ("alpha", "per"),
+        "Ternary": ("rounds", "zeta"),
+        "LogitCurve": ("passes", "points"),
+    }
+    return (kind, *(getattr(ratio, f) for f in fields.get(kind, ())))
+
+
+def method_of(cell):
+    "The method of a planned cell as plain values."
+    method = cell.runs[0].recipe.method
+    kind = type(method).__name__
+    if kind == "Mixup":
+        return (
+            kind,
+            method.layers,
+            ratio_of(method.ratio),
+            ratio_of(method.input_ratio),
+            method.loss,
+        )
+    if kind in ("MetaMixup", "AdaMixup"):
+        adam = method.optimiser
+        return kind, type(adam).__name__, adam.lr, adam.betas, method.loss
+    return kind, method.loss
+
+
+NONE = ("NoneType",)
+ALL, SOME = (0, 1, 2, 3), (0, 1, 2)  # Algorithm 4, line 3; manifold mixup as published
+
+
+def mixed(layers, ratio, at_image, dataset):
+    return ("Mixup", layers, ratio, at_image, LOSS[dataset])
+
+
+def searched(dataset, rounds=None, at_image=False):
+    "AIP with ζ = 1, at the image a blind ratio per pair (Algorithm 4 writes λᵢ)."
+    blind = NONE if at_image else ("Beta", MIXUP[dataset], "pair")
+    return mixed(ALL, ("Ternary", rounds or ROUNDS[dataset], 1.0), blind, dataset)
+
+
+def as_described(dataset):
+    "Row → the method."
+    return {
+        "Baseline": ("Plain", LOSS[dataset]),
+        "mixup": mixed((0,), ("Beta", MIXUP[dataset], "batch"), NONE, dataset),
+        "Manifold mixup": mixed(SOME, ("Beta", MANIFOLD[dataset], "batch"), NONE, dataset),
+        "AIP": searched(dataset),
+    }
+
+
+def ours_only(dataset):
+    "The rows of table 7.1 that the thesis did not run."
+    blind = ("Beta", MIXUP[dataset], "pair")
+    return {
+        "MetaMixup": ("MetaMixup", "Adam", 1e-3, (0.9, 0.999), LOSS[dataset]),
+        "AIP (fast search)": mixed(ALL, ("LogitCurve", 3, 65), blind, dataset),
+        "AdaMixup": ("AdaMixup", "Adam", 1e-3, (0.9, 0.999), LOSS[dataset]),
+    }
+
+
+def printed(number):
+    "The (row, column) that the thesis prints, quotations apart."
+    frame = published(number)
+    return {(c.row, c.column) for c in frame[frame.cited == 0].itertuples()}
+
+
+def test_table_7_1():
+    "PreActResNet18 on four data sets, last and best model."
+    plan, expected = aip.table_7_1.plan(THESIS, PARTS), {}
+    for dataset in PARTS:
+        for row, method in {**as_described(dataset), **ours_only(dataset)}.items():
+            for which in ("Last", "Best"):
+                how = as_the_thesis(dataset, "preactresnet18", f"{which.lower()}.accuracy", LONG)
+                expected[row, f"{which} / {dataset}"] = (how, method)
+    assert {k: (training_of(c), method_of(c)) for k, c in plan.items()} == expected
+    assert printed("7.1") <= plan.keys() and aip.table_7_1.along == "rows"
+
+
+def test_table_7_2():
+    "PreActResNet34 and WideResNet28-10 on three data sets, last and best model."
+    plan, expected = aip.table_7_2.plan(THESIS, PARTS), {}
+    networks = {"PreActResNet34": ("preactresnet34", LONG), "WideResNet28-10": ("wrn28_10", SHORT)}
+    for name, (network, length) in networks.items():
+        for dataset in PARTS[:3]:
+            for row, method in as_described(dataset).items():
+                for which in ("Last", "Best"):
+                    how = as_the_thesis(dataset, network, f"{which.lower()}.accuracy", length)
+                    expected[f"{name} / {row}", f"{which} / {dataset}"] = (how, method)
+    assert {k: (training_of(c), method_of(c)) for k, c in plan.items()} == expected
+    assert printed("7.2") == plan.keys() and aip.table_7_2.along == "rows"
+
+
+def test_table_7_3():
+    "The best PreActResNet18 after 2, 4, 6, 8, 10 or 20 rounds."
+    plan, expected = aip.table_7_3.plan(THESIS, PARTS), {}
+    for dataset in PARTS:
+        for rounds in (2, 4, 6, 8, 10, 20):
+            how = as_the_thesis(dataset, "preactresnet18", "best.accuracy", LONG)
+            expected[dataset, str(rounds)] = (how, searched(dataset, rounds))
+    assert {k: (training_of(c), method_of(c)) for k, c in plan.items()} == expected
+    assert printed("7.3") == plan.keys() and aip.table_7_3.along == "columns"
+
+
+def test_table_7_4():
+    "The best PreActResNet18 with the search at the input layer, and without (as in table 7.1)."
+    plan, expected = aip.table_7_4.plan(THESIS, PARTS), {}
+    for dataset in PARTS:
+        how = as_the_thesis(dataset, "preactresnet18", "best.accuracy", LONG)
+        expected["AIP", dataset] = (how, searched(dataset))
+        expected["AIP (w/ input layer)", dataset] = (how, searched(dataset, at_image=True))
+    assert {k: (training_of(c), method_of(c)) for k, c in plan.items()} == expected
+    assert printed("7.4") == plan.keys() and aip.table_7_4.along == "rows"
+    shared = aip.table_7_1.plan(THESIS, PARTS)["AIP", "Best / CIFAR-10"].runs
+    assert plan["AIP", "CIFAR-10"].runs == shared
+
+
+def test_table_7_5(tmp_path, monkeypatch):
+    "Seconds of a batch of 128 CIFAR-10 images (32 × 32), PreActResNet18, K = 8."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    started = []
+
+    def timed(actions, repeats, device):
+        assert (repeats, device) == (20, "cpu")
+        return pd.DataFrame({name: [4.0 * (i + 1)] * repeats for i, name in enumerate(actions)})
+
+    monkeypatch.setattr(aip, "paired_seconds", timed)
+    monkeypatch.setattr(aip, "synthetic_images", lambda n, size: (n, size))
+    monkeypatch.setattr(aip, "pixels", lambda x: x)
+    monkeypatch.setattr(
+        aip.training, "start", lambda *a, **k: started.append((*a, k["compute"])) or Images
+    )
+    cells = {(c.row, c.column): c for c in aip.cells_7_5(THESIS, {})}
+    for recipe, images, length, compute in started:
+        assert (recipe.network, recipe.width, length.batch_size) == ("preactresnet18", 1.0, 128)
+        assert images == (512, 32)
+        assert (compute.bf16, compute.channels_last, compute.compile) == (False, True, False)
+    made = {c.column: c.values[0] for c in cells.values() if c.row == "elapsed time [s]"}
+    mixup, manifold, described, ternary, fast = (recipe.method.method for recipe, *_ in started)
+    assert list(made.values()) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert list(made)[:3] == ["mixup", "Manifold mixup", "AIP"]
+    assert (mixup.layers, ratio_of(mixup.ratio), mixup.loss) == (
+        (0,),
+        ("Beta", 1.0, "batch"),
+        "bce",
+    )
+    assert (ratio_of(manifold.ratio), manifold.loss) == (("Beta", 2.0, "batch"), "bce")
+    assert (type(described).__name__, described.rounds) == ("AsDescribed", 8)
+    assert (ratio_of(ternary.ratio), ratio_of(fast.ratio)) == (
+        ("Ternary", 8, 1.0),
+        ("LogitCurve", 3, 65),
+    )
+    assert [m.layers for m in (manifold, described, ternary, fast)] == [(0, 1, 2, 3)] * 4
+    assert printed("7.5") <= cells.keys() and aip.table_7_5.along == "columns"
+    assert cells["mixup batches", "AIP"].values[0] == 3.0
+    assert {c.unit for k, c in cells.items() if k[0] == "elapsed time [s]"} == {"s"}
+
+
+class Images:
+    "What training.start gives, as far as making the timed steps needs it."
+
+    class images:
+        x_train, y_train = range(512), range(512)
+
+
+@pytest.mark.parametrize("row", ["mixup", "Manifold mixup", "AIP"])
+def test_figures_are_of_preactresnet18_on_cifar10(row, monkeypatch):
+    "Figure 7.3's caption."
+    monkeypatch.setattr(aip.Store, "ensure", lambda self, runs: None)
+    found = aip.row_of(THESIS, row, PARTS)
+    how = as_the_thesis("CIFAR-10", "preactresnet18", "last.accuracy", LONG)
+    assert (training_of(found), method_of(found)) == (how, as_described("CIFAR-10")[row])
