@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'provenance', 'data_words', 'folder', 'Artefact', 'Table', 'rule_link', 'style', 'Figure', 'Made',
-           'load_chapters', 'find', 'order', 'tried', 'no_evidence', 'told_code', 'MadeTable', 'table', 'Drawn',
-           'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost', 'saved_values']
+           'load_chapters', 'find', 'order', 'tried', 'no_evidence', 'told_code', 'MadeTable', 'table',
+           'measured_cells', 'Drawn', 'MadeFigure', 'figure', 'read_facts', 'read_table', 'saved', 'written', 'lost',
+           'saved_values']
 
 # %% ../nbs/evidence/54_artefacts.ipynb #3dde8fe1
 import base64
@@ -459,6 +460,14 @@ def table(
     module = sys._getframe(1).f_globals["__name__"]
     parts = tuple(parts or settings.PARTS)
     return MadeTable("table", number, title, module, parts, where, plan, along, also)
+
+# %% ../nbs/evidence/54_artefacts.ipynb #5728f4b8
+def measured_cells(preset, plan: dict) -> list[Cell]:
+    "The cells of a figure's plan; runs and measurements that are absent are made. RunsFailed."
+    store, tasks = Store(preset), [(r, p.measurement) for p in plan.values() for r in p.runs]
+    store.ensure([*(r for r, _ in tasks), *(s for r, m in tasks for s in m.needs(r))])
+    ensure_measured(store, tasks)
+    return [_cell(store, place, planned, {}) for place, planned in plan.items()]
 
 # %% ../nbs/evidence/54_artefacts.ipynb #6489a017
 @dataclass(frozen=True, eq=False)

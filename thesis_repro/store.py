@@ -24,6 +24,7 @@ from thesis_repro import (
 )
 from .checkpoints import copy_weights, weights_digest
 from .files import BadInput, Unwritable, lock, lock_file
+from .images import pixels
 from .records import Record
 from .runs import Run, changed_code, run_of
 from .settings import Preset
@@ -216,6 +217,12 @@ class Store:
     def weights(self, run: Run, which: str = "last") -> torch.nn.Module:
         "The trained classifier of a run, as `networks`."
         return self.networks(run, which)["model"]
+
+    def batch(self, run: Run, count: int, split: str = "test") -> tuple[torch.Tensor, torch.Tensor]:
+        "The first images of a split (train, val, test) as pixels in [0, 1], and their labels."
+        images, device = run.data.images(self.preset.stream), settings.device(self.preset)
+        x, y = (getattr(images, f"{kind}_{split}")[:count] for kind in ("x", "y"))
+        return pixels(x, device), y.to(device)
 
 # %% ../nbs/engine/38_store.ipynb #4be67730
 def _fulfil(run: Run, folder: Path, compute: Compute, stream: bool):
