@@ -96,6 +96,8 @@ class Phase:
 class Recipe(Protocol):
     "What is trained, and how. A piece, so that a run can be written down."
 
+    every: int = 1  # it is judged after every so many epochs, and after the last; may be left out
+
     def networks(self, images: Images, seed: int) -> nn.ModuleDict:
         "All networks by name, untrained, on the CPU: a function of the seed."
 
@@ -127,10 +129,14 @@ class Classify:
         "held-out", one_of=("held-out", "test")
     )  # the best epoch, by which images
 
-    def networks(self, images: Images, seed: int) -> nn.ModuleDict:
+    def classifier(self, images: Images, seed: int) -> nn.Module:
+        "The classifier alone, untrained."
         channels = images.x_train.shape[1]
         shape = (images.classes, self.width, channels, images.mean, images.std)
-        nets = {"model": models.build(self.network, *shape, seed)}
+        return models.build(self.network, *shape, seed)
+
+    def networks(self, images: Images, seed: int) -> nn.ModuleDict:
+        nets = {"model": self.classifier(images, seed)}
         if hasattr(self.method, "networks"):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
