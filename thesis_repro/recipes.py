@@ -104,6 +104,8 @@ class Phase:
 class Recipe(Protocol):
     "What is trained, and how. A piece, so that a run can be written down."
 
+    every: int = 1  # it is judged after every so many epochs, and after the last; may be left out
+
     def prepared(self, images: Images) -> Images:
         "The images as it wants them, for instance cropped by another margin."
 
@@ -131,9 +133,8 @@ class Classify:
     method: object
     optimiser: object = SGD()
     width: float = pieces.field(1.0, above=0, high=16)
-    select: str = pieces.field(
-        "held-out", one_of=("held-out", "test")
-    )  # the best epoch, by which images
+    # which images the best epoch is chosen by
+    select: str = pieces.field("held-out", one_of=("held-out", "test"))
 
     def check(self):
         if not callable(self.method) and not hasattr(self.method, "joint_loss"):
@@ -144,10 +145,14 @@ class Classify:
     def prepared(self, images: Images) -> Images:
         return images
 
-    def networks(self, images: Images, seed: int) -> nn.ModuleDict:
+    def classifier(self, images: Images, seed: int) -> nn.Module:
+        "The classifier alone, untrained."
         channels = images.x_train.shape[1]
         shape = (images.classes, self.width, channels, images.mean, images.std)
-        nets = {"model": models.build(self.network, *shape, seed)}
+        return models.build(self.network, *shape, seed)
+
+    def networks(self, images: Images, seed: int) -> nn.ModuleDict:
+        nets = {"model": self.classifier(images, seed)}
         if hasattr(self.method, "networks"):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)

@@ -264,19 +264,26 @@ def _close_epoch(t: Training) -> dict:
         total, n = a.losses[phase.name]
         rate = t.optimisers[phase.name].param_groups[0]["lr"]
         row |= {f"{name}loss": total / n, f"{name}lr": rate}
-    try:
-        seen = plain(t.recipe.judge(t.nets, t.images))
-    except Diverged as e:
-        raise Diverged(f"after epoch {a.epoch}: {e}") from None
-    if (score := seen.pop("score")) is None:
-        raise Diverged(f"after epoch {a.epoch}: the score of its judge is not finite")
-    a.history.append(row | seen)
-    if not a.best or score > a.best["score"]:
-        a.best = {"score": score, "epoch": a.epoch + 1, "weights": copy_weights(t.nets)}
+    every, last = getattr(t.recipe, "every", 1), a.epoch + 1 == t.length.epochs
+    a.history.append(row | (_judged(t) if last or (a.epoch + 1) % every == 0 else {}))
     a.images_seen += len(t.images.y_train)
     a.epoch, a.step, a.losses = a.epoch + 1, 0, {}
     distributed.check_same(t.nets)
     return a.history[-1]
+
+
+def _judged(t: Training) -> dict:
+    "What the recipe says of the networks as they are; the best so far are remembered."
+    a = t.at
+    try:
+        seen = plain(t.recipe.judge(t.nets, t.images))
+    except Diverged as e:
+        raise Diverged(f"after epoch {a.epoch + 1}: {e}") from None
+    if (score := seen.pop("score")) is None:
+        raise Diverged(f"after epoch {a.epoch + 1}: the score of its judge is not finite")
+    if not a.best or score > a.best["score"]:
+        a.best = {"score": score, "epoch": a.epoch + 1, "weights": copy_weights(t.nets)}
+    return seen
 
 # %% ../nbs/engine/33_training.ipynb #932908cb
 def train(t: Training) -> Training:
