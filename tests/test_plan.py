@@ -64,7 +64,7 @@ def second(preset, parts):
 
 
 @piece
-class Made:
+class Pictures:
     "Data that the generator of another run makes."
 
     by: Run
@@ -100,7 +100,7 @@ def third(preset, parts):
     "Two networks each, runs that need runs, and a measurement that needs another."
     gan = Run(Named("digits10", 100, 20, 20), TinyGan(), Length(2, 50), label="gan")
     other = dataclasses.replace(gan, recipe=TinyGan(8), label="other")
-    student = Run(Made(gan), Classify("resnet18", Plain(), width=0.1), Length(1, 50), label="made")
+    student = Run(Pictures(gan), Classify("resnet18", Plain(), width=0.1), Length(1, 50), label="made")
     return {
         ("GAN", "accuracy"): Planned((student,)),
         ("GAN", "d"): Planned((gan,), Distance(other)),
