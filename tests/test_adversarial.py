@@ -65,11 +65,14 @@ MIXES += (GuidedInterpolation(), TargetedMixup(PGD(steps=2, targeted=True)), Reg
 def network(classes):
     "Small enough for a test of many steps: convolutions with batch norm on images of 8 × 8."
     torch.manual_seed(0)
-    block = lambda i, o, stride: [
-        torch.nn.Conv2d(i, o, 3, stride, 1),
-        torch.nn.BatchNorm2d(o),
-        torch.nn.ReLU(),
-    ]
+
+    def block(i, o, stride):
+        return [
+            torch.nn.Conv2d(i, o, 3, stride, 1),
+            torch.nn.BatchNorm2d(o),
+            torch.nn.ReLU(),
+        ]
+
     return torch.nn.Sequential(
         *block(3, 8, 2), *block(8, 8, 1), torch.nn.Flatten(), torch.nn.Linear(128, classes)
     )
@@ -188,7 +191,10 @@ def test_losses_and_their_gradients(ours, reference):
     np.testing.assert_allclose(losses.detach(), expected, rtol=1e-10)
     ct = RNG.normal(size=N)  # a cotangent that no two samples share
     gc, ga = torch.autograd.grad(losses @ t64(ct), (c, a), allow_unused=True)
-    of = lambda u, v: sum(ct[i] * reference(u[i], v[i], Y[i]) for i in range(N))
+
+    def of(u, v):
+        return sum(ct[i] * reference(u[i], v[i], Y[i]) for i in range(N))
+
     zero = torch.zeros(N, K)
     np.testing.assert_allclose(
         zero if gc is None else gc,
@@ -220,7 +226,10 @@ def test_marts_factor_is_a_constant_where_asked():
     c = t64(CLEAN, grad=True)
     module.mart_loss(c, t64(ATTACKED), LABELS, 2.5, detach=True).sum().backward()
     fixed = [1 - softmax(CLEAN[i])[Y[i]] for i in range(N)]
-    f = lambda u: sum(mart(u[i], ATTACKED[i], Y[i], 2.5, factor=fixed[i]) for i in range(N))
+
+    def f(u):
+        return sum(mart(u[i], ATTACKED[i], Y[i], 2.5, factor=fixed[i]) for i in range(N))
+
     np.testing.assert_allclose(c.grad, differences(f, CLEAN), rtol=1e-5, atol=1e-7)
 
 
@@ -403,13 +412,19 @@ def test_compositions(loss, reference):
     net = Logits()
     mean = Adversarial(Minus(), loss=loss)(net, NUMBERS, LABELS, Draws(0))
     mean.backward()
-    of = lambda c, a: sum(reference(c[i], a[i], Y[i]) for i in range(N)) / N
+
+    def of(c, a):
+        return sum(reference(c[i], a[i], Y[i]) for i in range(N)) / N
+
     assert mean.item() == pytest.approx(of(CLEAN, ATTACKED), rel=1e-9)
     of_clean, of_attacked = (
         differences(lambda c: of(c, ATTACKED), CLEAN),
         differences(lambda a: of(CLEAN, a), ATTACKED),
     )
-    grad = lambda p: torch.zeros(N, K) if p.grad is None else p.grad
+
+    def grad(p):
+        return torch.zeros(N, K) if p.grad is None else p.grad
+
     np.testing.assert_allclose(grad(net.clean), of_clean, rtol=2e-5, atol=1e-8)
     np.testing.assert_allclose(grad(net.attacked), of_attacked, rtol=2e-5, atol=1e-8)
 
@@ -425,7 +440,10 @@ def test_mart_detached_as_a_piece():
 
 def test_warm_up():
     "Ones before the fraction of the run, without a look at the network; then the weights."
-    e = lambda at: Examples(None, NUMBERS, LABELS, Draws(0, progress=at))
+
+    def e(at):
+        return Examples(None, NUMBERS, LABELS, Draws(0, progress=at))
+
     assert After(0.625, Mail())(e(0.62)).tolist() == [1.0] * N
     with pytest.raises(TypeError):  # there is no network to ask
         After(0.625, Mail())(e(0.625))

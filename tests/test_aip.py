@@ -13,13 +13,18 @@ import torch.nn as nn
 
 from thesis_repro import (
     aip,
+    artefacts,
+    claims,
     data,
     former,
     learned_ratios,
     mixup,
     models,
+    pieces,
     ratio_search,
+    records,
     settings,
+    surfaces,
     training,
 )
 from thesis_repro.aip import AsDescribed, LogitCurve, Ternary
@@ -594,7 +599,8 @@ def test_speed_is_a_row_a_round_and_a_column_a_method():
 
 def tiny(**changes):
     small = {"train_size": 96, "test_size": 20, "held_out": 20, "width": 0.0625, "search_points": 5}
-    return settings.load("smoke", 7, device="cpu", jobs=1, threads=1, seeds=1, **small | changes)
+    small |= {"device": "cpu", "jobs": 1, "threads": 1, "seeds": 1}
+    return settings.load("smoke", 7, **small | changes)
 
 
 def test_the_stages_are_one_training(tmp_path):

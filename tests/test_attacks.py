@@ -740,7 +740,10 @@ def test_a_hit_is_worse_than_any_loss():
         [[3.0, 2.9, 2.9], [2.0, 2.1, -9.0], [0.0, 0.1, -9.0], [5.0, 0.0, 0.0]]
     )  # of y = 0
     x, y = torch.zeros(1, 1, 1, 4), torch.zeros(1, dtype=torch.long)
-    loss = lambda z, y: F.cross_entropy(z, y, reduction="none")
+
+    def loss(z, y):
+        return F.cross_entropy(z, y, reduction="none")
+
     for order in itertools.permutations(range(4)):
         s = attacks.Search(lambda z: logits[z[:, 0, 0, 0].long()], loss, x, y, (y,), remember=True)
         for i in order:
@@ -755,10 +758,16 @@ def test_a_hit_is_worse_than_any_loss():
 
 def test_restarts_keep_the_worst(digits, defended):
     x, y = pixels(digits.x_test[:300]), digits.y_test[:300]
-    stands = lambda z: (defended(z).argmax(1) == y).sum().item()
+
+    def stands(z):
+        return (defended(z).argmax(1) == y).sum().item()
+
     one, three = (PGD(steps=3, restarts=r)(defended, x, y, Draws(0)) for r in (1, 3))
     assert stands(three) <= stands(one)
-    loss = lambda z: F.cross_entropy(defended(z), y, reduction="none")
+
+    def loss(z):
+        return F.cross_entropy(defended(z), y, reduction="none")
+
     same = (defended(one).argmax(1) == y) == (defended(three).argmax(1) == y)
     assert (loss(three) >= loss(one) - 1e-4)[same].all() and (loss(three) > loss(one) + 1e-4).any()
 

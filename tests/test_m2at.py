@@ -264,12 +264,17 @@ def test_the_piece_follows_algorithm_1(per):
 
 def test_lambdas_are_one_a_batch_or_one_a_sample_and_corners_one_a_sample():
     e = batch()
-    sides = lambda box: (box[:, 2:] - box[:, :2]).numpy()
-    uncut = lambda box: [
-        round(float(v), 4)
-        for v, cut in zip(sides(box).ravel(), box[:, 2:].numpy().ravel() >= 8, strict=True)
-        if not cut
-    ]
+
+    def sides(box):
+        return (box[:, 2:] - box[:, :2]).numpy()
+
+    def uncut(box):
+        return [
+            round(float(v), 4)
+            for v, cut in zip(sides(box).ravel(), box[:, 2:].numpy().ravel() >= 8, strict=True)
+            if not cut
+        ]
+
     one, many = m2at.mask_boxes(e, "batch"), m2at.mask_boxes(e, "sample")
     assert len(set(uncut(one))) == 1 and len(set(uncut(many))) > 5
     assert len({tuple(c) for c in one[:, :2].tolist()}) == 64

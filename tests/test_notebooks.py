@@ -410,9 +410,12 @@ DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 def driver(notebook: Path, out: Path) -> subprocess.Popen:
     "A process that executes a notebook."
     environment = os.environ | {"PYTHONPATH": str(paths.root())}
-    heard = lambda: signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # tests in the background of a shell ignore it
+
+    def heard():
+        return signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # tests in the background of a shell ignore it
+
     words = [sys.executable, "-c", DRIVER, str(notebook), str(out)]
     how = {"preexec_fn": heard, "start_new_session": True}
     return subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, **how)

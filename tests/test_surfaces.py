@@ -107,7 +107,10 @@ def test_a_quadratic_bowl():
     e = {"weight": torch.tensor([[-0.25, 2.0]], dtype=torch.float64)}
     x = torch.tensor(np.random.default_rng(0).normal(size=(7, 2)))
     y = torch.tensor(np.random.default_rng(1).normal(size=7))
-    loss = lambda out, y: (out[:, 0] - y).square().mean()
+
+    def loss(out, y):
+        return (out[:, 0] - y).square().mean()
+
     alphas, betas, losses = loss_surface(
         model, x, y, (d, e), 2.0, 5, batch_size=3, loss=loss, progress=False
     )

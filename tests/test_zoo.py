@@ -147,7 +147,9 @@ def test_tla_loss():
     y = torch.tensor([0, 1, 2, 0, 1, 2])
 
     def reference(z, a, p, n):
-        length = lambda v: np.sqrt((v * v).sum(1))
+        def length(v):
+            return np.sqrt((v * v).sum(1))
+
         entropy = np.array([entropy_of_label(z[i], y[i]) for i in range(6)])
         return entropy + 2.0 * triplet(a, p, n, 0.03) + 0.001 * (length(a) + length(p) + length(n))
 
@@ -171,7 +173,9 @@ def test_dirichlet_labels_are_dirichlet():
 
 def test_pc_loss():
     f, w, y = some(6, 3), some(4, 3, seed=1), [0, 1, 2, 3, 0, 1]
-    length = lambda v: math.sqrt((v * v).sum())
+
+    def length(v):
+        return math.sqrt((v * v).sum())
 
     def reference(f, w):
         total = []
@@ -217,15 +221,19 @@ def test_complement_losses():
 
         return loss
 
-    cot = lambda z: np.array(
-        [entropy_of_label(z[i], c) - complement(z[i], c) / 4 for i, c in enumerate(y)]
-    )
-    gce = lambda z: np.array(
-        [
-            -(softmax(z[i])[c] ** (1 / 3)) * complement(z[i], c) / math.log(4)
-            for i, c in enumerate(y)
-        ]
-    )
+    def cot(z):
+        return np.array(
+            [entropy_of_label(z[i], c) - complement(z[i], c) / 4 for i, c in enumerate(y)]
+        )
+
+    def gce(z):
+        return np.array(
+            [
+                -(softmax(z[i])[c] ** (1 / 3)) * complement(z[i], c) / math.log(4)
+                for i, c in enumerate(y)
+            ]
+        )
+
     agrees(ours(losses.ComplementObjective()), cot, z)
     agrees(ours(losses.GuidedComplement()), gce, z)
 

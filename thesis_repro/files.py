@@ -39,11 +39,11 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class Unwritable(BadInput):
-    "A place that cannot be written: a full disk, a folder without permission. What else goes there will fail as well."
+    "A place that cannot be written, such as a full disk: everything else there will fail too."
 
 
 def _disk(path: Path) -> str:
-    "The disk that `path` is on, by the place where it is mounted and its size; empty where that cannot be said."
+    "Where the disk that `path` is on is mounted, and its size; empty if that is unknown."
     try:
         there = next(p for p in (path, *path.parents) if p.exists()).resolve()
         mount = next(p for p in (there, *there.parents) if p.is_mount())
@@ -58,7 +58,8 @@ def refused(path: Path, error: OSError) -> Unwritable:
     if error.errno in _FULL:
         disk = _disk(Path(path).absolute())
         return Unwritable(
-            f"{path}: cannot be written: the disk is full{disk}: free some space there, or {elsewhere}"
+            f"{path}: cannot be written: the disk is full{disk}: "
+            f"free some space there, or {elsewhere}"
         )
     why = (error.strerror or str(error)).lower()
     if error.errno in _NO_LOCKS:
@@ -80,9 +81,10 @@ def _sync(folder: Path) -> None:
 
 # %% ../nbs/engine/00_files.ipynb #e80af1af
 def atomic_write(path, content: bytes | str, keep: bool = False) -> Path:
-    """Write `content` (text becomes UTF-8) to `path`, making its folder: the whole file or none. Unwritable where that is impossible.
+    """Write `content` (text becomes UTF-8) to `path`, making its folder: all of it or nothing.
 
-    With `keep`, the file that stood there becomes `<name>.previous`, once the new one is whole on the disk.
+    With `keep`, the former file becomes `<name>.previous` once the new one is safe on the disk.
+    Unwritable if that is impossible.
     """
     path = Path(path)
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
@@ -115,7 +117,7 @@ def previous(path: Path) -> Path:
 
 # %% ../nbs/engine/00_files.ipynb #eb7741e7
 def lock_file(path: Path):
-    "The file at `path`, opened to be locked; its folder is made. Unwritable where that is impossible."
+    "The file at `path`, opened to be locked; its folder is made. Unwritable if impossible."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a")
@@ -154,7 +156,7 @@ def atomic_json(path, value) -> Path:
 
 # %% ../nbs/engine/00_files.ipynb #74808614
 def sha256(source) -> str:
-    "The SHA-256 of some bytes, or of the file at a path, as 64 hexadecimal digits. BadInput where the file cannot be read."
+    "The SHA-256 of some bytes, or of the file at a path (64 hex digits). BadInput if unreadable."
     if isinstance(source, (bytes, bytearray, memoryview)):
         return hashlib.sha256(source).hexdigest()
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% ../nbs/engine/01_paths.ipynb #0603a5c0
 def root() -> Path:
-    "The project's folder: `$THESIS_REPRO_ROOT`, or the checkout that this library was imported from."
+    "The project's folder: `$THESIS_REPRO_ROOT`, or the checkout that holds this library."
     return Path(os.environ.get("THESIS_REPRO_ROOT") or Path(__file__).parents[1]).resolve()
 
 # %% ../nbs/engine/01_paths.ipynb #929334eb
@@ -26,7 +26,10 @@ def data() -> Path:
 
 
 def outputs(preset: str = "") -> Path:
-    "Where results are kept: `$THESIS_REPRO_OUTPUTS`, or `outputs/` in the project; with `preset`, that preset's folder."
+    """Where results are kept: `$THESIS_REPRO_OUTPUTS`, or `outputs/` in the project.
+
+    With `preset`, that preset's folder in it.
+    """
     return Path(os.environ.get("THESIS_REPRO_OUTPUTS") or root() / "outputs").resolve() / preset
 
 # %% ../nbs/engine/01_paths.ipynb #7ec7f36f
