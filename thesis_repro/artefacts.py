@@ -43,6 +43,7 @@ def _machine(environment: dict) -> str:
     "A machine in words."
     cores = environment.get("cores", "?")
     where = f"{environment.get('processor', '?')}, {cores} core{'s' if cores != 1 else ''}"
+    where += f", {kernels}" if (kernels := environment.get("kernels")) else ""
     return " with ".join(w for w in (where, environment.get("gpu")) if w)
 
 

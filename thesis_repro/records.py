@@ -62,6 +62,7 @@ def environment() -> dict:
     "The machine, the versions and the commit; without dates, so it is the same tomorrow."
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     machine = {"processor": processor(), "cores": workers.cores(), "gpu": gpu}
+    machine["kernels"] = torch.backends.cpu.get_cpu_capability()  # they decide the bits as well
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"torchvision": version("torchvision"), "numpy": version("numpy")}
     return {**machine, "versions": versions, "commit": commit()}
