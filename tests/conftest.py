@@ -56,12 +56,12 @@ def registered(monkeypatch):
     "A table 7.1 of two rows, which is all that the register has for one test."
     from exhibits import plan
 
-    from thesis_repro import artefacts
+    from thesis_repro import registry
 
-    monkeypatch.setattr(artefacts, "TABLES", {})
-    monkeypatch.setattr(artefacts, "FIGURES", {})
-    monkeypatch.setattr(artefacts, "load_chapters", lambda chapter="": None)
-    return artefacts.table("7.1", "two rows", "Section 7.3.2", plan, ("CIFAR-10",))
+    monkeypatch.setattr(registry, "TABLES", {})
+    monkeypatch.setattr(registry, "FIGURES", {})
+    monkeypatch.setattr(registry, "load_chapters", lambda chapter="": None)
+    return registry.table("7.1", "two rows", "Section 7.3.2", plan, ("CIFAR-10",))
 
 
 @pytest.fixture

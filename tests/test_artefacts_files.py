@@ -12,10 +12,11 @@ import pytest
 from exhibits import MACHINE, NASTY, STAND_IN, TINY, drawn, made, plan, thesis_run
 from PIL import Image
 
-from thesis_repro import artefacts, claims, records
-from thesis_repro.artefacts import Drawn, Figure, provenance
+from thesis_repro import artefacts, claims, records, registry
+from thesis_repro.artefacts import Figure, provenance
 from thesis_repro.files import BadInput
 from thesis_repro.mixup import Mixup, Plain
+from thesis_repro.registry import Drawn
 from thesis_repro.runs import Named, Run
 from thesis_repro.store import Store
 from thesis_repro.tables import Cell
@@ -175,9 +176,9 @@ def test_damaged_artefacts_are_left_out_of_the_claims_and_named(outputs):
 
 def test_what_is_registered_is_found_by_its_number(registered):
     for asked in ("7.1", "table 7.1", "table_7_1"):
-        assert artefacts.find("table", asked) is registered
+        assert registry.find("table", asked) is registered
     with pytest.raises(BadInput, match=r"table 7.9: there is none: there are 7.1"):
-        artefacts.find("table", "7.9")
+        registry.find("table", "7.9")
 
 
 def test_a_table_is_made_saved_and_made_again_without_training(registered, outputs):
@@ -230,7 +231,7 @@ def test_a_row_of_ones_own_that_does_not_fit_is_refused_before_anything_is_train
 
 
 def test_a_table_of_our_own_has_no_thesis_beside_it(registered, outputs):
-    ours = artefacts.table("7.ours", "our own", "", plan, ("CIFAR-10",))
+    ours = registry.table("7.ours", "our own", "", plan, ("CIFAR-10",))
     frame = ours(registered.preset("smoke", **TINY), train=False).frame
     assert len(frame) == 4 and frame.thesis.isna().all()
     assert artefacts.order("7.ours") > artefacts.order("7.10") > artefacts.order("7.2")
@@ -252,7 +253,7 @@ def test_runs_of_other_code_are_counted_and_made_again_when_asked(registered, ou
 def test_a_figure_whose_runs_fail_tells_which(registered, outputs):
     tiny = registered.preset("smoke", **TINY)
 
-    @artefacts.figure("7.2", "a history", ("CIFAR-10",))
+    @registry.figure("7.2", "a history", ("CIFAR-10",))
     def history(preset, parts):
         Store(preset).ensure(r for p in plan(preset, parts).values() for r in p.runs)
         return Drawn(None, pd.DataFrame())
@@ -266,7 +267,7 @@ def test_a_figure_whose_runs_fail_tells_which(registered, outputs):
 def test_a_figure_whose_runs_other_code_made_is_drawn_of_new_ones_when_asked(registered, outputs):
     tiny, drawn = registered.preset("smoke", **TINY), []
 
-    @artefacts.figure("7.2", "a history", ("CIFAR-10",))
+    @registry.figure("7.2", "a history", ("CIFAR-10",))
     def history(preset, parts):
         import matplotlib.pyplot as plt
 

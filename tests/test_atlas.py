@@ -69,7 +69,7 @@ def update(u, l):
 
 # %% ../nbs/chapters/07_aip.ipynb #ee
 table_7_1 = table("7.1", "accuracy of PreActResNet-18", "section 7.3.2", plan)
-table_7_ours = artefacts.table("7.ours", "of our own", "", plan)
+table_7_ours = registry.table("7.ours", "of our own", "", plan)
 table_7_3 = _of_this_chapter("7.3", "through a function of its own")
 table_7_4 = table("7.5", "under another name")
 table_7_2 = 5

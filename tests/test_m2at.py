@@ -10,7 +10,7 @@ import torch.nn as nn
 
 from thesis_repro import data, m2at, models, pieces, settings
 from thesis_repro.adversarial import Adversarial, Examples, ratios
-from thesis_repro.artefacts import TABLES, Table
+from thesis_repro.artefacts import Table
 from thesis_repro.attacks import PGD
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
@@ -18,6 +18,7 @@ from thesis_repro.images import pixels
 from thesis_repro.m2at import MaskAndMix
 from thesis_repro.mixup import mix
 from thesis_repro.published import published
+from thesis_repro.registry import TABLES
 from thesis_repro.tables import Cell, compare, layout
 
 

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from thesis_repro import margin_reweighting as mr
 from thesis_repro import settings
 from thesis_repro.adversarial import Adversarial, After, Examples, Mail, Wmmr
-from thesis_repro.artefacts import TABLES, Table
+from thesis_repro.artefacts import Table
 from thesis_repro.attacks import PGD
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.margin_reweighting import MarginReweighting
 from thesis_repro.measures import Recorded, Robustness
 from thesis_repro.published import published
+from thesis_repro.registry import TABLES
 from thesis_repro.runs import Named
 from thesis_repro.store import Store
 from thesis_repro.strong_attacks import AutoAttack

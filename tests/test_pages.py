@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import pytest
 from exhibits import DATA, MACHINE, NASTY, STAND_IN, TINY, Page, drawn, made
 
-from thesis_repro import artefacts, cli, pages, published, settings
+from thesis_repro import artefacts, cli, pages, published, registry, settings
 from thesis_repro.files import atomic_json, atomic_write, sha256
 from thesis_repro.store import Store
 from thesis_repro.tables import Cell
@@ -64,15 +64,15 @@ def filled(outputs):
 @pytest.fixture(autouse=True)
 def no_chapters(monkeypatch):
     "Nothing is registered but what a test registers."
-    monkeypatch.setattr(artefacts, "TABLES", {})
-    monkeypatch.setattr(artefacts, "load_chapters", lambda chapter="": None)
+    monkeypatch.setattr(registry, "TABLES", {})
+    monkeypatch.setattr(registry, "load_chapters", lambda chapter="": None)
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     "The outputs of a filled preset, made once."
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artefacts, "load_chapters", lambda chapter="": None)
+        patch.setattr(registry, "load_chapters", lambda chapter="": None)
         patch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path_factory.mktemp("original")))
         return filled(artefacts.folder("smoke")).parents[1]
 

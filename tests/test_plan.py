@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gan import TinyGan
 
-from thesis_repro import artefacts, costs, measures, paths, pieces, plan, settings, store
+from thesis_repro import costs, measures, paths, pieces, plan, registry, settings, store
 from thesis_repro.adversarial import Adversarial, After, Mail
 from thesis_repro.attacks import PGD
 from thesis_repro.cli import main
@@ -100,7 +100,9 @@ def third(preset, parts):
     "Two networks each, runs that need runs, and a measurement that needs another."
     gan = Run(Named("digits10", 100, 20, 20), TinyGan(), Length(2, 50), label="gan")
     other = dataclasses.replace(gan, recipe=TinyGan(8), label="other")
-    student = Run(Pictures(gan), Classify("resnet18", Plain(), width=0.1), Length(1, 50), label="made")
+    student = Run(
+        Pictures(gan), Classify("resnet18", Plain(), width=0.1), Length(1, 50), label="made"
+    )
     return {
         ("GAN", "accuracy"): Planned((student,)),
         ("GAN", "d"): Planned((gan,), Distance(other)),
@@ -115,19 +117,19 @@ def elsewhere(tmp_path, monkeypatch):
     (tmp_path / "settings.ini").write_text(text, encoding="utf-8")
     monkeypatch.setenv("THESIS_REPRO_SETTINGS", str(tmp_path / "settings.ini"))
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setattr(artefacts, "TABLES", {})
-    monkeypatch.setattr(artefacts, "FIGURES", {})
-    monkeypatch.setattr(artefacts, "load_chapters", lambda chapter="": None)
+    monkeypatch.setattr(registry, "TABLES", {})
+    monkeypatch.setattr(registry, "FIGURES", {})
+    monkeypatch.setattr(registry, "load_chapters", lambda chapter="": None)
     tables = {"90.1": first, "90.2": second, "90.10": third, "91.1": lambda preset, parts: {}}
     for number, cells in tables.items():
-        artefacts.table(number, "a table", "a test", cells)
-    artefacts.figure("91.2", "a figure")(lambda preset, parts: None)
+        registry.table(number, "a table", "a test", cells)
+    registry.figure("91.2", "a figure")(lambda preset, parts: None)
     plan.outline.cache_clear()
     return tmp_path
 
 
 def cells_of(number, **how):
-    made = artefacts.find("table", number)
+    made = registry.find("table", number)
     return made.plan(made.preset("tiny", **how), made.parts)
 
 
@@ -137,7 +139,7 @@ def cells_of(number, **how):
 def would_be_made(monkeypatch, number):
     "The keys of the runs that a table would train, and of what it would measure."
     trained, measured = set(), set()
-    made = artefacts.find("table", number)
+    made = registry.find("table", number)
     cells = made.plan(made.preset("tiny"), made.parts)
     asked = [(r, p.measurement) for p in cells.values() for r in p.runs]
 
@@ -226,7 +228,7 @@ def test_parts_are_planned_alone():
 def made(elsewhere):
     "One run of table 90.1, trained and attacked."
     cells = cells_of("90.1")
-    at = Store(artefacts.find("table", "90.1").preset("tiny"))
+    at = Store(registry.find("table", "90.1").preset("tiny"))
     zero, one = cells["CIFAR-10 / MAIL", "PGD"].runs
     record = at.make(zero, progress=False)
     SMALL_PGD.make(at, zero)
@@ -412,7 +414,7 @@ def test_neighbours_are_those_whose_layers_are_nearest_in_size():
 def test_fewer_images_standing_cost_less():
     run = cells_of("90.1", width=1.0, test_size=500)["CIFAR-10 / MAIL", "PGD"].runs[0]
     attack, evidence = Robustness(PGD(steps=100)), known()
-    shelf = plan.Shelf(artefacts.find("table", "90.1").preset("tiny"))
+    shelf = plan.Shelf(registry.find("table", "90.1").preset("tiny"))
 
     def predicted(*stood):
         measured = plan.Measured(shelf)
@@ -481,8 +483,8 @@ def test_an_archive_is_read_by_its_heads(tmp_path):
 def test_nothing_heavy_is_imported_and_no_gpu_is_woken(elsewhere):
     code = (
         "import sys\nfrom thesis_repro import cli, artefacts\nimport test_plan\n"
-        "artefacts.load_chapters = lambda chapter='': None\n"
-        "artefacts.table('90.1', 'a', 'b', test_plan.first)\n"
+        "registry.load_chapters = lambda chapter='': None\n"
+        "registry.table('90.1', 'a', 'b', test_plan.first)\n"
         "sys.modules.pop('_pytest', None)\n"
         "assert cli.main(['plan', '--preset', 'tiny', '--json']) == 0\n"
         "import torch\nheavy = {'torchvision', 'matplotlib', 'seaborn', 'papermill', 'nbconvert',"

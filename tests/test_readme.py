@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from thesis_repro import artefacts, commands, paths, settings
+from thesis_repro import commands, paths, registry, settings
 from thesis_repro.cli import main, parser
 
 FILES = [paths.root() / "README.md", *sorted((paths.root() / "docs").glob("*.md"))]
@@ -102,7 +102,7 @@ def test_every_command_is_one(command, own_sections):
         return
     args = parser().parse_args(shlex.split(command))
     if args.command in ("table", "figure"):
-        assert artefacts.find(args.command, args.number)
+        assert registry.find(args.command, args.number)
     elif getattr(args, "row", None):
         args.device, args.parts = "cpu", ""
         what = args.what if args.command == "run" else args.run

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from exhibits import DATA, MACHINE, STAND_IN, TINY, drawn, made, plan
 
-from thesis_repro import artefacts, published, records, report, settings
+from thesis_repro import artefacts, published, records, registry, report, settings
 from thesis_repro.artefacts import read_table
 from thesis_repro.files import atomic_json, atomic_write, sha256
 from thesis_repro.store import Store
@@ -19,8 +19,8 @@ CELL = ("mixup", "Best / CIFAR-10")
 @pytest.fixture(autouse=True)
 def no_chapters(monkeypatch):
     "Nothing is registered but what a test registers."
-    monkeypatch.setattr(artefacts, "TABLES", {})
-    monkeypatch.setattr(artefacts, "load_chapters", lambda chapter="": None)
+    monkeypatch.setattr(registry, "TABLES", {})
+    monkeypatch.setattr(registry, "load_chapters", lambda chapter="": None)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_cells_that_are_measured_in_another_way_stay(table, tiny, registered):
 def test_a_chapter_that_cannot_be_imported_costs_the_check_and_not_the_report(
     table, tiny, monkeypatch
 ):
-    monkeypatch.setattr(artefacts, "load_chapters", lambda: 1 / 0)
+    monkeypatch.setattr(registry, "load_chapters", lambda: 1 / 0)
     with pytest.warns(UserWarning, match="tables are not checked: ZeroDivisionError"):
         assert redrawn(tiny) == {}
 

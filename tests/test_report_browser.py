@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_pages import filled
 
-from thesis_repro import artefacts
+from thesis_repro import artefacts, registry
 
 websocket = pytest.importorskip(
     "websocket", reason="websocket-client, which comes with jupyterlab, is not installed"
@@ -32,7 +32,7 @@ def front(tmp_path_factory):
     if "THESIS_REPRO_REPORT" in os.environ:
         return Path(os.environ["THESIS_REPRO_REPORT"]).resolve()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artefacts, "load_chapters", lambda chapter="": None)
+        patch.setattr(registry, "load_chapters", lambda chapter="": None)
         patch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
         return filled(artefacts.folder("smoke"))
 

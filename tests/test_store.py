@@ -20,7 +20,7 @@ from methods import Counted, Fails, Made, Weighed, left_by, same, small, store_a
 from processes import FORK, child
 from samples import refused
 
-from thesis_repro import checkpoints, cli, paths, pieces, records, runs, settings, store
+from thesis_repro import checkpoints, cli, paths, pieces, records, settings, store
 from thesis_repro.files import BadInput, Unwritable, atomic_json, sha256
 from thesis_repro.measures import Robustness, ensure_measured
 from thesis_repro.mixup import Beta, Mixup, Plain

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from . import models, settings, training
-from .artefacts import Drawn, figure, no_evidence, provenance, table
+from .artefacts import provenance
 from .draws import Draws
 from .files import BadInput
 from .images import pixels, synthetic_images
@@ -42,6 +42,7 @@ from thesis_repro.ratio_search import (
     search_quality,
 )
 from .recipes import CONSTANT, SGD, Classify, Decay
+from .registry import Drawn, figure, no_evidence, table
 from .runs import Named, Run, scaled
 from .store import Store
 from .surfaces import flatness, surface_columns

@@ -35,7 +35,7 @@ from thesis_repro.adversarial import (
     probability_margin,
     smoothed_labels,
 )
-from .artefacts import Drawn, Table, figure, table
+from .artefacts import Table
 from .attacks import FGSM, PGD
 from .draws import Draws
 from .images import Images, pixels
@@ -43,6 +43,7 @@ from .measures import Recorded, Robustness, ensure_measured, measure, planned_ro
 from .mixup import Plain
 from .pieces import piece
 from .recipes import SGD, Classify, Decay
+from .registry import Drawn, figure, table
 from .runs import Named, Run, scaled, shortfall
 from .store import Store
 from .tables import Cell

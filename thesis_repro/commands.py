@@ -124,9 +124,9 @@ def _report_at_the_end(preset):
 # %% ../nbs/command/96_commands.ipynb #a12358e3
 def artefact(args) -> int:
     "Make a table or a figure: train and measure what it needs, write its files, print it."
-    from thesis_repro import artefacts
+    from thesis_repro import registry
 
-    made = artefacts.find(args.command, args.number)
+    made = registry.find(args.command, args.number)
     how = {"parts": settings.parts(args.parts)} if args.parts else {}
     how |= {"train": not args.no_train, "fresh": args.fresh or ""}
     thing = made(preset_of(args, made.number), **how)
@@ -140,9 +140,9 @@ def artefact(args) -> int:
 # %% ../nbs/command/96_commands.ipynb #7fa3db7d
 def chosen_runs(args, preset, what: str) -> list:
     "The runs of a table that match --row, --column and --seed. BadInput if none does."
-    from thesis_repro import artefacts
+    from thesis_repro import registry
 
-    made = artefacts.find("table", what)
+    made = registry.find("table", what)
     plan = made.plan(
         preset, settings.parts(args.parts) if getattr(args, "parts", "") else made.parts
     )

@@ -33,7 +33,6 @@ from thesis_repro.adversarial import (
     attacked,
     ratios,
 )
-from .artefacts import Drawn, figure, measured_cells, table
 from .attacks import FGSM, PGD
 from .draws import Draws
 from .files import BadInput
@@ -51,6 +50,7 @@ from .mixup import Plain, mix
 from .models import frozen_statistics
 from .pieces import field, piece
 from .recipes import SGD, Classify, Decay
+from .registry import Drawn, figure, measured_cells, table
 from .robustness import probabilities
 from .runs import Named, Run, seeded
 from .store import Store

@@ -39,7 +39,6 @@ from thesis_repro.adversarial import (
     probability_margin,
     wmmr_weight,
 )
-from .artefacts import Drawn, figure, no_evidence, table
 from .attacks import PGD
 from .draws import Draws
 from .files import BadInput
@@ -47,6 +46,7 @@ from .images import pixels
 from .measures import Planned, Recorded, Robustness, measure, no_autoattack, planned_row
 from .pieces import field, piece
 from .recipes import SGD, Classify, Decay
+from .registry import Drawn, figure, no_evidence, table
 from .runs import Named, Run
 from .store import Store
 from .strong_attacks import APGD, AutoAttack

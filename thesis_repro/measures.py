@@ -7,6 +7,7 @@ __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'mea
            'Robustness', 'no_autoattack', 'outdated', 'ensure_measured', 'Planned', 'planned_row']
 
 # %% ../nbs/engine/39_measures.ipynb #bbd5e126
+import dataclasses
 import importlib.util
 import json
 import math
@@ -295,7 +296,7 @@ class Planned:
     "A cell of a table before it is measured."
 
     runs: tuple[Run, ...] = ()
-    measurement: Measurement = Recorded()
+    measurement: Measurement = dataclasses.field(default_factory=Recorded)
     reason: str = ""
 
 

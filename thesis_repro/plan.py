@@ -20,7 +20,17 @@ from pathlib import Path
 
 import torch
 
-from . import artefacts, costs, notebooks, paths, pieces, records, settings, workers
+from thesis_repro import (
+    artefacts,
+    costs,
+    notebooks,
+    paths,
+    pieces,
+    records,
+    registry,
+    settings,
+    workers,
+)
 from .measures import Measurement, read_kept
 from .records import Record
 from .runs import Outline, Run
@@ -242,15 +252,15 @@ class Measured:
 def _chosen(chapter: str, table: str) -> tuple[list, list]:
     "The tables and the figures that are asked for. BadInput if there are none."
     if table:
-        return [artefacts.find("table", table)], []
+        return [registry.find("table", table)], []
     homes = {b.stem.partition("_")[2] for b in notebooks.chapters(chapter or None)}
-    artefacts.load_chapters(chapter)
+    registry.load_chapters(chapter)
 
     def of(register):
         made = sorted(register.values(), key=lambda m: artefacts.order(m.number))
         return [m for m in made if not chapter or m.module.rpartition(".")[2] in homes]
 
-    found = of(artefacts.TABLES), of(artefacts.FIGURES)
+    found = of(registry.TABLES), of(registry.FIGURES)
     if not found[0]:
         raise BadInput(f"chapter {chapter}: has no table: thesis-repro atlas shows what is made")
     return found

@@ -27,6 +27,7 @@ from thesis_repro import (
     pieces,
     published,
     records,
+    registry,
     runs,
     settings,
 )
@@ -152,12 +153,12 @@ def _redrawn(made, preset, archive: Archive, path: Path, facts: dict, wrong: str
 def redraw(preset, archive: Archive) -> dict[str, str]:
     "Draw the tables of a preset again that their records contradict: name → what was found."
     try:
-        artefacts.load_chapters()
+        registry.load_chapters()
     except Exception as e:  # a chapter that is being written must not cost the report
         warnings.warn(f"tables are not checked: {type(e).__name__}: {e}", stacklevel=2)
     found = {}
     for path, facts, wrong in artefacts.saved(preset, "table"):
-        made = artefacts.TABLES.get(facts["number"])
+        made = registry.TABLES.get(facts["number"])
         try:
             found[path.stem] = _redrawn(made, preset, archive, path, facts, wrong) if made else ""
         except BadInput as e:
