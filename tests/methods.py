@@ -5,6 +5,7 @@ The methods are pieces, so that their runs can be written down and made in other
 
 import math
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -57,6 +58,7 @@ class Weighed:
 
     optimiser: object = Adam(3e-3, (0.9, 0.999))
     every: int = field(2, low=1)
+    turns: tuple[int, int] = (1, 0)
 
     def networks(self, model, images) -> dict:
         pixels = math.prod(images.x_train.shape[1:])
@@ -64,7 +66,8 @@ class Weighed:
         return {"policy": nn.Sequential(nn.Flatten(), *layers)}
 
     def phases(self):
-        return (Phase("policy", ("policy",), self.optimiser, self.policy_loss, self.every),)
+        how = self.optimiser, self.policy_loss, self.every, self.turns
+        return (Phase("policy", ("policy",), *how),)
 
     def weights(self, nets, batch):
         "The weight of each image, (n,), on average one."
@@ -114,6 +117,16 @@ class Fails:
         raise ValueError("this method cannot work")
 
 
+@dataclass
+class Exact:
+    "The loss of a phase, of images in float64."
+
+    loss: object
+
+    def __call__(self, nets, batch):
+        return self.loss(nets, replace(batch, x=batch.x.double()))
+
+
 @piece
 class Doubled:
     "A recipe whose networks compute in float64."
@@ -124,7 +137,7 @@ class Doubled:
         return self.recipe.networks(images, seed).double()
 
     def phases(self, nets):
-        return self.recipe.phases(nets)
+        return tuple(replace(p, loss=Exact(p.loss)) for p in self.recipe.phases(nets))
 
     def prepared(self, images):
         return self.recipe.prepared(images)

@@ -224,18 +224,20 @@ def _as_one(args):
         raise BadInput(f"{what}, which makes one run in several processes: use run")
     from thesis_repro import distributed
 
-    device = settings.device(commands.preset_of(args)).type
-    with distributed.group(device):
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        args.set = [*(args.set or ()), *_in_step(args, here)]
+    preset = commands.preset_of(args)
+    if ":" in preset.device:
+        said = f"device = {preset.device}: with torchrun each process"
+        raise BadInput(f"{said} takes a GPU of its own: use cuda")
+    args.set = [*(args.set or ()), *_in_step(args, preset)]
+    with distributed.group(settings.device(preset).type):
         yield
 
 
-def _in_step(args, here: int) -> list[str]:
+def _in_step(args, preset) -> list[str]:
     "Settings for one run at a time, with this process's share of the cores. BadInput."
     from thesis_repro.workers import cores
 
-    preset = commands.preset_of(args)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if preset.launcher != "local" or preset.jobs > 1:
         raise BadInput("torchrun makes one run after the other: leave jobs and launcher out")
     args.jobs = args.launcher = None

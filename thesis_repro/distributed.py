@@ -193,7 +193,8 @@ def _pass(network: nn.Module, inputs: tuple, how: dict):
     wanted = {k: p for k, p in parameters if p.requires_grad}
     try:
         spread = dict(zip(wanted, Spread.apply(*wanted.values()), strict=True)) if wanted else {}
-        out = functional_call(network, spread, tuple(map(Slice.apply, inputs)), how)
+        mine = (Slice.apply(i) if isinstance(i, torch.Tensor) else i for i in inputs)
+        out = functional_call(network, spread, tuple(mine), how)
     finally:
         _IMAGES[0] = 0
     if isinstance(out, torch.Tensor):

@@ -168,13 +168,13 @@ def generate(
     batch: int = 250,
 ) -> torch.Tensor:
     "uint8 images (n, channels, h, w) for conditions; the same z on every device."
-    device = next(generator.parameters()).device
+    like = next(generator.parameters())
     draw = draws.torch("generated")
     z = gan_blocks.latent((len(c), generator.latent), draw, truncation=truncation)
     learned, parts = generator.training, []
     generator.eval()
     for some, given in zip(z.split(batch), c.split(batch), strict=True):
-        x = generator(some.to(device), given.to(device)).float()
+        x = generator(some.to(like), given.to(like)).float()
         if not x.isfinite().all():
             raise Diverged("the generated images are not finite")
         x = F.interpolate(x, size) if size and tuple(x.shape[2:]) != tuple(size) else x

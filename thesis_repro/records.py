@@ -85,7 +85,8 @@ def repeatable(compute: Compute, places=("",)) -> str:
         f"bitwise on this machine, with these versions and threads{f', in {n} processes' * (n > 1)}"
     )
     if len(places) > 1:
-        parts = f"computed in {len(places)} parts that differ in machine, versions or code"
+        what = "machine, processes, threads, versions or code"
+        parts = f"computed in {len(places)} parts that differ in {what}"
         return f"within tolerance: {parts}: {'; '.join(places)}"
     if compute.compile:
         return "within tolerance: compiled kernels are chosen at run time"
