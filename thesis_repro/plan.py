@@ -33,7 +33,7 @@ from thesis_repro import (
 )
 from .measures import Measurement, read_kept
 from .records import Record
-from .runs import Outline, Run
+from .runs import Outline, Run, code_words
 from .settings import BadInput, Preset
 from .store import Store
 
@@ -424,10 +424,10 @@ def plan(
     found = {"preset": preset, "device": device, "chip": evidence.chip, "jobs": jobs}
     found |= {"tasks": [dataclasses.asdict(t) for t in tasks.values()]}
     found |= _summed(tasks, [made.number for made in planned], device, jobs)
-    old = artefacts.outdated(tasks.shelf, tasks.runs)
+    old = tasks.shelf.outdated(tasks.runs)
     there = sum(t.kind == "run" and t.present for t in tasks.values())
     names = [f"{made.kind} {made.number}" for made in [*nothing, *figures]]
-    return found | {"code": artefacts.code_words(old, there), "not_predicted": names}
+    return found | {"code": code_words(old, there), "not_predicted": names}
 
 # %% ../nbs/evidence/58_plan.ipynb #069ab348
 def _summed(tasks: _Tasks, numbers: list[str], device: str, jobs: int) -> dict:

@@ -24,7 +24,6 @@ from thesis_repro import (
     atlas,
     claims,
     notebooks,
-    pieces,
     published,
     records,
     registry,
@@ -58,13 +57,13 @@ class Archive(Store):
         old, unknown = {}, 0
         for record in self.found.values():
             try:
-                run = pieces.from_specification(record.run)
-                changed = runs.other_code(run, record.code)
+                run = runs.run_of(record.run)
+                changed = runs.changed_code(record.code, run.code())
                 old |= {record.key: changed} if changed else {}
             except BadInput:
                 unknown += 1
         said = f"{unknown} of {len(self.found)} runs have pieces that are not known here."
-        words = artefacts.code_words(old, len(self.found))
+        words = runs.code_words(old, len(self.found))
         return f"{words} {said if unknown else ''}".strip()
 
 # %% ../nbs/evidence/60_report.ipynb #e95fab7c
