@@ -607,8 +607,11 @@ def search_cells(preset, found: Planned) -> list[Cell]:
     for statistics, which in (("frozen", ""), ("batch", ", batch statistics")):
         try:
             facts = pd.DataFrame([search_facts(preset, run, statistics) for run in found.runs])
-        except BadInput as e:  # such as weights that are not here; the picture does not need them
-            facts, found = pd.DataFrame(columns=FACTS, dtype=float), replace(found, reason=str(e))
+        except BadInput:
+            if all((Store(preset).home(r) / "weights.ckpt").exists() for r in found.runs):
+                raise
+            facts = pd.DataFrame(columns=FACTS, dtype=float)  # the picture does not need them
+            found = replace(found, reason="not measured: the weights are not here")
         grid, doubt = facts["dense grid"].mean(), ""
         if grid < 0.95:
             doubt = f"the dense grid's own answers pass for {grid:.0%} of the pairs, 95 % are asked"
