@@ -404,6 +404,8 @@ def show_records(args) -> int:
         }
         done = former.upgrade(home, names)
         print(f"{home}: {done['runs']} runs and {done['measurements']} measurements carried over")
+        for path, why in done["left"].items():
+            print(f"  {path} stays as it was: {why}")
     else:
         print(f"{home}: {store.Store(preset).accept()} records count as made by today's code")
     return 0

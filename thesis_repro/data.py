@@ -25,8 +25,6 @@ from thesis_repro.images import (
     OnDisk,  # noqa: F401  these names are imported from here by other modules
     Source,
     batches,
-    data_path_speed,  # noqa: F401
-    dataloader_speed,  # noqa: F401
     epoch_order,  # noqa: F401
     pixels,  # noqa: F401
     synthetic_images,  # noqa: F401

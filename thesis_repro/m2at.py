@@ -50,7 +50,7 @@ from .mixup import Plain, mix
 from .models import frozen_statistics
 from .pieces import field, piece
 from .recipes import SGD, Classify, Decay
-from .registry import Drawn, figure, measured_cells, table
+from .registry import Drawn, at_hand, figure, measured_cells, table
 from .robustness import probabilities
 from .runs import Named, Run, seeded
 from .store import Store
@@ -700,14 +700,16 @@ def draw_figure_5_ours(along: pd.DataFrame, grown: pd.DataFrame, verdict: dict):
 @figure("5.ours", "Is it real?", PARTS[:1])
 def figure_5_ours(preset, parts=PARTS) -> Drawn:
     "The loss along the gradient and random directions, and accuracy as ε grows to 1 (ours)."
-    store, plan, size = Store(preset), plan_5_ours(preset), preset.attack_size
+    store, plan, size = Store(preset), at_hand(preset, plan_5_ours(preset)), preset.attack_size
+    runs = runs_of(plan)
     frame = compare("5.ours", measured_cells(preset, plan))
-    verdict = verdicts(frame.pivot(index="row", columns="column", values="ours").loc[list(REAL)])
+    values = frame.pivot(index="row", columns="column", values="ours")
+    verdict = verdicts(values.loc[list(dict.fromkeys(runs.values()))])
     larger = {f"PGD-20 / {b}": Robustness(wide_pgd(b / 255), size=size) for b in GROWN}
     wide = {}
-    for row, run in REAL.items():
-        wide |= planned_row(preset, row, run, larger)
-    cells, runs = measured_cells(preset, wide), runs_of(plan)
+    for row in verdict:
+        wide |= planned_row(preset, row, REAL[row], larger)
+    cells = measured_cells(preset, wide)
     rise = RandomDirections(few(preset))
     along = [rise.along(store, r).assign(method=row, seed=r.seed) for r, row in runs.items()]
     along, grown = pd.concat(along, ignore_index=True), accuracies(cells)

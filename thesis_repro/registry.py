@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'FIGURES', 'Made', 'load_chapters', 'find', 'tried', 'no_evidence', 'told_code', 'MadeTable', 'table',
-           'measured_cells', 'Drawn', 'MadeFigure', 'figure']
+           'at_hand', 'measured_cells', 'Drawn', 'MadeFigure', 'figure']
 
 # %% ../nbs/evidence/57_registry.ipynb #6bd9747e
 import importlib
@@ -222,6 +222,19 @@ def table(
     return MadeTable("table", number, title, module, parts, where, plan, along, also)
 
 # %% ../nbs/evidence/57_registry.ipynb #5728f4b8
+def at_hand(preset, plan: dict) -> dict:
+    "What can be drawn of a plan: without training the cells whose runs are there, if any are."
+    store = Store(preset)
+    if store.trains():
+        return plan
+    there = {
+        place: p
+        for place, p in plan.items()
+        if all(store.record(s) for r in p.runs for s in (r, *p.measurement.needs(r)))
+    }
+    return there if any(p.runs for p in there.values()) else plan
+
+
 def measured_cells(preset, plan: dict) -> list[Cell]:
     "The cells of a figure's plan; runs and measurements that are absent are made. RunsFailed."
     store, tasks = Store(preset), [(r, p.measurement) for p in plan.values() for r in p.runs]

@@ -165,12 +165,17 @@ class Store:
         if needed:
             self.ensure(needed.values())
         absent = distributed.led(lambda: {r.key: r for r in runs if self.record(r) is None})
-        if absent and not _TRAINING[-1]:
+        if absent and not self.trains():
             failures = {(k, None): "not run yet, and nothing is to be trained" for k in absent}
             raise RunsFailed(failures, {(r.key, None): r.name for r in absent.values()})
         if absent:
             _make_all(self, list(absent.values()))
         return [self.record(r) for r in runs]
+
+    @staticmethod
+    def trains() -> bool:
+        "Whether `ensure` makes absent runs."
+        return _TRAINING[-1]
 
     @staticmethod
     @contextlib.contextmanager
