@@ -408,7 +408,7 @@ def _killed(t, epoch):
 
 @pytest.mark.parametrize("score", [float("nan"), np.float32("inf")])
 def test_a_score_that_is_not_finite_is_diverged(begin, score):
-    with pytest.raises(Diverged, match="after epoch 0: the score of its judge is not finite"):
+    with pytest.raises(Diverged, match="after epoch 1: the score of its judge is not finite"):
         training.train(begin(Judged({"accuracy": score, "loss": 1.0})))
 
 
