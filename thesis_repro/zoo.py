@@ -184,7 +184,8 @@ _NOTES = {
     "GIF": "the fixed ratio 0.5; read: the thesis's text",
     "AVmixup": "γ 2, λ 1 and 0.1, as code, which attacks in train mode",
     "RAT": f"the triangle of x, a halfway iterate and x̂; {_TEXT}",
-    "ALP": "pairs probabilities, as printed; the paper pairs logits: an option",
+    "ALP": "pairs probabilities, as printed; the paper pairs logits: an option; read: the thesis's "
+    "text",
     "MART": "BCE on the adversarial images and a start of deviation 0.001, as code; the printed "
     "BCE: an option",
     "TRADES": "β 6 and a start of deviation 0.001, as code, which passes the clean batch twice",
