@@ -1,4 +1,5 @@
-"""Section 2.2: what its figures measure, against geometry and NumPy; the zoo against the contract; the atlas."""
+"""Section 2.2: what its figures measure, against geometry and NumPy; the zoo against the contract;
+the atlas."""
 
 import copy
 from dataclasses import replace
@@ -9,14 +10,17 @@ import pytest
 import torch
 import torch.nn as nn
 
-from thesis_repro import adversarial, atlas, background, data, models, settings, training
+from thesis_repro import adversarial, atlas, background, data, models, runs, settings, training
 from thesis_repro.adversarial import Adversarial, AVmixup, Examples
+from thesis_repro.artefacts import Table
 from thesis_repro.attacks import FGSM, PGD
 from thesis_repro.background import UNDEFENDED, CenterLoss
-from thesis_repro.data import Draws, pixels
+from thesis_repro.draws import Draws
+from thesis_repro.images import pixels
 from thesis_repro.mixup import Plain
-from thesis_repro.report import Cell, Table, compare, folder
-from thesis_repro.training import Compute, Schedule
+from thesis_repro.recipes import SGD, Classify, Decay
+from thesis_repro.tables import Cell, compare
+from thesis_repro.training import Compute, Length
 from thesis_repro.zoo import ZOO, zoo_table
 
 QUIET = Compute(progress=False)
@@ -32,11 +36,9 @@ def digits():
 @pytest.fixture(scope="module")
 def net(digits):
     "A small network that has learned something, in eval mode."
-    model = models.build("resnet18", 10, 0.0625, 3, digits.mean, digits.std)
-    plan = Schedule(epochs=8, batch_size=20, lr=0.05, kind="cosine")
-    return training.train(
-        training.start(model, Plain("ce"), replace(digits, crop=0), plan, compute=QUIET)
-    ).model.eval()
+    recipe = Classify("resnet18", Plain("ce"), SGD(lr=0.05, decay=Decay(kind="cosine")), 0.0625)
+    t = training.start(recipe, replace(digits, crop=0), Length(8, 20), compute=QUIET)
+    return training.train(t).nets["model"].eval()
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +80,10 @@ def test_the_atlas_finds_every_item_of_section_2_2(items, item):
         assert found.function == f"thesis_repro.background.figure_{item[4:].replace('.', '_')}"
 
 
-MAKERS = """2.19 szegedy, 2.20 FGSM, 2.21 PGD, 2.23 fosc, 2.24 alp, 2.25 trades, 2.26 mart, 2.27 triplet, 2.28 tla,
-2.29 dirichlet, 2.30 pc_loss, 2.31 pc_lc, 2.36 gairat, 2.37 margin, 2.38 mail, 2.39 wmmr"""
+MAKERS = """\
+2.19 szegedy, 2.20 FGSM, 2.21 PGD, 2.23 fosc, 2.24 alp, 2.25 trades, 2.26 mart, 2.27 triplet,
+2.28 tla, 2.29 dirichlet, 2.30 pc_loss, 2.31 pc_lc, 2.36 gairat, 2.37 margin, 2.38 mail,
+2.39 wmmr"""
 
 
 @pytest.mark.parametrize("equation,word", [pair.split() for pair in MAKERS.split(",")])
@@ -98,14 +102,13 @@ def test_the_zoo_has_a_row_for_every_method_of_the_contract():
 
 
 def test_every_row_can_be_a_run(preset):
-    runs = {name: background.zoo_run(preset, name) for name in (UNDEFENDED, *ZOO)}
-    assert len({r.key for r in runs.values()}) == len(runs)
-    plan = background.runs_2_ours(preset)
-    assert {row for row, _ in plan} == set(runs) and {column for _, column in plan} == {
-        "clean",
-        "PGD-20",
-    }
-    assert all(p.runs[0].seed == 0 and len(p.runs) == 1 for p in plan.values())
+    zoo = {name: background.zoo_run(preset, name) for name in (UNDEFENDED, *ZOO)}
+    assert len({r.key for r in zoo.values()}) == len(zoo)
+    plan = background.plan_2_ours(replace(preset, seeds=3), background.DATASETS)
+    assert {row for row, _ in plan} == set(zoo)
+    assert {column for _, column in plan} == {"clean", "PGD-20"}
+    assert all(p.runs == (zoo[row],) for (row, _), p in plan.items())
+    assert all(r.seed == 0 for r in zoo.values())
 
 
 # Attacks and what is read
@@ -232,8 +235,8 @@ def test_center_loss_and_its_gradients(net, digits):
     model = copy.deepcopy(net)
     x, y = pixels(digits.x_test[:6]), digits.y_test[:6]
     piece = CenterLoss(weight=0.4)
-    batch = Examples(model, x, y, Draws(0), inputs=x, companion=piece.companion(model, digits))
-    centres = batch.companion.weight
+    batch = Examples(model, x, y, Draws(0), inputs=x, nets=piece.networks(model, digits))
+    centres = batch.nets["centres"].weight
     losses = piece(batch)
     last = model.stages[-1][-1]
     h = model.stages[-1][:-1](model(x, stop=3)).detach().double().numpy()
@@ -265,14 +268,15 @@ def test_crowding_by_hand():
 
 
 def test_few_classes_keeps_images_with_their_labels(digits):
-    few = background.few_classes(digits, 3)
+    few = background.FewClasses("faint10", 200, 200, 20, classes=3).images()
     assert few.classes == 3 and few.y_train.max() == 2 and few.y_val.max() == 2
     assert torch.equal(few.x_test, digits.x_test[digits.y_test < 3])
     assert torch.equal(few.y_test, digits.y_test[digits.y_test < 3])
 
 
 def test_a_flat_network_reads_from_two_numbers(digits):
-    net = background.flat_network(digits, 0.0625).eval()
+    recipe = background.FlatClassify("resnet18", Plain("ce"), width=0.0625)
+    net = recipe.networks(digits, 0)["model"].eval()
     x = pixels(digits.x_test[:4])
     features = net(x, stop=4)
     assert features.shape == (4, 2)
@@ -295,37 +299,65 @@ def test_wrong_labels_are_wrong_and_as_many_as_said():
     assert torch.equal(background.with_wrong_labels(d, 0.0).y_train, d.y_train)
 
 
-def test_real_data_keeps_its_labels(monkeypatch, digits):
-    asked = []
-
-    def load(name, train_size=0, *sizes, **more):
-        asked.append((name, train_size))
-        return digits
-
-    monkeypatch.setattr(background.data, "load", load)
-    thesis = settings.load("thesis", chapter=2)
-    assert background.images_to_overfit(thesis, "CIFAR-10") is digits
-    assert asked == [("cifar10", 0)]
-    smoke = background.images_to_overfit(settings.load("smoke", chapter=2), "CIFAR-10")
-    assert (smoke.y_train != digits.y_train).any() and smoke.crop == 0 and asked[1][1] == 300
+def test_real_data_keeps_its_labels(digits):
+    thesis, smoke = (settings.load(name, chapter=2) for name in ("thesis", "smoke"))
+    ours, whole = background.long_run(thesis, "AWP", "CIFAR-10")
+    assert ours == whole and ours.length == Length(200, 128)
+    assert (ours.data.name, ours.data.train, ours.data.wrong_labels) == ("cifar10", 0, 0)
+    small, _ = background.long_run(smoke, "AWP", "CIFAR-10")
+    assert small.data.stands_in and small.data.train == 300
+    told, true = small.data.images(), runs.Named(*background_sizes(small.data)).images()
+    assert (told.y_train != true.y_train).any() and told.crop == 0
+    kept = replace(small.data, wrong_labels=0.0).images()
+    assert torch.equal(kept.y_train, true.y_train) and kept.crop == true.crop
 
 
-def test_training_epoch_by_epoch_is_training(digits):
-    d, plan = replace(digits, crop=0), Schedule(epochs=4, batch_size=50, lr=0.05, decay=(0.5,))
-    method = Adversarial(PGD(steps=1), selection=PGD(steps=1))
-    fresh = lambda: models.build("resnet18", 10, 0.0625, 3, d.mean, d.std)
-    whole = training.train(training.start(fresh(), method, d, plan, compute=QUIET)).model
-    t = training.start(fresh(), method, d, replace(plan, epochs=0), compute=QUIET)
-    rows, weights = background.overfitted(t, plan, every=2)
+def background_sizes(named):
+    "Name and sizes of a data set, without what a figure makes of it."
+    return named.name, named.train, named.test, named.held_out
+
+
+def watched(preset, epochs=4):
+    "The long training of Madry AT, as small as a test can afford it."
+    run, _ = background.long_run(preset, "Madry AT", "CIFAR-10")
+    method = Adversarial(PGD(steps=1), selection=None)
+    recipe = replace(run.recipe, method=method, width=0.0625, every=2)
+    data = replace(run.data, train=100, test=200, held_out=20)
+    return replace(run, data=data, recipe=recipe, length=Length(epochs, 50))
+
+
+def test_a_watched_training_is_the_training(preset):
+    "Looking at it under attack every second epoch changes nothing, and finds the best of these."
+    run = watched(preset)
+    images, watching = run.data.images(), run.recipe
+    plain = Classify("resnet18", watching.method, watching.optimiser, watching.width)
+    starts = [training.start(r, images, run.length, compute=QUIET) for r in (plain, watching)]
+    whole, seen = (training.train(t) for t in starts)
+    assert whole.at.epoch == seen.at.epoch == 4
+    for k, v in whole.nets.state_dict().items():
+        assert torch.equal(v, seen.nets.state_dict()[k]), k
+    rows = [r for r in seen.at.history if "test loss" in r]
     assert [r["epoch"] for r in rows] == [2, 4]
-    assert all(torch.equal(v, weights["last"][k]) for k, v in whole.state_dict().items())
-    best = max(range(2), key=lambda i: (rows[i]["test accuracy"], i))
-    model = fresh()
-    model.load_state_dict(weights["best"])
-    seen = background.under_attack(model, d.x_test, d.y_test)
-    assert seen == pytest.approx(
-        {k: rows[best][f"test {k}"] for k in ("accuracy", "loss")}, rel=1e-5
-    )
+    best = max(range(2), key=lambda i: (rows[i]["test accuracy"], -i))
+    last, at_best = seen.nets.state_dict(), seen.at.best["weights"]
+    for weights, row in ((at_best, rows[best]), (last, rows[-1])):
+        nets = watching.networks(images, 0)
+        nets.load_state_dict(weights)
+        found = background.under_attack(nets["model"], images.x_test, images.y_test)
+        expected = {k: row[f"test {k}"] for k in ("accuracy", "loss")}
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_figure_2_15_says_in_numbers():
+    rows = pd.DataFrame({"test accuracy": [40.0, 52.0, 47.0], "test loss": [1.5, 1.3, 1.9]})
+    grid = pd.DataFrame({"alpha": [-1, 0, 1, 0], "beta": [0, 0, 0, 1], "loss": [3.0, 1.0, 5.0, 7]})
+    told = background.overfitted(rows.assign(method="AT"), grid.assign(network="AT, last"))
+    assert [(row, unit) for row, _, _, unit in told] == [
+        ("AT", "points"),
+        ("AT", ""),
+        ("AT, last", ""),
+    ]
+    assert [value for _, _, value, _ in told] == pytest.approx([5.0, 0.6, 3.0])
 
 
 # Figure 2.16
@@ -358,24 +390,29 @@ def test_importance(e):
 
 def test_figure_2_8_shows_a_real_adversarial_example(preset):
     made = background.figure_2_8(preset)
-    shown = made.data[made.data.shown]
-    right = made.data.label == made.data.read
-    misled = right & (made.data["read after"] != made.data.label)
-    assert len(shown) == 1 and len(made.data) == 60
-    assert misled[made.data.shown].all() or not misled.any()
+    shown = made.frame[made.frame.shown]
+    right = made.frame.label == made.frame.read
+    misled = right & (made.frame["read after"] != made.frame.label)
+    assert len(shown) == 1 and len(made.frame) == 60
+    assert misled[made.frame.shown].all() or not misled.any()
     assert made.cells[0].values[0] == pytest.approx(100 * misled.sum() / right.sum(), abs=1e-3)
-    assert (folder(preset) / "figures" / "figure_2_8.png").stat().st_size > 5000
+    assert made.files()[0].with_suffix(".png").stat().st_size > 5000
 
 
 def test_figures_are_measured_once(preset, monkeypatch):
-    own = background.margin_updates
-    monkeypatch.setattr(background, "margin_updates", lambda: own(epsilons=(0.1, 1.0)))
+    own, asked = background.margin_updates, []
+
+    def counted():
+        asked.append(len(asked))
+        return own(epsilons=(0.1, 1.0))
+
+    monkeypatch.setattr(background, "margin_updates", counted)
     first = background.figure_2_13(preset)
-    monkeypatch.setattr(background, "margin_updates", lambda: pytest.fail("measured again"))
     again = background.figure_2_13(preset)
-    pd.testing.assert_frame_equal(first.data, again.data)
+    assert asked == [0]
+    pd.testing.assert_frame_equal(first.frame, again.frame)
     grew = {c.row: c.values[0] for c in first.cells}
-    gain = (first.data.after - first.data.before)[first.data.epsilon.isna()]
+    gain = (first.frame.after - first.frame.before)[first.frame.epsilon.isna()]
     assert grew["boundary"] == pytest.approx(100 * (gain > 0).mean())
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from thesis_repro import data, models, paths, pieces, training, zoo, zoo_attacks
 from thesis_repro import zoo_losses as losses
 from thesis_repro import zoo_weights as weights
 from thesis_repro.adversarial import Adversarial, CrossEntropy, Examples
-from thesis_repro.attacks import PGD, distance, margin_loss
+from thesis_repro.attacks import PGD, distance
 from thesis_repro.checkpoints import copy_weights
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
@@ -258,7 +259,6 @@ def test_adversarial_labels():
         zoo_attacks.Dynamic(),
         zoo_attacks.Friendly(),
         zoo_attacks.MostConfusing(),
-        zoo_attacks.Smallest(epsilon=EPSILON),
         zoo_attacks.Growing(),
         zoo_attacks.Customized(),
     ],
@@ -318,13 +318,15 @@ def test_dynamic_stops_each_sample_at_its_own_time(progress):
             z = now[i].flatten().numpy()
             slope = w.T @ (softmax(w @ z + b) - np.eye(4)[y[i]])
             left = EPSILON * np.abs(slope).sum() - (z - x[i].flatten().numpy()) @ slope
-            stopped[i] |= bool(left <= c)
+            stopped[i] |= bool(left <= c) and now is not seen[0]
         assert torch.equal((after == now).flatten(1).all(1), stopped)
         when.add(int(stopped.sum()))
     assert len(when) > 2, when  # not all at the same time
 
 
-@pytest.mark.parametrize(("progress", "tau"), [(0.0, 0), (0.5, 1), (1.0, 2)])
+@pytest.mark.parametrize(
+    ("progress", "tau"), [(0.0, 0), (0.41, 0), (50 / 120, 1), (0.74, 1), (90 / 120, 2), (1.0, 2)]
+)
 def test_friendly_takes_tau_steps_after_the_first_mistake(progress, tau):
     (model, x, y), seen = grey(32), []
 
@@ -340,18 +342,54 @@ def test_friendly_takes_tau_steps_after_the_first_mistake(progress, tau):
         allowed = [sum(mistakes[: t + 1]) <= tau for t in range(len(mistakes))]
         assert moves == allowed
     assert any(w.any() for w in wrong)
-    assert distance(images[0], x).max() <= 0.03 * 0.1 + 1e-12
+    assert 0.08 < distance(images[0], x).min() and distance(images[0], x).max() <= 0.1 + 1e-12
+
+
+def remembered(attack, n):
+    "A memory of n images for an attack, and draws that ask for all of them."
+    value = attack.networks(None, data_of(n))["radii"].values[0].item()
+    return zoo_attacks.PerSample(n, value), Draws(0, samples=torch.arange(n), progress=0.5)
+
+
+def data_of(n):
+    "What a memory asks of a data set: how many images it trains on."
+    return SimpleNamespace(y_train=torch.zeros(n))
+
+
+def half(model, x, y):
+    "Log of the odds of all other classes against the true one: zero where it has one half."
+    p = model(x).softmax(1).gather(1, y[:, None]).squeeze(1)
+    return ((1 - p) / p).log()
 
 
 def test_smallest_lies_on_the_boundary():
+    "Where the true class has one half; the next visit starts from there."
     model, x, y = grey(32)
-    attack = zoo_attacks.Smallest(epsilon=0.2, step=0.05, bisections=30)
-    images = attack(model, x, y, Draws(0))
-    fooled = margin_loss(model(images), y) >= 0
-    assert fooled.any()
-    assert (margin_loss(model(images), y)[fooled] < 1e-6).all()  # only just
-    wrong = (y + 1) % 4  # wrong already: stays
-    torch.testing.assert_close(attack(model, x, wrong, Draws(0)), x, rtol=0, atol=1e-8)
+    y[:4] = (y[:4] + 1) % 4
+    attack = zoo_attacks.Smallest(epsilon=0.012, bisections=40)
+    memory, draws = remembered(attack, 32)
+    for _ in range(4):
+        images = attack(model, x, y, draws, nets={"radii": memory})
+    own, before = memory.values, half(model, x, y)
+    reached = (before < 0) & (own < 0.012)
+    assert reached.sum() > 4 and ((before < 0) & ~reached).sum() > 4 and (before >= 0).sum() >= 4
+    assert half(model, images, y)[reached].abs().max() < 1e-4
+    assert half(model, images, y)[(before < 0) & ~reached].max() < 0
+    size = distance(images, x)
+    torch.testing.assert_close(size[own > 0].float(), own[own > 0], rtol=1e-5, atol=1e-7)
+    assert images.min() >= 0 and images.max() <= 1 and size.max() <= 1.05 * 0.012 + 1e-7
+    assert torch.equal(own == 0, before >= 0) and (size[own == 0] == 0).all()
+    wrong = (y + 1) % 4  # wrong already: stays, and is remembered as such
+    assert torch.equal(attack(model, x, wrong, draws, nets={"radii": memory}), x)
+    assert not memory.values.any()
+
+
+def test_the_hinge_drops_what_is_far_and_keeps_what_is_wrong():
+    memory = zoo_attacks.PerSample(6, 0.0)
+    memory.values[:] = torch.tensor([0.0, 0.02, 0.0469, 0.0471, 0.049, 0.01])
+    draws = Draws(0, samples=torch.tensor([5, 3, 0, 4, 2]))
+    e = Examples(None, torch.zeros(5, 1, 1, 1), torch.zeros(5), draws, nets={"radii": memory})
+    assert zoo_attacks.Within()(e).tolist() == [1, 0, 1, 0, 1]
 
 
 class Answers(nn.Module):
@@ -369,10 +407,16 @@ def test_own_radii_follow_the_answers():
     x, draws = pictures(4)[0], Draws(0, samples=torch.tensor([7, 1, 5, 3]))
     y = torch.tensor([0, 1, 0, 1])  # right, wrong, right, wrong
     memory = zoo_attacks.PerSample(9, 0.02)
-    attack = zoo_attacks.InstanceAdaptive(gamma=0.01, rate=0.1)
-    attack(Answers(), x, y, draws, nets={"radii": memory})
-    assert memory.values[draws.samples].tolist() == pytest.approx([0.021, 0.019, 0.021, 0.019])
+    attack = zoo_attacks.InstanceAdaptive(epsilon=0.04, gamma=0.01, rate=0.1)
+    late = dataclasses.replace(draws, progress=0.5)
+    for expected in ((0.021, 0.018), (0.022, 0.0162)):  # a tenth of the way to ε + γ, and to zero
+        images = attack(Answers(), x, y, late, nets={"radii": memory})
+        follows = [expected[0], expected[1]] * 2
+        assert memory.values[draws.samples].tolist() == pytest.approx(follows)
+        assert distance(images, x).tolist() == pytest.approx(follows, abs=1e-6)
     assert memory.values[[0, 2, 4, 6, 8]].tolist() == pytest.approx([0.02] * 5)
+    attack(Answers(), x, y, dataclasses.replace(draws, progress=0.09), nets={"radii": memory})
+    assert memory.values[draws.samples].tolist() == pytest.approx([0.04, 0, 0.04, 0])
 
     memory, attack = zoo_attacks.PerSample(9, 0.0), zoo_attacks.Customized(epsilon=0.008, eta=0.005)
     for expected in (0.005, 0.008, 0.008):
@@ -425,33 +469,53 @@ def test_triplets_are_searched_in_the_batch():
         assert y[positive[i]] == y[i] and (positive[i] != i or (y == y[i]).sum() == 1)
 
 
-def test_attention_is_distilled_into_the_adversarial_image_alone(net):
+def looks(net, x):
+    "Where a network looks, in loops."
+    maps, found = net.stages[-1][:-3](net(x, stop=3)).double(), []
+    for m in maps:
+        total = sum(m[c] for c in range(len(m))).flatten()
+        found.append((total - total.min()) / (total.max() - total.min()))
+    return torch.stack(found)
+
+
+def test_attention_is_distilled_into_attacked_images_alone(net):
     x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))  # maps of 4 × 4
-    y, moved = torch.arange(8), (x + 0.1).clamp(0, 1)
-    pure = losses.BidirectionalMetric(lambda1=0.0, lambda2=0.0, beta=1.0, steps=1)
-    e = Examples(net, x, y, Draws(0), inputs=moved)
-    maps = [net.stages[-1][:-3](net(v, stop=3)).double() for v in (moved, x)]
-    flat = [m.pow(2).mean(1).flatten(1) for m in maps]
-    unit = [f / f.pow(2).sum(1, keepdim=True).sqrt() for f in flat]
-    distilled = (unit[0] - unit[1].detach()).pow(2).sum(1)
-    expected = F.cross_entropy(net(moved), y, reduction="none") + distilled
-    loss = pure(e)
-    assert torch.allclose(loss.double(), expected.double(), rtol=1e-4)
+    y, moved, draws = torch.arange(8), (x + 0.1).clamp(0, 1), Draws(0)
+    piece = losses.BidirectionalMetric(lambda1=0.0, lambda2=0.0, beta=0.7, steps=1)
+    n = losses.confused(net(x), y, draws)
+    back = PGD(targeted=True, steps=1)(net, x[n], y, draws)
+    clean = looks(net, x).detach()
+    expected = F.cross_entropy(net(moved), y, reduction="none").double()
+    for v, teacher in ((moved, clean), (back, clean[n])):
+        expected = expected + 0.7 * (looks(net, v) - teacher).abs().mean(1)
+    loss = piece(Examples(net, x, y, draws, inputs=moved))
+    assert torch.allclose(loss.double(), expected, rtol=1e-4)
     same_gradients(net, loss.sum(), expected.sum())
 
 
 def test_the_negative_is_attacked_towards_the_class_of_the_anchor(net):
+    "The positive is the anchor's own clean image, the negative one of its most confusing class."
     x, y = pictures()
     moved, draws = (x + EPSILON).clamp(0, 1), Draws(0)
     h, clean = (losses.with_features(net, v, nn.Linear)[1] for v in (moved, x))
-    p, n = losses.triplets(net(moved), y, h, clean, draws)
+    n = losses.confused(net(x), y, draws)
+    for i, z in enumerate(net(x)):
+        rival = max((j for j in range(10) if j != y[i]), key=lambda j: float(z[j]))
+        assert y[n[i]] == rival or (rival not in y and y[n[i]] != y[i])
     back = PGD(targeted=True)(net, x[n], y, draws)
-    features = h, clean[p], losses.with_features(net, back, nn.Linear)[1]
+    features = h, clean, losses.with_features(net, back, nn.Linear)[1]
     expected = losses.tla_loss(net(moved), y, *features, 0.03, 2.0, 0.001)
     piece = losses.BidirectionalMetric(lambda1=2.0, beta=0.0)
     loss = piece(Examples(net, x, y, draws, inputs=moved))
     assert torch.allclose(loss, expected, rtol=1e-4)
     assert F.cross_entropy(net(back), y) < F.cross_entropy(net(x[n]), y)
+
+
+def test_a_batch_without_the_confusing_class_offers_another():
+    z, y = torch.tensor([[0.0, 1.0, 9.0]]).repeat(4, 1), torch.tensor([0, 1, 0, 1])
+    assert (y[losses.confused(z, y, Draws(0))] != y).all()  # class 2 is not in the batch
+    many = {losses.confused(z, y, Draws(0, step=s))[0].item() for s in range(20)}
+    assert many == {1, 3}
 
 
 def test_the_natural_network_gets_no_adversarial_image(net):
@@ -560,38 +624,51 @@ def test_rwp_steps_on_small_losses_at_the_perturbed_weights():
     assert weights.weight_gradient(e, v, CrossEntropy(), -1.0) is None
 
 
-def test_rwp_stays_inside_its_radius_and_stops_without_small_losses():
+def test_rwp_follows_summed_gradients_at_one_length_of_all_layers():
     net = network().train()
-    e, radius = examples(net), 0.01
-    moved = weights.RobustWeightPerturbation(gamma=radius, step=0.008, steps=4, c_min=99.0)(e)
-    shares = [
-        (moved.weights[k] - p).norm().item() / p.norm().item()
-        for k, p in weights.matrices(net).items()
-    ]
-    assert max(shares) <= radius * 1.001 and max(shares) > 0.9 * radius
-    once = weights.RobustWeightPerturbation(gamma=radius, step=0.004, steps=1, c_min=99.0)(e)
-    shares = [
-        (once.weights[k] - p).norm().item() / p.norm().item()
-        for k, p in weights.matrices(net).items()
-    ]
-    assert shares == pytest.approx([0.004] * len(shares), rel=1e-2)
-    still = weights.RobustWeightPerturbation(c_min=-1.0)(e)
+    e, radius = examples(net), 0.03
+    own = {k: p.detach() for k, p in weights.matrices(net).items()}
+    whole = math.sqrt(sum(float((p.double() ** 2).sum()) for p in own.values()))
+    uphill, v = 0.0, {k: torch.zeros_like(p) for k, p in own.items()}
+    for _ in range(3):
+        twin = copied(net, lambda name, p, v=v: p + v[name] if name in v else p)
+        entropies = F.cross_entropy(twin(e.x), e.y, reduction="none")
+        sum(loss for loss in entropies if loss <= 2.3).backward()
+        found = {k: p.grad for k, p in twin.named_parameters() if k in v}
+        uphill = {k: g + (uphill[k] if uphill else 0) for k, g in found.items()}
+        far = math.sqrt(sum(float((g.double() ** 2).sum()) for g in uphill.values()))
+        v = {k: g * (radius * whole / far) for k, g in uphill.items()}
+    piece = weights.RobustWeightPerturbation(gamma=radius, steps=3, c_min=2.3)
+    moved = {k: w.detach() - own[k] for k, w in piece(e).weights.items()}
+    flat, expected = (torch.cat([u[k].flatten() for k in own]).double() for u in (moved, v))
+    assert (flat.norm() / whole).item() == pytest.approx(radius, rel=1e-3)
+    assert F.cosine_similarity(flat, expected, dim=0).item() == pytest.approx(1, abs=1e-3)
+    shares = [moved[k].norm().item() / own[k].norm().item() for k in own]
+    assert max(shares) > 2 * min(shares)  # not layer by layer
+
+
+def test_rwp_stops_without_small_losses():
+    net = network().train()
+    still = weights.RobustWeightPerturbation(c_min=-1.0)(examples(net))
     assert all(torch.equal(still.weights[k], p) for k, p in weights.matrices(net).items())
 
 
 # Weights
 
 
-def test_small_losses_are_lifted_to_the_floor_as_constants():
-    z, y = (
-        torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0.0, 0, 0]], requires_grad=True),
-        torch.tensor([0, 0, 1]),
-    )
+def test_small_losses_are_lifted_to_the_floor_and_left_out():
+    "Below the floor the product is a constant: the sample has no gradient."
+    z = torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0.0, 0, 0], [3.0, 1, 0]], requires_grad=True)
+    y = torch.tensor([0, 0, 1, 0])
     e = Examples(None, None, y, Draws(0), target=F.one_hot(y, 3).float())
     e.logits = z
-    entropies, scale = F.cross_entropy(z, y, reduction="none"), weights.MinimumLoss(1.0)(e)
-    assert not scale.requires_grad
-    assert (entropies * scale).tolist() == pytest.approx([1.0, *entropies[1:].tolist()])
+    entropies = F.cross_entropy(z, y, reduction="none")
+    scaled = entropies * weights.MinimumLoss(1.0)(e)
+    assert scaled.tolist() == pytest.approx([1.0, *entropies[1:3].tolist(), 1.0])
+    scaled.sum().backward()
+    plain = torch.autograd.grad(F.cross_entropy(z, y, reduction="sum"), z)[0]
+    assert torch.allclose(z.grad[1:3], plain[1:3], atol=1e-6)
+    assert z.grad[[0, 3]].abs().max() < 1e-5 < plain[[0, 3]].abs().max()
 
 
 def test_lrat_weighs_within_the_pair(net):
@@ -835,7 +912,7 @@ class Killed:
         return self.method.joint_loss(nets, batch)
 
 
-REMEMBERING = ["Free AT", "IAAT", "CAT (customized)", "RST", "PC loss", "BiLAW"]
+REMEMBERING = ["Free AT", "IAAT", "MMA", "CAT (customized)", "RST", "PC loss", "BiLAW"]
 
 
 def begin(method, digits, epochs=1, folder=None, compute=QUIET):
@@ -890,7 +967,12 @@ def test_a_row_can_be_written_down(name):
 def test_every_note_belongs_to_a_row():
     assert zoo._NOTES.keys() <= zoo.ZOO.keys()
     without = {name for name, row in zoo.ZOO.items() if not row.note}
-    assert without == {"Goodfellow AT", "Madry AT", "TRADES", "WMMR"}
+    assert without == {"Goodfellow AT", "Madry AT"}
+    assert all(
+        "code" in row.note or "the thesis's text" in row.note
+        for row in zoo.ZOO.values()
+        if row.note
+    )
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
@@ -957,6 +1039,7 @@ def test_the_cost_is_what_is_counted(name):
 OWN = {
     "LBGAT": {"natural"},
     "IAAT": {"radii"},
+    "MMA": {"radii"},
     "CAT (customized)": {"radii"},
     "PC loss": {"centres"},
     "BiLAW": {"weigher"},

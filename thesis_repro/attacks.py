@@ -249,6 +249,7 @@ class Search:
     remember: bool = False  # keep the worst image of all steps, not only hits
     seen: Callable | None = None  # called with (step, images, logits) at every iterate
     stop: Callable | None = None  # (images, logits, gradient) -> which samples stop for good, (n,)
+    draws: Draws | None = None  # for an ascent that draws at every step
 
     def __post_init__(self):
         self.found, self.hit = self.x.clone(), torch.zeros_like(self.y, dtype=torch.bool)
@@ -391,7 +392,7 @@ class Climbing(Goal):
             x, y = checked(x, y)
             of = (y if aim is None else checked(x, aim)[1], self.known(model, x, y))
             lasts = self.runs == 1 and not drop and not self.remember
-            how = (self.targeted and not drop, drop, self.remember, seen, stop)
+            how = (self.targeted and not drop, drop, self.remember, seen, stop, draws)
             s = Search(model, self.objective(0), x, y, of, *how)
             ball = Ball(x, self.epsilon if radius is None else radius, self.norm)
             for run in range(self.runs):

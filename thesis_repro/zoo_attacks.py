@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['Growing', 'fosc', 'Dynamic', 'Friendly', 'rivals', 'MostConfusing', 'adversarial_labels', 'AdversarialLabels',
-           'Smallest', 'PerSample', 'stands', 'InstanceAdaptive', 'dirichlet_labels', 'Customized', 'DirichletLabels']
+           'PerSample', 'stands', 'Adapted', 'doubted', 'crossing', 'Smallest', 'Within', 'InstanceAdaptive',
+           'dirichlet_labels', 'Customized', 'DirichletLabels']
 
 # %% ../nbs/science/73_zoo_attacks.ipynb #ba078c9a
+import itertools
 from dataclasses import replace
 
 import torch
@@ -14,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .adversarial import NO_NETWORKS, Examples
-from .attacks import PGD, Steps, attacking, margin_loss
+from .attacks import PGD, Climbing, Steps, attacking, climb
 from .draws import Draws
 from .pieces import field, piece
 
@@ -37,35 +39,50 @@ def fosc(x, x0, gradient, epsilon: float) -> torch.Tensor:
 # %% ../nbs/science/73_zoo_attacks.ipynb #b9d29d16
 @piece
 class Dynamic(Steps):
-    "DAT's attack: a sample stops once its FOSC (eq. 2.23) is at most c_max (1 − progress / until)."
+    "DAT's attack: after its first step a sample stops at FOSC ≤ c_max (1 − progress / until)."
 
     c_max: float = field(0.5, low=0)
     until: float = field(5 / 6, above=0, high=1)
 
     def __call__(self, model, x, y, draws: Draws, seen=None) -> torch.Tensor:
-        c = max(self.c_max * (1 - draws.progress / self.until), 0.0)
+        c, step = max(self.c_max * (1 - draws.progress / self.until), 0.0), itertools.count()
         limit = draws.tensor("fosc", lambda g: c, x.device)
 
         def converged(z, logits, gradient):
-            return fosc(z, x, gradient, self.epsilon) <= limit
+            return (fosc(z, x, gradient, self.epsilon) <= limit) & (next(step) > 0)
 
         return self.pgd()(model, x, y, draws, seen, stop=converged)
 
 # %% ../nbs/science/73_zoo_attacks.ipynb #9d02b6aa
 @piece
-class Friendly(Steps):
-    "FAT's early-stopped PGD: τ more steps after a mistake; τ goes through `extra` during training."
+class Friendly(Steps, Climbing):
+    "FAT's early-stopped PGD: τ more steps after a mistake, one more from each of `turns` on."
 
-    extra: tuple[int, ...] = field((0, 1, 2), low=0)
-    start: float = field(0.03, low=0, high=1)  # of the ball: the published ±0.001
+    turns: tuple[float, ...] = field((50 / 120, 90 / 120), low=0, high=1)
+    noise: float = field(0.001, low=0)  # its deviation, at every step
+    start, bn = "uniform", "eval"
 
     def __call__(self, model, x, y, draws: Draws, seen=None) -> torch.Tensor:
-        tau, spent = self.extra[draws.part(len(self.extra))], torch.zeros_like(y)
+        tau, spent = sum(draws.reached(turn) for turn in self.turns), torch.zeros_like(y)
 
         def fooled(z, logits, gradient):
             return spent.add_(logits.argmax(1) != y) > tau
 
-        return self.pgd(fill=self.start)(model, x, y, draws, seen, stop=fooled)
+        return self.search(model, x, y, draws, seen=seen, stop=fooled).found
+
+    def ascend(self, s, ball, z) -> torch.Tensor:
+        def shaken(generator):
+            like = {"generator": generator, "device": z.device, "dtype": z.dtype}
+            return self.noise * torch.randn(z.shape, **like)
+
+        for step in range(self.steps):
+            gradient, _ = climb(s, z)
+            if s.over:
+                break
+            drawn = s.draws.noise(f"noise {step}", shaken, z.device)
+            noise = torch.where(s.moving.view(-1, 1, 1, 1), drawn, 0.0)
+            z = ball.climb(z + noise, gradient, self.stride)
+        return z
 
 # %% ../nbs/science/73_zoo_attacks.ipynb #48742b52
 def rivals(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -106,26 +123,6 @@ class AdversarialLabels:
             losses = -F.log_softmax(e.model(e.x), 1)
         return e.adversarial, adversarial_labels(losses, e.y, self.smoothing, self.gamma)
 
-# %% ../nbs/science/73_zoo_attacks.ipynb #8e925d72
-@piece
-class Smallest(Steps):
-    "MMA's attack: by bisection the first misclassified image on the way to PGD's."
-
-    epsilon: float = field(12 / 255, low=0)
-    step: float | None = field(2 / 255, low=0)
-    bisections: int = field(10, low=1)
-
-    def __call__(self, model, x, y, draws: Draws, seen=None) -> torch.Tensor:
-        far = self.pgd(loss="cw", start="none")(model, x, y, draws, seen)
-        low, high = torch.zeros_like(x[:, :1, :1, :1]), torch.ones_like(x[:, :1, :1, :1])
-        with attacking(model), torch.no_grad():
-            for _ in range(self.bisections):
-                middle = (low + high) / 2
-                wrong = margin_loss(model(torch.lerp(x, far, middle)), y) >= 0
-                wrong = wrong.view(-1, 1, 1, 1)
-                low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
-        return torch.lerp(x, far, high)
-
 # %% ../nbs/science/73_zoo_attacks.ipynb #16852af1
 class PerSample(nn.Module):
     "A number for every training image: `values` (n,), a buffer."
@@ -140,29 +137,105 @@ def stands(model, x, y: torch.Tensor) -> torch.Tensor:
     with attacking(model), torch.no_grad():
         return model(x).argmax(1) == y
 
+# %% ../nbs/science/73_zoo_attacks.ipynb #86d52f78
+class Adapted(Steps, Climbing):
+    "PGD in one ball per sample, with steps of `length(radius)`: radii (n, 1, 1, 1) to the same."
+
+    start, bn = "uniform", "eval"
+
+    def ascend(self, s, ball, z) -> torch.Tensor:
+        for _ in range(self.steps):
+            gradient, _ = climb(s, z)
+            z = ball.climb(z, gradient, self.length(ball.epsilon))
+        return z
+
+# %% ../nbs/science/73_zoo_attacks.ipynb #0d86ce85
+def doubted(model, x, y: torch.Tensor) -> torch.Tensor:
+    "Whether the true class has at most half of the probability, running statistics: (n,) bool."
+    with attacking(model), torch.no_grad():
+        return model(x).softmax(1).gather(1, y[:, None]).squeeze(1) <= 0.5
+
+
+def crossing(fooled, radius, most: float, bisections: int) -> torch.Tensor:
+    "By bisection of [0, most] from `radius` (n,) on, the first radius at which `fooled` is true."
+    low, high = torch.zeros_like(radius), torch.full_like(radius, most)
+    for _ in range(bisections):
+        beyond = fooled(radius)
+        low, high = torch.where(beyond, low, radius), torch.where(beyond, radius, high)
+        radius = (low + high) / 2
+    return radius
+
+# %% ../nbs/science/73_zoo_attacks.ipynb #8e925d72
+@piece
+class Smallest(Adapted):
+    "MMA's attack: the image on the boundary, on the way to PGD's in the ball of the last visit."
+
+    epsilon: float = field(12 / 255, above=0)  # the hinge; the search goes 5 % further
+    least: float = field(0.005, above=0, high=1)  # the smallest ball that is attacked
+    bisections: int = field(10, low=1)
+
+    def length(self, radius: torch.Tensor) -> torch.Tensor:
+        return radius * (self.stride / self.epsilon)
+
+    def networks(self, model, images) -> dict:
+        return {"radii": PerSample(len(images.y_train), self.least)}
+
+    def __call__(self, model, x, y, draws: Draws, seen=None, nets=NO_NETWORKS) -> torch.Tensor:
+        places, memory = draws.places(x.device), nets["radii"].values
+        last = memory[places].clamp(min=self.least)
+        reached = self.search(model, x, y, draws, seen=seen, radius=last).found
+        direction = (reached - x) / last.view(-1, 1, 1, 1)
+
+        def image(radius):
+            return (x + radius.view(-1, 1, 1, 1) * direction).clamp(0, 1)
+
+        most = 1.05 * self.epsilon
+        own = crossing(lambda r: doubted(model, image(r), y), last, most, self.bisections)
+        memory[places] = own = torch.where(doubted(model, x, y), 0.0, own)
+        return image(own)
+
+# %% ../nbs/science/73_zoo_attacks.ipynb #a4d4b620
+@piece
+class Within:
+    "MMA's weights: one where the boundary is nearer than the hinge `epsilon`, else zero."
+
+    epsilon: float = field(12 / 255, above=0, high=1)
+
+    def __call__(self, e: Examples) -> torch.Tensor:
+        radii = e.nets["radii"].values[e.draws.places(e.y.device)]
+        return (radii < self.epsilon).to(e.x.dtype)
+
 # %% ../nbs/science/73_zoo_attacks.ipynb #973441cf
 @piece
-class InstanceAdaptive(Steps):
-    "IAAT's attack: PGD in the largest of ε + γ, ε, ε − γ in which the sample stands; ε follows."
+class InstanceAdaptive(Adapted):
+    "IAAT's attack: ε follows the largest of ε + γ, ε, ε − γ in which the sample stands."
 
     gamma: float = field(1.9 / 255, low=0)
     rate: float = field(0.1, low=0, high=1)
+    warm_up: float = field(10 / 110, low=0, high=1)
+
+    def length(self, radius: torch.Tensor) -> torch.Tensor:
+        return (2 * radius / self.steps).clamp(min=self.stride)
 
     def networks(self, model, images) -> dict:
-        return {"radii": PerSample(len(images.y_train), self.epsilon)}
+        return {"radii": PerSample(len(images.y_train), 0.0)}
+
+    def widest(self, model, x, y, draws: Draws, own: torch.Tensor) -> torch.Tensor:
+        "The largest of three radii in which each sample stands; the smallest is not tried: (n,)."
+        chosen = (own - self.gamma).clamp(min=0)
+        for radius in (own, own + self.gamma):
+            candidate = self.search(model, x, y, draws, radius=radius).found
+            chosen = torch.where(stands(model, candidate, y), radius, chosen)
+        return chosen
 
     def __call__(self, model, x, y, draws: Draws, seen=None, nets=NO_NETWORKS) -> torch.Tensor:
-        places, memory, attack = draws.places(x.device), nets["radii"].values, self.pgd()
-        own = memory[places]
-        near, same, far = ((own + s * self.gamma).clamp(0, 1) for s in (-1, 0, 1))
-        chosen, images = near, attack(model, x, y, draws, seen, radius=near)
-        for radius in (same, far):
-            candidate = attack(model, x, y, draws, radius=radius)
-            holds = stands(model, candidate, y)
-            chosen = torch.where(holds, radius, chosen)
-            images = torch.where(holds.view(-1, 1, 1, 1), candidate, images)
-        memory[places] = torch.lerp(own, chosen, self.rate)
-        return images
+        places, memory, right = draws.places(x.device), nets["radii"].values, stands(model, x, y)
+        own, radius = memory[places], self.epsilon * right
+        if draws.reached(self.warm_up):
+            wanted = self.widest(model, x, y, draws, own) * right
+            radius = torch.lerp(own, wanted, self.rate)
+        memory[places] = radius
+        return self.search(model, x, y, draws, seen=seen, radius=radius).found
 
 # %% ../nbs/science/73_zoo_attacks.ipynb #4b53fd2f
 def dirichlet_labels(y, epsilon, c: float, classes: int, generator=None) -> torch.Tensor:

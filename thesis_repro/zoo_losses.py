@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['with_features', 'cosine_distance', 'triplet_loss', 'tla_loss', 'triplets', 'TripletLossAdversarial', 'attention',
-           'BidirectionalMetric', 'fresh', 'LearnableBoundary', 'pc_loss', 'Centres', 'PrototypeConformity',
+           'confused', 'BidirectionalMetric', 'fresh', 'LearnableBoundary', 'pc_loss', 'Centres', 'PrototypeConformity',
            'pc_lc_loss', 'ProbabilisticallyCompact', 'complement_entropy', 'ComplementObjective', 'GuidedComplement']
 
 # %% ../nbs/science/74_zoo_losses.ipynb #44f10574
@@ -96,13 +96,27 @@ class TripletLossAdversarial:
 
 # %% ../nbs/science/74_zoo_losses.ipynb #fd26b724
 def attention(maps: torch.Tensor) -> torch.Tensor:
-    "Where a network looks: mean squares over the channels, (n, c, h, w) to unit (n, h w)."
-    return F.normalize(maps.pow(2).mean(1).flatten(1), dim=1)
+    "Where a network looks: sums over the channels scaled to [0, 1], (n, c, h, w) to (n, h w)."
+    sums = maps.sum(1).flatten(1)
+    least, most = sums.amin(1, keepdim=True), sums.amax(1, keepdim=True)
+    return (sums - least) / (most - least).clamp(min=1e-12)
+
+
+def confused(logits, y, draws: Draws) -> torch.Tensor:
+    "The place of a random image of each sample's most confusing class, else of any other: (n,)."
+    n, device = len(y), y.device
+
+    def uniform(generator):
+        return torch.rand(n, n, generator=generator, device=device)
+
+    wanted = rivals(logits, y)[:, None] == y[None]
+    allowed = torch.where(wanted.any(1, keepdim=True), wanted, y[:, None] != y[None])
+    return draws.noise("negative", uniform, device).masked_fill(~allowed, -1.0).argmax(1)
 
 # %% ../nbs/science/74_zoo_losses.ipynb #3521769b
 @piece
 class BidirectionalMetric(Steps):
-    "AGKD-BML: TLA with negatives attacked towards the anchor's class + β ‖attention(x̂) − …(x)‖²."
+    "AGKD-BML: TLA, its negatives attacked towards the anchor's class, + β × drift of attention."
 
     margin: float = field(0.03, low=0)
     lambda1: float = field(2.0, low=0)
@@ -112,13 +126,14 @@ class BidirectionalMetric(Steps):
     def __call__(self, e: Examples) -> torch.Tensor:
         kinds, how = (nn.Linear, nn.AdaptiveAvgPool2d), (self.margin, self.lambda1, self.lambda2)
         e.logits, anchor, maps = with_features(e.model, e.inputs, *kinds)
-        e.clean_logits, clean, clean_maps = with_features(e.model, e.x, *kinds)
-        p, n = triplets(e.logits.detach(), e.y, anchor.detach(), clean.detach(), e.draws)
+        e.clean_logits, positive, clean_maps = with_features(e.model, e.x, *kinds)
+        n = confused(e.clean_logits.detach(), e.y, e.draws)
         back = self.pgd(targeted=True)(e.model, e.x[n], e.y, e.draws)
-        _, negative = with_features(e.model, back, nn.Linear)
-        distilled = (attention(maps) - attention(clean_maps).detach()).pow(2).sum(1)
-        metric = tla_loss(e.logits, e.y, anchor, clean[p], negative, *how)
-        return metric + self.beta * distilled
+        _, negative, back_maps = with_features(e.model, back, *kinds)
+        looked = attention(clean_maps).detach()
+        drifts = (attention(maps) - looked).abs(), (attention(back_maps) - looked[n]).abs()
+        metric = tla_loss(e.logits, e.y, anchor, positive, negative, *how)
+        return metric + self.beta * sum(drift.mean(1) for drift in drifts)
 
 # %% ../nbs/science/74_zoo_losses.ipynb #5850be63
 def fresh(model: nn.Module) -> nn.Module:
