@@ -172,7 +172,10 @@ def test_drawn_labels_lie_where_the_labels_of_the_line_are(e):
 
 def test_along_perturbation_begins_at_the_image_and_passes_the_adversarial_one(e):
     line = background.along_perturbation(e.model, e, 2.0, points=5)
-    p = lambda x: e.model(x).softmax(1)[range(100), e.y].mean().item()
+
+    def p(x):
+        return e.model(x).softmax(1)[range(100), e.y].mean().item()
+
     assert line["mass"][0] == pytest.approx(p(e.x), abs=1e-6)
     assert line["mass"][2] == pytest.approx(p(e.adversarial), abs=1e-6)
 
@@ -224,7 +227,10 @@ def test_a_step_has_its_length_goes_down_and_leaves_the_network_alone(linear):
     moves = [a - b for a, b in zip(moved.parameters(), linear.parameters(), strict=True)]
     length = torch.cat([m.flatten() for m in moves]).norm().item()
     assert length == pytest.approx(0.01)
-    loss = lambda f: nn.functional.cross_entropy(f(x), y).item()
+
+    def loss(f):
+        return nn.functional.cross_entropy(f(x), y).item()
+
     assert loss(moved) < loss(linear)
 
 

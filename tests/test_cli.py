@@ -38,11 +38,14 @@ def elsewhere(tmp_path, monkeypatch):
 
 def refused(capsys, *words):
     "The one line that a command prints when it refuses; nothing may have been written."
-    written = lambda: sorted(
-        f
-        for k in ("runs/*/*/*", "tables/*", "measurements/*.json")
-        for f in paths.outputs().glob(f"*/{k}")
-    )
+
+    def written():
+        return sorted(
+            f
+            for k in ("runs/*/*/*", "tables/*", "measurements/*.json")
+            for f in paths.outputs().glob(f"*/{k}")
+        )
+
     before = written()
     assert main([str(w) for w in words]) == 2
     out, err = capsys.readouterr()
@@ -328,7 +331,10 @@ def benches(monkeypatch):
 
 def test_bench_keeps_the_figures_of_the_others_and_says_where_each_was_made(benches, capsys):
     file = paths.outputs("tiny") / "bench.json"
-    values = lambda: {f["bench"]: f["value"] for f in json.loads(file.read_text())["figures"]}
+
+    def values():
+        return {f["bench"]: f["value"] for f in json.loads(file.read_text())["figures"]}
+
     assert main(["bench", "--preset", "tiny"]) == 0 and values() == {"one": 1, "two": 1}
     first = json.loads(file.read_text())["made"]
     assert main(["bench", "two", "--preset", "tiny", "--batch", "8", "--repeats", "5"]) == 0

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 from methods import small, store_at
 
-from thesis_repro import aip, checkpoints, former, m2at, measures, paths, records, registry, settings
+from thesis_repro import (
+    aip,
+    checkpoints,
+    former,
+    m2at,
+    measures,
+    paths,
+    records,
+    registry,
+    settings,
+)
 from thesis_repro.attacks import PGD
 from thesis_repro.files import BadInput, atomic_json, sha256
 from thesis_repro.measures import Robustness, ensure_measured
@@ -224,7 +234,9 @@ def test_without_the_files_of_weights_a_record_keeps_what_was_noted_of_them(old)
     store = store_at(home)
     for run in told:
         digests = store.record(run).weights
-        assert {d[:12] for d in digests.values()} <= {n["weights.ckpt"][:12] for n in noted.values()}
+        assert {d[:12] for d in digests.values()} <= {
+            n["weights.ckpt"][:12] for n in noted.values()
+        }
         assert HOW.value(store, run) == told[run][1]
         with pytest.raises(BadInput, match="its weights are not here"):
             store.weights(run)
@@ -237,7 +249,9 @@ def test_weights_without_the_networks_of_their_method_are_not_taken_for_whole(ol
     plain, *_ = told
     composed = replace(plain.recipe.method) and m2at.trained(loss=LearnableBoundary())
     assert former._weights(folder, plain).keys() == weights.keys()
-    assert former._weights(folder, replace(plain, recipe=replace(plain.recipe, method=m2at.trained())))
+    assert former._weights(
+        folder, replace(plain, recipe=replace(plain.recipe, method=m2at.trained()))
+    )
     other = replace(plain, recipe=replace(plain.recipe, method=composed))
     assert former._weights(folder, other) == {}
 
