@@ -15,7 +15,7 @@ CHAPTER = "07_aip"
 
 @pytest.fixture
 def tiny(tmp_path):
-    "The environment of a process that sees a tiny preset and keeps its results in a temporary folder."
+    "The environment of a process with a tiny preset and results in a temporary folder."
     settings = (paths.root() / "settings.ini").read_text(encoding="utf-8") + TINY
     (tmp_path / "settings.ini").write_text(settings, encoding="utf-8")
     names = {"SETTINGS": tmp_path / "settings.ini", "OUTPUTS": tmp_path / "outputs"}
@@ -32,7 +32,7 @@ def records(folder):
 
 
 def test_stock_papermill_and_the_command_line_share_the_store(tmp_path, tiny):
-    "The whole chapter, on one data set with one seed; then table 7.1 from the shell trains nothing."
+    "A chapter on one data set with one seed; then table 7.1 from the shell trains nothing."
     out, command = (
         tmp_path / "out.ipynb",
         [

@@ -17,11 +17,25 @@ from thesis_repro.runs import specification
 TINY = "\n[tiny]\n" + "\n".join(
     f"{k} = {v}"
     for k, v in {
-        "cifar10": "digits10", "cifar100": "digits100", "svhn": "digits10_cluttered", "tiny_imagenet": "digits200",
-        "epochs": 1, "batch_size": 50, "train_size": 100, "test_size": 50, "held_out": 50, "width": 0.03, "seeds": 2,
-        "device": "cpu", "precision": "fp32", "jobs": 1, "surface_points": 3, "timing_batch": 4, "timing_repeats": 1,
+        "cifar10": "digits10",
+        "cifar100": "digits100",
+        "svhn": "digits10_cluttered",
+        "tiny_imagenet": "digits200",
+        "epochs": 1,
+        "batch_size": 50,
+        "train_size": 100,
+        "test_size": 50,
+        "held_out": 50,
+        "width": 0.03,
+        "seeds": 2,
+        "device": "cpu",
+        "precision": "fp32",
+        "jobs": 1,
+        "surface_points": 3,
+        "timing_batch": 4,
+        "timing_repeats": 1,
     }.items()
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)
