@@ -129,13 +129,16 @@ def overrides(preset) -> dict:
 def _redrawn(made, preset, archive: Archive, path: Path, facts: dict, wrong: str) -> str:
     "Draw a table again if the records say something else; what there is to know about that."
     chapter = facts["number"].partition(".")[0]
-    plan = made.plan(settings.load(preset.name, chapter, **overrides(preset)), made.parts)
+    saved = None if wrong else artefacts.read_table(path).frame
+    said = set() if wrong else set(saved.reason)
+    parts = tuple(p for p in made.parts if f"{p} was not asked for" not in said)
+    plan = made.plan(settings.load(preset.name, chapter, **overrides(preset)), parts)
     chosen = list(dict.fromkeys(r for p in plan.values() for r in p.runs))
     there = [r for r in chosen if archive.record(r)]
     if not there or (wrong and made.also):
         return "" if wrong or not chosen else "Its runs are not here: it is shown as it was saved."
     fresh = compare(made.number, made.cells(archive, plan, {}), made.along)
-    saved = fresh if wrong else artefacts.read_table(path).frame
+    saved = fresh if wrong else saved
     frame, differ, unchecked = _joined(saved, fresh)
     lacks = any(math.isnan(v) for values in frame["values"] for v in values)
     if wrong or frame.to_csv() != saved.to_csv():
