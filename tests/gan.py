@@ -97,6 +97,9 @@ class TinyGan:
     critic_steps: int = field(1, low=1)
     penalty: float = field(0.0, low=0)
 
+    def prepared(self, images):
+        return images
+
     def networks(self, images, seed):
         channels = images.x_train.shape[1]
         with torch.random.fork_rng(devices=[]):

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from thesis_repro import commands, paths, registry, settings
+from thesis_repro import artefacts, claims, commands, paths, published, registry, settings
 from thesis_repro.cli import main, parser
 
 FILES = [paths.root() / "README.md", *sorted((paths.root() / "docs").glob("*.md"))]
@@ -43,6 +43,19 @@ def test_the_front_page_is_short_and_has_one_picture():
     assert len(re.findall(r"!\[[^]]+\]\(", README)) == 1
     assert "make reproduce" in README and "make test" in README
     assert re.search(r"^\| chapter \| claims \| holds \| fails \| inconclusive \|", README, re.M)
+
+
+def test_the_scorecard_is_what_the_references_say():
+    row = r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$"
+    shown = [tuple(map(int, m)) for m in re.findall(row, README, re.M)]
+    values, expected = artefacts.saved_values(settings.load("reference/cifar10-cpu")), []
+    for chapter in sorted(set(published.claims().chapter)):
+        verdicts = list(claims.claim_table(*values, chapter=chapter).verdict)
+        judged = [verdicts.count(word) for word in claims.JUDGED]
+        left = len(verdicts) - sum(judged)
+        expected.append((int(chapter), len(verdicts), *judged, left))
+    assert tuple(claims.JUDGED) == ("holds", "fails", "inconclusive")
+    assert shown == expected and sum(row[4] for row in shown) > 0
 
 
 def test_the_front_page_leads_to_every_page():

@@ -39,12 +39,12 @@ from .training import Compute, Length
 # %% ../nbs/evidence/61_bench.ipynb #8abcdeba
 def figure(name: str, value: float, unit: str, at_most=None, at_least=None) -> dict:
     "A figure with its bar (a text, empty without one) and whether it is met, `ok` (or None)."
-    bar, ok = "", None
+    value, bar, ok = float(value), "", None
     if at_most is not None:
         bar, ok = f"at most {at_most:g}", value <= at_most
     if at_least is not None:
         bar, ok = f"at least {at_least:g}", value >= at_least
-    return {"name": name, "value": float(value), "unit": unit, "bar": bar, "ok": ok}
+    return {"name": name, "value": value, "unit": unit, "bar": bar, "ok": ok}
 
 # %% ../nbs/evidence/61_bench.ipynb #9bb73d22
 def data_path(preset: Preset) -> list[dict]:

@@ -1,0 +1,168 @@
+"The benches: what they time is a step of training, and their figures are those of paired rounds."
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from thesis_repro import bench, settings
+from thesis_repro.adversarial import Adversarial
+from thesis_repro.attacks import PGD
+from thesis_repro.draws import Draws
+from thesis_repro.mixup import Plain
+
+# The names of all figures that outputs/reference/speed-cpu has, in its order.
+ADVERSARIAL = [
+    *("PGD", "TRADES", "M2AT", "M2AT (a.s.)", "Ours + MAIL", "PGD, bf16", "PGD, straightforward"),
+]
+
+
+@pytest.mark.parametrize(
+    "value, bars, ok",
+    [(1.8, {"at_most": 1.8}, True), (1.81, {"at_most": 1.8}, False), (2, {"at_least": 3}, False)],
+)
+def test_a_figure_tells_whether_its_bar_is_met(value, bars, ok):
+    found = bench.figure("search", value, "times", **bars)
+    assert found["ok"] is ok and found["bar"]
+    assert bench.figure("search", np.float64(value), "times", **bars)["ok"] is ok
+    assert bench.figure("search", value, "times")["ok"] is None
+
+
+class Seen(Plain):
+    "A method that notes what it is given."
+
+    def __call__(self, model, x, y, draws):
+        SEEN.append((model, x, y, draws.progress))
+        return super().__call__(model, x, y, draws)
+
+
+SEEN = []
+
+
+def test_a_step_learns_at_the_end_of_a_run_where_no_warm_up_is_left():
+    SEEN.clear()
+    step = bench.training_step(Seen(), 8, width=0.0625, size=16)
+    step()
+    model, x, y, progress = SEEN[0]
+    before = [p.detach().clone() for p in model.parameters()]
+    step()
+    assert progress == SEEN[1][3] == 1.0 and x.shape == (8, 3, 16, 16) and 0 <= x.min()
+    assert x.max() <= 1 and y.tolist() == list(range(8))
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert all(moved)
+
+
+def test_the_straightforward_step_finds_the_same_images():
+    "Of two classes a linear network's gradient has one sign in each pixel: one corner is left."
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).train()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[1.0, -1.0] * 6, [-1.0, 1.0] * 6]))
+    x, y = torch.linspace(0, 1, 48).view(4, 3, 2, 2), torch.tensor([0, 1, 0, 1])
+    plain = bench.Straightforward()(net, x, y, Draws(0))
+    ours = Adversarial(PGD(8 / 255, 2 / 255, 10))(net, x, y, Draws(0))
+    assert net.training and all(p.grad is None for p in net.parameters())
+    assert torch.allclose(plain, ours, atol=1e-5) and plain > Plain("ce")(net, x, y, Draws(0)) + 0.1
+    torch.manual_seed(0)
+    weaker = bench.Straightforward(steps=1)(net, x, y, Draws(0))
+    assert weaker < plain - 0.01
+
+
+def test_a_straightforward_step_is_made_in_a_process_of_its_own():
+    with bench.straightforward("cpu", 2) as step:
+        assert step() is True
+
+
+@pytest.fixture
+def tiny():
+    "A preset whose timings are short."
+    return settings.load("smoke", timing_repeats=2, timing_batch=2)
+
+
+def by_name(found) -> dict:
+    return {f["name"]: f for f in found}
+
+
+def test_the_methods_are_compared_in_pairs(tiny, monkeypatch):
+    seconds = pd.DataFrame({name: [1.0, 2.0, 10.0] for name in ADVERSARIAL})
+    seconds["TRADES"] = [1.2, 2.4, 30.0]
+    seconds["PGD, bf16"] = [0.5, 1.0, 5.0]
+    seconds["PGD, straightforward"] = [2.0, 4.0, 10.0]
+    asked = {}
+    real = bench.training_step
+    monkeypatch.setattr(
+        bench, "training_step", lambda *a, **k: asked.setdefault(len(asked), (a, k))
+    )
+    monkeypatch.setattr(bench, "paired_seconds", lambda steps, *a, **k: seconds[list(steps)])
+    found = by_name(bench.adversarial(tiny))
+    assert len(asked) == 6 and real is not bench.training_step
+    assert [k["compute"].bf16 for _, k in asked.values()] == [False] * 5 + [True]
+    assert found["TRADES in PGD steps"]["value"] == pytest.approx(1.2)
+    assert found["TRADES in PGD steps"]["ok"] and found["M2AT in PGD steps"]["ok"]
+    straight = "PGD training, {}, against the straightforward"
+    assert found[straight.format("float32")]["value"] == pytest.approx(2)
+    assert found[straight.format("bf16")]["value"] == pytest.approx(4)
+    assert found["seconds a step: TRADES"]["value"] == 2.4
+    assert len(found) == len(ADVERSARIAL) + 2 + 4
+
+
+def test_every_method_makes_a_step(monkeypatch):
+    for method in bench.compared_methods().values():
+        bench.training_step(method, 10, width=0.0625, size=16)()
+
+
+def test_an_evaluation_is_compared_at_equal_accuracy(tiny, monkeypatch):
+    turns = iter([(1.0, 2.0, 50.0, 50.0), (2.0, 3.0, 50.0, 51.0)])
+    names = ("ours", "pyautoattack", "ours accuracy", "pyautoattack accuracy")
+    order = []
+
+    def measured(subject, reversed):
+        order.append(reversed)
+        return dict(zip(names, next(turns), strict=True))
+
+    monkeypatch.setattr(bench.speed, "speed_subject", lambda *a, **k: None)
+    monkeypatch.setattr(bench.speed, "attack_speed", measured)
+    found = by_name(bench.evaluation(tiny))
+    assert order == [False, True]
+    assert found["APGD-CE against pyautoattack"]["value"] == pytest.approx(1.75)
+    assert found["APGD-CE: robust accuracy apart from pyautoattack"]["ok"] is False
+    assert found["APGD-CE: seconds an evaluation"]["value"] == pytest.approx(1.5)
+
+
+def test_the_data_path_is_compared_in_turns(tiny, monkeypatch):
+    ours, theirs = iter([100.0, 300.0]), iter([10.0, 10.0])
+    monkeypatch.setattr(bench, "data_path_speed", lambda images: next(ours))
+    monkeypatch.setattr(bench, "dataloader_speed", lambda images: next(theirs))
+    found = by_name(bench.data_path(tiny))
+    assert found["data path"]["value"] == 200
+    assert found["data path against the DataLoader"]["value"] == 20
+
+
+def test_short_runs_are_made_and_the_ways_take_turns(tiny, monkeypatch):
+    bench._sweep(settings.load("smoke", device="cpu", precision="fp32", jobs=1, threads=1), 2)
+    order, cost = [], {1: 10.0, 2: 5.0}
+
+    def sweeps(preset):
+        order.append((preset.jobs, preset.launcher))
+        seconds = cost[preset.jobs] + (preset.launcher == "ray")
+        return {"start": 1.0, "sweep": seconds}
+
+    monkeypatch.setattr(bench, "_sweeps", sweeps)
+    found = by_name(bench.launching(tiny))
+    one, two, ray = (1, "local"), (2, "local"), (2, "ray")
+    assert order == [one, two, ray, two, ray, one]
+    assert found["two workers against one process"]["value"] == pytest.approx(2)
+    assert found["Ray against two workers"]["value"] == pytest.approx(1.2)
+    assert found[f"{bench.SHORT} short runs: Ray"]["value"] == 6
+    assert found["start, with two runs: one process"]["value"] == 1
+
+
+def test_the_reference_has_every_figure():
+    from thesis_repro import paths
+
+    kept = bench.kept(paths.root() / "outputs" / "reference" / "speed-cpu" / "bench.json")
+    names = {f["name"] for f in kept["figures"]}
+    assert {f"{name} in PGD steps" for name in bench.TIMES_PGD} <= names
+    assert {f"seconds a step: {name}" for name in ADVERSARIAL} <= names
+    assert {f"{bench.SHORT} short runs: {name}" for name in bench.WAYS} <= names
+    assert set(kept["made"]) == set(bench.BENCHES)
+    assert all(f["ok"] is not False for f in kept["figures"])
