@@ -282,3 +282,19 @@ def test_a_figure_whose_runs_other_code_made_is_drawn_of_new_ones_when_asked(reg
     assert history(tiny).code.startswith("1 of 1 runs were made by other code")
     assert history(tiny, fresh="changed").code == ""
     assert len(drawn) == 4 and drawn[0] == drawn[1] == drawn[2] != drawn[3]
+
+
+# ---- the style in a kernel
+
+
+def test_a_notebook_shows_pictures_after_the_first_in_our_style():
+    "The first figure of a kernel chooses how all are shown; within a style that was forgotten."
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    drawing = "with style():\n    plt.subplots()"
+    first = f"import matplotlib.pyplot as plt\nfrom thesis_repro.artefacts import style\n{drawing}"
+    cells = [new_code_cell(source) for source in (first, drawing, "plt.subplots();")]
+    nb = new_notebook(cells=cells)
+    NotebookClient(nb, timeout=120, kernel_name="python3").execute()
+    assert all(any("image/png" in o.get("data", {}) for o in c.outputs) for c in nb.cells)

@@ -227,6 +227,7 @@ from thesis_repro.pieces import piece
 text = '''
 @piece
 class Typed:
+    m: int
     n: int = {0}
 
     def __call__(self, model, x, y, draws):

@@ -181,13 +181,15 @@ def rule_link(here) -> str:
 def style():
     "Within this context matplotlib draws in the style of this project."
     import matplotlib as mpl
-    import matplotlib.pyplot  # chooses the backend now: chosen within, it would be forgotten
+    import matplotlib.pyplot as plt
     import seaborn as sns
 
     own = resources.files("thesis_repro") / "templates/figures.mplstyle"
     rc = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}
     rc |= mpl.rc_params_from_file(own, use_default_template=False)
     rc["axes.prop_cycle"] = mpl.cycler(color=sns.color_palette("colorblind"))
+    # a notebook's first figure chooses how figures are shown: within, that would be undone
+    plt.close(plt.figure())
     with mpl.rc_context(rc):
         yield
 

@@ -114,7 +114,10 @@ def _digest(*texts: str) -> str:
 def _typed(thing) -> str:
     "A class or function without a file as a text; its name if its source cannot be read."
     fields = dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
-    said = [f"{f.name} {f.type} {f.default!r}" for f in fields]
+    # the sign for "no default" shows its address, and a worker has another sign
+    none = type(dataclasses.MISSING)
+    values = ["" if isinstance(f.default, none) else repr(f.default) for f in fields]
+    said = [f"{f.name} {f.type} {v}" for f, v in zip(fields, values, strict=True)]
     try:
         source = getattr(thing, "__text__", None) or inspect.getsource(thing)
         tree = ast.parse(textwrap.dedent(source))
