@@ -5,6 +5,7 @@ The methods are pieces, so that their runs can be written down and made in other
 
 import math
 import os
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,6 +108,16 @@ class Telling:
         if (draws.epoch, draws.step) in ((0, 0), (0, 1)):
             Path(os.environ["TELLING"], f"{draws.seed}-{draws.step}").write_text(str(os.getpid()))
         return Plain()(model, x, y, draws)
+
+
+@piece
+class Dawdling(Telling):
+    "The same, a second a step while there is a file `slowly`: it is not over before a fault comes."
+
+    def __call__(self, model, x, y, draws):
+        if Path(os.environ["TELLING"], "slowly").exists():
+            time.sleep(1)
+        return super().__call__(model, x, y, draws)
 
 
 @piece

@@ -492,16 +492,25 @@ def test_errors_reach_all_or_end_all(tmp_path):
 def _waiting(folder, run):
     with pytest.raises(store.Busy):
         store_at(folder).make(run, wait=False, progress=False)
+    (folder / f"busy-{distributed.rank()}").touch()
     store_at(folder).make(run, progress=False)
 
 
 def test_what_another_command_makes_is_waited_for(tmp_path):
-    run, other = small(), contextlib.ExitStack()
+    "Until that command, here a thread, lets go; nothing of the run is there till then."
+    run, other, seen = small(), contextlib.ExitStack(), []
     other.enter_context(store.locked(tmp_path / "runs" / ".locks" / run.key))
-    threading.Timer(4, other.close).start()
-    began = time.monotonic()
+
+    def let_go():
+        while len(list(tmp_path.glob("busy-*"))) < 2:
+            time.sleep(0.05)
+        time.sleep(1)
+        seen.extend(tmp_path.glob("runs/*/*/*"))
+        other.close()
+
+    threading.Thread(target=let_go, daemon=True).start()
     assert pair(tmp_path, _waiting, tmp_path, run) == [0, 0]
-    assert time.monotonic() - began > 4 and store_at(tmp_path).record(run)
+    assert seen == [] and store_at(tmp_path).record(run)
 
 
 # What cannot be

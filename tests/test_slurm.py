@@ -1,8 +1,8 @@
 """Jobs of a Slurm queue: what they ask for, what they do when they lose their place, and who finds them again.
 
-Most of it needs no Slurm: submitit plays the queue for one job, and three shell scripts for the rest. Where `sinfo`
-answers, the same is done with real jobs. Their folders are pytest's own: on a cluster of several nodes, say
-`--basetemp` with a folder that they share.
+Most of it needs no Slurm: submitit plays the queue for one job, and three shell scripts for the
+rest. Where `sinfo` answers, the same is done with real jobs. Their folders are pytest's own: on a
+cluster of several nodes, say `--basetemp` with a folder that they share.
 """
 
 import json
@@ -14,32 +14,24 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_faults import NEVER, Telling, left_by, same, small, store_at
+from methods import NEVER, Dawdling, left_by, same, small, store_at
 
-from thesis_repro import launch, paths, runs, settings, stopping, training
+from thesis_repro import clusters, paths, settings, stopping, store
+from thesis_repro.checkpoints import load_checkpoint
 from thesis_repro.files import BadInput
+from thesis_repro.store import RunsFailed, Store
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Dawdling(Telling):
-    "Training that takes a second a step while there is a file `slowly`, so that it is not over before it is disturbed."
-
-    def __call__(self, model, x, y, draws):
-        if Path(os.environ["TELLING"], "slowly").exists():
-            time.sleep(1)
-        return super().__call__(model, x, y, draws)
 
 
 SWEEP = [small(Dawdling(), seed=s, epochs=30, label="queued") for s in range(4)]
 
 
-def queued(folder, **changes) -> runs.Store:
+def queued(folder, **changes) -> Store:
     "A store whose runs are jobs; only what stops a run saves it."
     return store_at(
         folder,
@@ -81,7 +73,7 @@ def whole(folder, wanted) -> list:
 
 
 def asked(words="none", **changes) -> dict:
-    return launch._asked(
+    return clusters._asked(
         settings.load("smoke", slurm=words, **{"device": "cpu", "threads": 3, **changes})
     )
 
@@ -108,7 +100,7 @@ def test_a_job_asks_for_one_gpu_where_runs_want_one():
 @pytest.mark.parametrize("word", ["partition", "-p=gpu", "=gpu", "time=", "Time=3"])
 def test_a_word_that_is_no_option_is_bad_input(word):
     with pytest.raises(
-        BadInput, match=f"slurm: {word}: must be an option of sbatch .* as in time=240"
+        BadInput, match=f"slurm: {word}: must be long options of sbatch, as in time=240"
     ):
         asked(f"mem=1G {word}")
 
@@ -117,27 +109,26 @@ def test_a_word_that_is_no_option_is_bad_input(word):
     "word", ["array=0-3", "output=here", "signal=USR1@10", "ntasks-per-node=2"]
 )
 def test_what_the_launcher_says_itself_is_bad_input(word):
-    with pytest.raises(BadInput, match=f"slurm: {word}: the launcher says that itself"):
+    with pytest.raises(BadInput, match=f"slurm: {word}: the launcher sets that itself"):
         asked(word)
 
 
-def begin(store, tasks, wait=False, enough=lambda: False):
-    return launch.on_slurm(
-        store, runs._attempt, dict(enumerate((t,) for t in tasks)), wait, None, enough
-    )
+def begin(at, tasks, wait=False, enough=lambda: False):
+    work = dict(enumerate((t,) for t in tasks))
+    return clusters.on_slurm(at, store._attempt, work, wait, None, enough)
 
 
-@pytest.mark.parametrize("launcher", [launch.on_slurm, launch.on_ray])
+@pytest.mark.parametrize("launcher", [clusters.on_slurm, clusters.on_ray])
 def test_a_cluster_is_not_told_which_gpu(tmp_path, launcher):
-    store = queued(tmp_path)
-    store.preset = replace(store.preset, device="cuda:1")
+    at = queued(tmp_path)
+    at.preset = replace(at.preset, device="cuda:1")
     with pytest.raises(BadInput, match="device = cuda:1: .*the cluster chooses the GPU: use cuda"):
-        next(launcher(store, runs._attempt, {0: SWEEP[:1]}, False, None, lambda: False))
+        next(launcher(at, store._attempt, {0: SWEEP[:1]}, False, None, lambda: False))
 
 
 def test_without_slurm_or_submitit_nothing_is_submitted(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BadInput, match="there is no sbatch on this machine"):
+    with pytest.raises(BadInput, match="no sbatch on this machine"):
         next(begin(queued(tmp_path), SWEEP))
     (tmp_path / "sbatch").touch(mode=0o755)
     monkeypatch.setitem(sys.modules, "submitit", None)
@@ -153,31 +144,31 @@ def test_without_slurm_or_submitit_nothing_is_submitted(tmp_path, monkeypatch):
 )
 def test_a_job_that_is_asked_to_stop_saves_first(telling, number):
     submitit = pytest.importorskip("submitit")
-    store, run = queued(telling), SWEEP[0]
+    at, run = queued(telling), SWEEP[0]
     (telling / "slowly").touch()
     job = submitit.LocalExecutor(telling / "slurm").submit(
-        launch._in_job, {"GIVEN": "1"}, 1, runs._attempt, store, run, False, False
+        clusters._in_job, {"GIVEN": "1"}, 1, store._attempt, at, run, False, False
     )
     pid = begun(telling)
     os.kill(pid, number)
     (telling / "slowly").unlink()
     if number == signal.SIGUSR2:  # its time is up: back into the queue, and on
-        assert job.result() == (run.name, "") and job.stdout().count("Starting with") == 2
-        assert int((telling / "0-0").read_text()) == pid, "it began anew"
+        assert job.result() == "" and job.stdout().count("Starting with") == 2
+        assert int((telling / "0-0").read_text()) == pid, "it began again"
         assert same(left_by(telling, run), whole(telling, [run])[0])
     else:  # whoever sends it has decided
         until(job.done)
         assert not job.paths.result_pickle.exists() and job.stdout().count("Starting with") == 1
-    file = store.home(run) / "checkpoint.ckpt"
+    file = at.home(run) / "checkpoint.ckpt"
     assert file.exists() == (number == signal.SIGTERM)
 
 
 def test_a_job_that_never_gets_anywhere_gives_up(monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "100")
     with pytest.raises(RuntimeError, match="ask for more, as in slurm = time=240"):
-        launch._leave(again=True)
+        clusters._leave(again=True)
     with pytest.raises(SystemExit):
-        launch._leave(again=False)
+        clusters._leave(again=False)
 
 
 # A queue of shell scripts
@@ -220,12 +211,12 @@ def queue(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(launch, "_PAUSE", 0.01)
-    monkeypatch.setattr(launch, "_PATIENCE", 0.0)
+    monkeypatch.setattr(clusters, "_PAUSE", 0.01)
+    monkeypatch.setattr(clusters, "_PATIENCE", 0.0)
     return Queue(tmp_path / "bin")
 
 
-def answer(store, job: str, *said, kind="success"):
+def answer(store, job: str, said, kind="success"):
     (store.folder / "slurm" / f"{job}_0_result.pkl").write_bytes(pickle.dumps((kind, said)))
 
 
@@ -258,7 +249,7 @@ def test_no_task_is_submitted_twice_while_its_job_is_there(queue, tmp_path, caps
         "2_0",
         "2_1",
     ]
-    assert capsys.readouterr().err.splitlines()[-1].endswith("To end them: scancel 1 2")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("scancel ends them: 1 2")
     (queue.place / "queue").write_text("1_0\n")  # the others are gone
     list(begin(store, SWEEP, enough=lambda: True))
     assert queue.submitted() == 3 and "array=0-2%2" in queue.asked(3)
@@ -267,24 +258,28 @@ def test_no_task_is_submitted_twice_while_its_job_is_there(queue, tmp_path, caps
 def test_answers_come_as_jobs_end(queue, tmp_path):
     store, ends = queued(tmp_path), []
     coming = begin(
-        store, SWEEP[:3], enough=lambda: len(ends) == 2 or bool(answer(store, "1_2", "c", ""))
+        store, SWEEP[:3], enough=lambda: len(ends) == 2 or bool(answer(store, "1_2", ""))
     )
-    answers = lambda: [
-        answer(store, f"1_{i}", n, why) for i, n, why in ((0, "a", ""), (1, "b", "diverged"))
-    ]
-    real = launch._jobs
+    real = clusters._jobs
+
+    def answered(*args):
+        jobs = real(*args)
+        answer(store, "1_0", "")
+        answer(store, "1_1", "diverged")
+        return jobs
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_jobs", lambda *a: (real(*a), answers())[0])
+        patch.setattr(clusters, "_jobs", answered)
         for made in coming:
             ends.append(made)
-    assert ends[:2] == [(0, "a", ""), (1, "b", "diverged")]
+    assert ends[:2] == [(0, ""), (1, "diverged")]
 
 
 def test_a_job_without_an_answer_is_submitted_again_and_given_up_in_the_end(
     queue, tmp_path, capsys
 ):
     queue.script("squeue", "#!/bin/sh\n")  # none of them is ever there
-    with pytest.raises(runs.RunsFailed, match="its worker was killed"):
+    with pytest.raises(RunsFailed, match="its worker was killed"):
         queued(tmp_path).ensure(SWEEP[:1])
     assert queue.submitted() == 4 and "ended without an answer" in capsys.readouterr().err
 
@@ -295,18 +290,18 @@ def test_a_queue_that_does_not_answer_for_a_while_loses_nothing(queue, tmp_path)
     queue.script("squeue", "#!/bin/sh\nexit 1\n")
     with pytest.raises(BadInput, match="squeue gets no answer"):
         next(begin(store, SWEEP[:1]))
-    job = launch._submitit(store.preset).SlurmJob(store.folder / "slurm", "1")
-    assert launch._ended({0: job}, gone := {}) == {} and not gone
-    answer(store, "1", "a", "")
-    assert launch._ended({0: job}, gone) == {0: ("a", "")}
+    job = clusters._submitit(store.preset).SlurmJob(store.folder / "slurm", "1")
+    assert clusters._ended({0: job}, gone := {}) == {} and not gone
+    answer(store, "1", "diverged")
+    assert clusters._ended({0: job}, gone) == {0: "diverged"}
     answer(store, "1", "Traceback", kind="error")
-    assert launch._ended({0: job}, gone) == {0: None}
+    assert clusters._ended({0: job}, gone) == {0: None}
 
 
 def test_an_old_answer_is_not_taken_for_a_new_one(queue, tmp_path):
     store = queued(tmp_path)
     (tmp_path / "slurm").mkdir()
-    answer(store, "1", "an older Slurm's first job", "")
+    answer(store, "1", "of an older Slurm's first job")
     assert list(begin(store, SWEEP[:1], enough=iter([False, True, True]).__next__)) == []
 
 
@@ -333,7 +328,7 @@ def cluster(telling, monkeypatch):
     pytest.importorskip("submitit")
     if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True).returncode:
         pytest.skip("no Slurm answers here (sinfo)")
-    monkeypatch.setattr(launch, "_PAUSE", 1.0)
+    monkeypatch.setattr(clusters, "_PAUSE", 1.0)
     yield telling
     if left := ids(telling):
         slurm("scancel", *left)
@@ -354,8 +349,8 @@ def states(folder) -> dict[str, str]:
 COMMAND = """
 import sys
 import test_slurm
-from thesis_repro import launch, stopping
-launch._PAUSE = 1.0
+from thesis_repro import clusters, stopping
+clusters._PAUSE = 1.0
 try:
     with stopping.interruptible():
         test_slurm.queued(sys.argv[1]).ensure(test_slurm.SWEEP[: int(sys.argv[2])])
@@ -376,7 +371,7 @@ def at(folder, run) -> int:
     "The epoch of a run's checkpoint, once there is one."
     file = store_at(folder).home(run) / "checkpoint.ckpt"
     until(file.exists)
-    return training.load_checkpoint(file)["at"]["epoch"]
+    return load_checkpoint(file)["at"]["epoch"]
 
 
 def starts(folder, job) -> int:
@@ -419,7 +414,7 @@ def test_a_run_that_loses_its_place_goes_on(cluster, how):
     assert going.returncode == 0, said
     assert (
         starts(cluster, job) == 2
-        and saved < run.schedule.epochs
+        and saved < run.length.epochs
         and int((cluster / "0-0").read_text()) == pid
     )
     assert same(left_by(cluster, run), whole(cluster, [run])[0])
@@ -431,9 +426,7 @@ def test_a_command_that_is_gone_finds_its_jobs_again(cluster):
     until(lambda: len(states(cluster)) == 2)
     first.terminate()
     _, said = first.communicate(timeout=60)
-    assert first.returncode == stopping.AGAIN and "2 job(s) stay in the queue and go on" in said, (
-        said
-    )
+    assert first.returncode == stopping.AGAIN and "2 job(s) stay in the queue" in said, said
     second, jobs = command(cluster, 2), ids(cluster)
     begun(cluster)
     second.kill()
@@ -454,9 +447,11 @@ def test_what_slurm_began_is_finished_here(cluster):
     pid = begun(cluster)
     going.terminate()
     _, said = going.communicate(timeout=60)
-    slurm(*re.search(r"scancel [\d ]+", said)[0].split())  # the scancel that it names
+    slurm(
+        "scancel", *re.search(r"scancel ends them: ([\d ]+)", said)[1].split()
+    )  # the scancel that it names
     until(lambda: not states(cluster))
-    assert at(cluster, run) < run.schedule.epochs and starts(cluster, *ids(cluster)) == 1
+    assert at(cluster, run) < run.length.epochs and starts(cluster, *ids(cluster)) == 1
     (cluster / "slowly").unlink()
     store_at(cluster, threads=1).ensure([run])
     assert int((cluster / "0-0").read_text()) == pid
