@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from thesis_repro import cli, paths, stopping
+from thesis_repro import artefacts, commands, paths, settings, stopping
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput
-from thesis_repro.runs import specification
+from thesis_repro.pieces import specification
+from thesis_repro.store import RunsFailed, Store
 
 TINY = "\n[tiny]\n" + "\n".join(
     f"{k} = {v}"
@@ -74,7 +75,7 @@ def refused(capsys, *words):
 def test_a_table_is_made_saved_and_found_again(capsys):
     command = ["table", "7.1", "--preset", "tiny", "--seeds", "1", "--parts", "CIFAR-10"]
     assert main(command) == 0
-    folder = paths.outputs("tiny") / "tables"
+    folder = artefacts.folder(settings.load("tiny", seeds=1)) / "tables"
     assert {p.name for p in folder.iterdir()} == {
         f"table_7_1.{s}" for s in ("csv", "md", "tex", "json")
     }
@@ -86,10 +87,10 @@ def test_a_table_is_made_saved_and_found_again(capsys):
         p: p.stat().st_mtime_ns for p in paths.outputs("tiny").glob("runs/*/*/*/record.json")
     } == made
     capsys.readouterr()
-    assert main(["claims", "--preset", "tiny", "--json"]) == 0
+    assert main(["claims", "--preset", "tiny", "--seeds", "1", "--json"]) == 0
     judged = {c["id"]: c for c in json.loads(capsys.readouterr().out)}
     claim = judged["7.1-aip-over-manifold-best-cifar-10"]
-    assert claim["n"] == 1 and claim["verdict"] == "inconclusive" and claim["ours"] is not None
+    assert claim["n"] == 1 and claim["verdict"] == "tried" and claim["ours"] is not None
 
 
 def test_run_makes_one_cell_and_the_table_shares_it(capsys):
@@ -102,20 +103,12 @@ def test_run_makes_one_cell_and_the_table_shares_it(capsys):
 
 def test_a_run_from_its_specification(elsewhere, capsys):
     from thesis_repro.mixup import Mixup
-    from thesis_repro.runs import Run
-    from thesis_repro.training import Schedule
+    from thesis_repro.recipes import Classify
+    from thesis_repro.runs import Named, Run
+    from thesis_repro.training import Length
 
-    run = Run(
-        "digits10",
-        "preactresnet18",
-        Mixup(),
-        Schedule(epochs=1, batch_size=50),
-        3,
-        0.03,
-        100,
-        50,
-        50,
-    )
+    recipe = Classify("preactresnet18", Mixup(), width=0.03)
+    run = Run(Named("digits10", 100, 50, 50), recipe, Length(1, 50), 3)
     file = elsewhere / "mine.json"
     file.write_text(json.dumps(specification(run)))
     assert main(["run", str(file), "--preset", "tiny"]) == 0
@@ -160,10 +153,10 @@ def test_atlas_has_every_item_of_the_contract(capsys):
     ]
 
 
-def test_claims_without_results_are_not_measured(capsys):
+def test_claims_without_results_are_not_run(capsys):
     assert main(["claims", "--preset", "tiny", "--json"]) == 0
     judged = json.loads(capsys.readouterr().out)
-    assert len(judged) > 40 and {c["verdict"] for c in judged} == {"not measured"}
+    assert len(judged) > 40 and {c["verdict"] for c in judged} == {"not run"}
 
 
 # Attacking
@@ -222,27 +215,25 @@ def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
 
 
 def test_what_a_chapter_adds_of_its_own_has_a_number():
-    from thesis_repro import background, m2at
-    from thesis_repro.cli import _function
+    from thesis_repro import background, m2at, registry
 
-    assert _function("table", "5.ours", "runs") is m2at.runs_5_ours
-    assert _function("figure", "5.ours", "figure") is m2at.figure_5_ours
-    assert _function("table", "2.ours", "table") is background.table_2_ours
+    assert registry.find("table", "5.ours") is m2at.table_5_ours
+    assert registry.find("figure", "5.ours") is m2at.figure_5_ours
+    assert registry.find("table", "2.ours") is background.table_2_ours
 
 
 # What could not be had, and what was stopped
 
 
 def test_a_figure_whose_runs_failed_tells_which_and_the_command_lists_them(monkeypatch, capsys):
-    from thesis_repro.runs import RunsFailed, Store
-
-    lost = {"m2at-seed-1-0123456789ab": "diverged: the loss is nan at step 310"}
+    name, why = "m2at-seed-1-0123456789ab", "diverged: the loss is nan at step 310"
+    lost = {name: why}
 
     def fail(self, runs):
-        raise RunsFailed(lost)
+        raise RunsFailed({("0123456789ab", None): why}, {("0123456789ab", None): name})
 
     monkeypatch.setattr(Store, "ensure", fail)
-    with pytest.warns(UserWarning, match="1 run\\(s\\) failed"):
+    with pytest.warns(UserWarning, match="1 failed: m2at-seed-1"):
         assert main(["figure", "5.3", "--preset", "tiny"]) == 1
     assert "failed: m2at-seed-1-0123456789ab: diverged: the loss is nan" in capsys.readouterr().err
     files = {f.name for f in (paths.outputs("tiny") / "figures").iterdir()}
@@ -251,23 +242,28 @@ def test_a_figure_whose_runs_failed_tells_which_and_the_command_lists_them(monke
         (paths.outputs("tiny") / "figures" / "figure_5_3.json").read_text(encoding="utf-8")
     )
     assert facts["failed"] == lost and facts["cells"] == [] and facts["number"] == "5.3"
-    assert facts["title"].startswith("Clean and robust accuracy")
+    assert facts["title"] == "Accuracy by epoch"
     assert main(["report", "--preset", "tiny"]) == 0
     page = (paths.outputs("tiny") / "report" / "index.html").read_text(encoding="utf-8")
     assert "m2at-seed-1-0123456789ab" in page and "the loss is nan at step 310" in page
-    monkeypatch.setattr(
-        cli, "_execute", lambda *_: main(["figure", "5.3", "--preset", "tiny"]) == 1
-    )
+
+    def execute(*_):
+        assert main(["figure", "5.3", "--preset", "tiny"]) == 1
+        return True, lost
+
+    monkeypatch.setattr(commands, "_execute", execute)
     with pytest.warns(UserWarning):  # the chapter went to its end, and yet
         assert main(["reproduce", "--preset", "tiny", "--chapter", "5"]) == 1
 
 
 def test_table_and_figure_5_ours_without_any_of_their_runs(monkeypatch):
-    from thesis_repro import m2at, settings
-    from thesis_repro.runs import RunsFailed, Store
+    from thesis_repro import m2at
 
     def fail(self, runs):
-        raise RunsFailed({r.name: "out of memory" for r in runs})
+        runs = list(runs)
+        raise RunsFailed(
+            {(r.key, None): "out of memory" for r in runs}, {(r.key, None): r.name for r in runs}
+        )
 
     monkeypatch.setattr(Store, "ensure", fail)
     with pytest.warns(UserWarning):
@@ -286,7 +282,7 @@ def test_a_stopped_reproduce_writes_the_report_of_what_is_there(monkeypatch, cap
     def stop(*_):
         raise stopping.Stopped(number)
 
-    monkeypatch.setattr(cli, "_execute", stop)
+    monkeypatch.setattr(commands, "_execute", stop)
     assert main(["reproduce", "--preset", "tiny", "--chapter", "7"]) == code
     out, err = capsys.readouterr()
     page = paths.outputs("tiny") / "report" / "index.html"
@@ -303,7 +299,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_that_it_was_stopped(monke
     def full(preset):
         raise BadInput("the disk is full")
 
-    monkeypatch.setattr(cli, "_execute", stop)
+    monkeypatch.setattr(commands, "_execute", stop)
     monkeypatch.setattr(pages, "write_report", full)
     assert main(["reproduce", "--preset", "tiny", "--chapter", "7"]) == 75
     assert (
@@ -428,8 +424,8 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
             "epochs = abc: must be a whole number",
         ),
         (["table", "9.9", "--preset", "tiny"], "9.9"),
-        (["table", "3.1", "--preset", "tiny"], "not made yet"),
-        (["table", "6.ours", "--preset", "tiny"], "not made yet"),
+        (["table", "3.1", "--preset", "tiny"], "table 3.1: there is none: there are 2.ours, 5.1"),
+        (["figure", "6.ours", "--preset", "tiny"], "figure 6.ours: there is none"),
         (["table", "7.1", "--preset", "tiny", "--parts", "ImageNet"], "ImageNet"),
         (["run", "7.1", "--preset", "tiny", "--row", "nothing"], "rows are Baseline, mixup"),
         (["run", "none.json", "--preset", "tiny"], "none.json"),
@@ -466,11 +462,12 @@ def test_a_usage_error_is_exit_code_2():
 def test_the_library_and_a_run_need_no_notebook_packages(elsewhere):
     code = """
 import sys
-from thesis_repro import settings, runs, training, mixup
-run = runs.Run("digits10", "preactresnet18", mixup.Mixup(), training.Schedule(epochs=1, batch_size=50), 0, 0.03, 100, 50, 50)
-runs.Store(settings.load("tiny")).make(run, progress=False)
-heavy = {"matplotlib", "seaborn", "papermill", "nbdev", "nbformat", "jupyter_client", "IPython"} & set(sys.modules)
-assert not heavy, heavy
+from thesis_repro import mixup, recipes, runs, settings, store, training
+recipe = recipes.Classify("preactresnet18", mixup.Mixup(), width=0.03)
+run = runs.Run(runs.Named("digits10", 100, 50, 50), recipe, training.Length(1, 50))
+store.Store(settings.load("tiny")).make(run, progress=False)
+heavy = {"matplotlib", "seaborn", "papermill", "nbdev", "nbformat", "jupyter_client", "IPython"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run(
         [sys.executable, "-c", code],
@@ -481,7 +478,8 @@ assert not heavy, heavy
 
 
 def test_importing_the_package_costs_little_beyond_torch():
-    code = "import torch, time; t = time.perf_counter(); import thesis_repro; print(time.perf_counter() - t)"
+    code = "import torch, time; t = time.perf_counter(); import thesis_repro; "
+    code += "print(time.perf_counter() - t)"
     seconds = [
         float(
             subprocess.run(
@@ -506,7 +504,9 @@ def test_python_dash_m():
 
 def test_chapters_without_the_data_set_are_left_out_and_say_so(elsewhere, monkeypatch, capsys):
     executed = []
-    monkeypatch.setattr(cli, "_execute", lambda chapter, *_: executed.append(chapter.stem) or True)
+    monkeypatch.setattr(
+        commands, "_execute", lambda chapter, *_: executed.append(chapter.stem) or (True, {})
+    )
     assert main(["reproduce", "--preset", "tiny", "--parts", "SVHN"]) == 0
     out = capsys.readouterr().out
     assert executed == ["07_aip"]

@@ -18,7 +18,7 @@ from .pieces import field, piece
 
 # %% ../nbs/science/21_mixup.ipynb #374f2e93
 def mix(a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
-    "λ a + (1 − λ) b (eq. 7.2 of images, 7.3 of labels): `a`, `b` (n, …), ratios `lam` (n,)."
+    "λ a + (1 − λ) b (eq. 7.2–7.3, of images and labels): `a`, `b` (n, …), ratios `lam` (n,)."
     lam = lam.to(full(a).dtype).view(-1, *[1] * (a.dim() - 1))
     return torch.lerp(full(b), full(a), lam).to(a.dtype)
 
