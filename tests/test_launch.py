@@ -1,6 +1,7 @@
-"Launchers: who makes which run must not matter, and no run is lost or made twice when a process, a node or a command dies."
+"""Launchers: who makes which run must not matter, and no run is lost or made twice when a process,
+a node or a command dies."""
 
-import json
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -11,70 +12,42 @@ from pathlib import Path
 
 import pytest
 import torch
+from gan import two
+from methods import Weighed, left_by, same, small, store_at
 
-from thesis_repro import launch, paths, settings, stopping
+from thesis_repro import launch, paths, settings, stopping, workers
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import PGD
+from thesis_repro.files import BadInput
 from thesis_repro.mixup import Beta, Mixup, Plain
-from thesis_repro.runs import Run, RunsFailed, Store
-from thesis_repro.settings import BadInput
-from thesis_repro.training import Schedule, read_checkpoint
+from thesis_repro.recipes import Classify
+from thesis_repro.runs import Run
+from thesis_repro.store import RunsFailed, Store
+from thesis_repro.training import Length
 
-METHODS = (Plain(), Adversarial(attack=PGD(steps=2)), Mixup((0, 1, 2, 3), Beta(2.0)))
+KINDS = [small(Plain()), two("WGAN-GP"), small(Weighed(every=2, turns=(2, 1))), two("ACGAN")]
+KINDS += [
+    small(Adversarial(attack=PGD(step=4 / 255, steps=2))),
+    small(Mixup((0, 1, 2, 3), Beta(2.0))),
+]
 
 
 def sweep(n: int, epochs: int) -> list[Run]:
-    "Small runs of three kinds."
-    schedule = Schedule(epochs=epochs, batch_size=50)
-    run = lambda i: Run(
-        "faint10",
-        "resnet18",
-        METHODS[i % 3],
-        schedule,
-        i,
-        0.0625,
-        150,
-        50,
-        50,
-        home="tests/sweep",
-        part="CIFAR-10",
-    )
-    return [run(i) for i in range(n)]
+    "Small runs of six kinds, with one network or two."
+    kinds = [dataclasses.replace(run, length=Length(epochs, 50)) for run in KINDS]
+    return [dataclasses.replace(kinds[i % 6], seed=i, home="tests/sweep") for i in range(n)]
 
 
-def store_at(folder, **changes) -> Store:
-    return Store(
-        settings.load(
-            "smoke", device="cpu", precision="fp32", **{"jobs": 2, "threads": 1, **changes}
-        ),
-        folder,
-    )
+def at(folder, **changes) -> Store:
+    "A store whose runs are made by two workers of one thread each."
+    return store_at(folder, **{"jobs": 2, "threads": 1, **changes})
 
 
-def left_by(folder, runs) -> list:
-    "The records without what differs from day to day, and the weights."
-    found = []
-    for run in runs:
-        (home,) = Path(folder).glob(f"runs/*/*/*-{run.key}")  # in one place alone
-        weights = read_checkpoint(home / "weights.ckpt")
-        record = json.loads((home / "record.json").read_text())
-        record["environment"].pop(
-            "commit"
-        )  # of the tests' own repository, which may move meanwhile
-        found.append(
-            (
-                {k: v for k, v in record.items() if k != "cost"},
-                [(k, v) for w in weights.values() for k, v in w.items()],
-            )
-        )
-    return found
-
-
-def same(a: list, b: list) -> bool:
-    bits = lambda a, b: all(
-        ka == kb and torch.equal(va, vb) for (ka, va), (kb, vb) in zip(a, b, strict=True)
-    )
-    return all(ra == rb and bits(wa, wb) for (ra, wa), (rb, wb) in zip(a, b, strict=True))
+def all_same(one, other, wanted) -> bool:
+    "Whether two stores have the same of each run, which has one folder alone."
+    folders = [len(list(Path(one).glob(f"runs/*/*/*-{run.key}"))) for run in wanted]
+    pairs = ((left_by(one, run), left_by(other, run)) for run in wanted)
+    return folders == [1] * len(wanted) and all(same(*pair) for pair in pairs)
 
 
 COMMAND = """
@@ -85,8 +58,9 @@ from thesis_repro import stopping
 
 try:
     with stopping.interruptible():
-        store = test_launch.store_at(sys.argv[1], launcher=sys.argv[2], ray_address=sys.argv[3], checkpoint_seconds=0)
-        store.ensure(test_launch.sweep(int(sys.argv[4]), int(sys.argv[5])))
+        how = {"launcher": sys.argv[2], "ray_address": sys.argv[3], "checkpoint_seconds": 0}
+        wanted = test_launch.sweep(int(sys.argv[4]), int(sys.argv[5]))
+        test_launch.at(sys.argv[1], **how).ensure(wanted)
 except stopping.Stopped as e:
     sys.exit(e.code)
 """
@@ -94,7 +68,7 @@ except stopping.Stopped as e:
 
 def command(folder, launcher: str, address: str, n: int, epochs: int) -> subprocess.Popen:
     "A command that makes the sweep."
-    env = os.environ | {"PYTHONPATH": str(paths.root())}
+    env = os.environ | {"PYTHONPATH": f"{paths.root()}:{paths.root() / 'tests'}"}
     words = [sys.executable, "-c", COMMAND, str(folder), launcher, address, str(n), str(epochs)]
     return subprocess.Popen(words, cwd=paths.root(), env=env, stderr=subprocess.PIPE, text=True)
 
@@ -117,10 +91,12 @@ def wait_for(folder, n: int, process: subprocess.Popen, seconds: float = 240):
 
 
 def test_jobs_and_threads(monkeypatch):
-    monkeypatch.setattr(launch, "cores", lambda: 12)
-    of = lambda **k: (lambda p: (launch.jobs(p), launch.threads_each(p)))(
-        settings.load("smoke", **{"device": "cpu", **k})
-    )
+    monkeypatch.setattr(workers, "cores", lambda: 12)
+
+    def of(**how):
+        preset = settings.load("smoke", **{"device": "cpu", **how})
+        return workers.jobs(preset), workers.threads_each(preset)
+
     assert (
         of() == (12, 1)
         and of(jobs=3) == (3, 4)
@@ -137,36 +113,36 @@ def test_jobs_and_threads(monkeypatch):
 
 
 def _hold(folder, n, here, leave):
-    here.send(launch._slot(folder, n))
+    here.send(workers._slot(folder, n))
     leave.recv()
 
 
 def test_each_worker_takes_a_gpu_of_its_own_and_a_dead_one_leaves_it(tmp_path):
-    context, workers = multiprocessing.get_context("fork"), []
+    context, begun = multiprocessing.get_context("fork"), []
 
     def one():
         here, leave = context.Pipe(), context.Pipe()
         p = context.Process(target=_hold, args=(tmp_path, 3, here[1], leave[1]))
         p.start()
-        workers.append((p, leave[0]))
+        begun.append((p, leave[0]))
         return here[0].recv()
 
     assert [one() for _ in range(3)] == [0, 1, 2]
     assert one() in (0, 1, 2)  # more jobs than GPUs share them
-    workers[1][0].kill()
-    workers[1][0].join()
+    begun[1][0].kill()
+    begun[1][0].join()
     assert one() == 1
-    for p, _ in workers:
+    for p, _ in begun:
         p.kill()
         p.join()
 
 
 def _where(store, name, wait, progress):
-    return name, f"{os.getpid()} {store.preset.device} {torch.get_num_threads()}"
+    return f"{os.getpid()} {store.preset.device} {torch.get_num_threads()}"
 
 
 def test_workers_stay_for_the_next_tasks(tmp_path):
-    store, tasks = store_at(tmp_path), [(f"task {i}",) for i in range(12)]
+    store, tasks = at(tmp_path), [(f"task {i}",) for i in range(12)]
     twice = [launch.side_by_side(store, _where, tasks, disable=True) for _ in range(2)]
     pids = [{text.split()[0] for text in made.values()} for made in twice]
     assert pids[0] | pids[1] == pids[0] and len(pids[0]) <= 2 and str(os.getpid()) not in pids[0]
@@ -179,6 +155,39 @@ def test_workers_stay_for_the_next_tasks(tmp_path):
 def test_a_launcher_that_is_none_is_refused(key, value):
     with pytest.raises(BadInput, match=key):
         settings.load("smoke", **{key: value})
+
+
+# A command and its workers
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, long):
+    "A sweep that one process made, one run after the other, and its folder."
+    n, epochs = (24, 6) if long else (6, 4)
+    folder, runs = tmp_path_factory.mktemp("undisturbed"), sweep(n, epochs)
+    store_at(folder, threads=1).ensure(runs)
+    return folder, runs, epochs
+
+
+def test_a_sweep_survives_the_loss_of_its_commands(tmp_path, undisturbed):
+    "Begun by two workers whose command is killed, gone on by two others, stopped, finished by one."
+    folder, runs, epochs = undisturbed
+    n, home = len(runs), tmp_path / "sweep"
+    begun = command(home, "local", "auto", n, epochs)
+    wait_for(home, 1, begun)
+    begun.kill()
+    begun.communicate()
+    kept = finished(home)
+    on = command(home, "local", "auto", n, epochs)
+    wait_for(home, len(kept) + 1, on)
+    on.send_signal(signal.SIGTERM)
+    assert on.wait(60) == stopping.AGAIN, on.stderr.read()
+    later = finished(home)
+    assert later.items() >= kept.items() and len(kept) < len(later) < n
+    assert list(home.glob("runs/*/*/*/checkpoint.ckpt"))  # something was in the middle
+    store_at(home, threads=1).ensure(runs)
+    assert len(finished(home)) == n and finished(home).items() >= later.items()
+    assert all_same(home, folder, runs)
 
 
 # Ray
@@ -200,23 +209,16 @@ def cluster():
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
-    store = store_at(tmp_path, launcher="ray", ray_address="127.0.0.1:1")
+    store = at(tmp_path, launcher="ray", ray_address="127.0.0.1:1")
     with pytest.raises(BadInput, match="no cluster answers at 127.0.0.1:1"):
         store.ensure(sweep(1, 1))
 
 
-def _undisturbed(folder, n, epochs):
-    "The sweep by one local command."
-    runs = sweep(n, epochs)
-    store_at(folder).ensure(runs)
-    return runs
-
-
-def test_a_sweep_survives_the_loss_of_a_node(tmp_path, cluster, long):
-    "And of the command before it and the one around it: begun here, killed, gone on with two nodes, one lost, stopped, finished here."
-    n, epochs = (24, 6) if long else (6, 4)
+def test_a_sweep_survives_the_loss_of_a_node(tmp_path, cluster, undisturbed):
+    "Begun here and killed; gone on with two nodes, one lost; stopped; finished here."
+    folder, runs, epochs = undisturbed
+    n, home = len(runs), tmp_path / "sweep"
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    runs, home = _undisturbed(tmp_path / "undisturbed", n, epochs), tmp_path / "sweep"
 
     begun = command(home, "local", "auto", n, epochs)
     wait_for(home, max(1, n // 6), begun)
@@ -234,31 +236,20 @@ def test_a_sweep_survives_the_loss_of_a_node(tmp_path, cluster, long):
     later = finished(home)
     assert len(kept) < len(later) < n
 
-    records = store_at(home).ensure(runs)
+    records = at(home).ensure(runs)
     assert (
         len(records) == n and finished(home).items() >= later.items() >= kept.items()
     )  # none was made twice
-    assert same(left_by(home, runs), left_by(tmp_path / "undisturbed", runs))
+    assert all_same(home, folder, runs)
 
 
 def test_what_fails_under_ray_is_listed_and_the_rest_made(tmp_path, cluster):
     cluster.add_node(num_cpus=2)
     good = sweep(2, 1)
-    bad = Run(
-        "faint10",
-        "no such network",
-        Plain(),
-        Schedule(epochs=1, batch_size=50),
-        9,
-        0.0625,
-        150,
-        50,
-        50,
-        home="tests/sweep",
-        part="CIFAR-10",
-    )
+    unknown = Classify("no such network", Plain(), width=0.0625)
+    bad = dataclasses.replace(small(epochs=1), recipe=unknown, home="tests/sweep")
     store, before = (
-        store_at(tmp_path, launcher="ray", ray_address=cluster.address),
+        at(tmp_path, launcher="ray", ray_address=cluster.address),
         signal.getsignal(signal.SIGTERM),
     )
     import ray
@@ -266,9 +257,8 @@ def test_what_fails_under_ray_is_listed_and_the_rest_made(tmp_path, cluster):
     try:
         with pytest.raises(RunsFailed) as e:
             store.ensure([*good, bad])
-        assert (
-            list(e.value.failures) == [bad.name] and "unknown model" in e.value.failures[bad.name]
-        )
+        assert list(e.value.failures) == [(bad.key, None)]
+        assert "unknown model" in e.value.named[bad.name]
         assert all(store.record(r) for r in good)
         assert signal.getsignal(signal.SIGTERM) is before  # Ray has given it back
     finally:

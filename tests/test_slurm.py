@@ -1,4 +1,4 @@
-"""Jobs of a Slurm queue: what they ask for, what they do when they lose their place, and who finds them again.
+"""Jobs of a Slurm queue: what they ask for, what they do without a place, and who finds them.
 
 Most of it needs no Slurm: submitit plays the queue for one job, and three shell scripts for the
 rest. Where `sinfo` answers, the same is done with real jobs. Their folders are pytest's own: on a
@@ -41,7 +41,7 @@ def queued(folder, **changes) -> Store:
 
 @pytest.fixture
 def telling(tmp_path, monkeypatch):
-    "A folder in which runs tell that they have begun; processes started meanwhile can import these tests."
+    "A folder in which runs tell that they have begun; other processes can import these tests."
     monkeypatch.setenv("TELLING", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", f"{paths.root()}:{HERE}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -324,7 +324,7 @@ def slurm(*words) -> str:
 
 @pytest.fixture
 def cluster(telling, monkeypatch):
-    "A folder for the runs of a Slurm that answers here; jobs of it that are left in the end are cancelled."
+    "A folder for the runs of a Slurm that answers here; jobs that are left are cancelled."
     pytest.importorskip("submitit")
     if not shutil.which("sinfo") or subprocess.run(["sinfo"], capture_output=True).returncode:
         pytest.skip("no Slurm answers here (sinfo)")
@@ -447,9 +447,8 @@ def test_what_slurm_began_is_finished_here(cluster):
     pid = begun(cluster)
     going.terminate()
     _, said = going.communicate(timeout=60)
-    slurm(
-        "scancel", *re.search(r"scancel ends them: ([\d ]+)", said)[1].split()
-    )  # the scancel that it names
+    named = re.search(r"scancel ends them: ([\d ]+)", said)  # it says how to end them
+    slurm("scancel", *named[1].split())
     until(lambda: not states(cluster))
     assert at(cluster, run) < run.length.epochs and starts(cluster, *ids(cluster)) == 1
     (cluster / "slowly").unlink()
