@@ -437,7 +437,9 @@ def test_begun_in_two_and_finished_in_one_and_the_other_way_round(tmp_path):
 
 
 def _drifting(folder, run):
-    nudge = lambda t: next(t.nets["model"].parameters()).data.mul_(1 + 1e-6)
+    def nudge(t):
+        return next(t.nets["model"].parameters()).data.mul_(1 + 1e-6)
+
     _at_step(4, nudge, ranks=(1,))
     with pytest.raises(RunsFailed, match="weights differ between processes"):
         store_at(folder).ensure([run])
