@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _keep_memory() -> None:
-    "Ask glibc to keep what is freed: a training step takes the same blocks again, and the system would clear each page anew."
+    "Ask glibc to keep what is freed: a training step takes the same blocks again, and the system would clear each page again."
     import ctypes
 
     try:
