@@ -117,9 +117,8 @@ def _carry_run(folder: Path, run: Run, record: dict) -> None:
     for name in ("weights.ckpt.previous", *(() if weights else ["weights.ckpt"])):
         (folder / name).unlink(missing_ok=True)
     text = json.dumps(plain(record), indent=1, ensure_ascii=False) + "\n"
-    marks |= {"record.json": sha256(text.encode()), "before": marks["record.json"]}
-    atomic_json(folder / "done", marks)  # whichever record is there fits
-    atomic_write(folder / "record.json", text)
+    atomic_json(folder / "done", marks | {"record.json": sha256(text.encode())})
+    atomic_write(folder / "record.json", text)  # last: by its form the next call knows the run
 
 # %% ../nbs/engine/40_former.ipynb #9cc80456
 def _today(on, known: dict):
