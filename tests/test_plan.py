@@ -486,7 +486,7 @@ def test_an_archive_is_read_by_its_heads(tmp_path):
 
 def test_nothing_heavy_is_imported_and_no_gpu_is_woken(elsewhere):
     code = (
-        "import sys\nfrom thesis_repro import cli, artefacts\nimport test_plan\n"
+        "import sys\nfrom thesis_repro import cli, registry\nimport test_plan\n"
         "registry.load_chapters = lambda chapter='': None\n"
         "registry.table('90.1', 'a', 'b', test_plan.first)\n"
         "sys.modules.pop('_pytest', None)\n"
