@@ -476,6 +476,8 @@ def test_an_extractor_of_ones_own_is_known_by_its_weights(trained):
         real = store.record
         patch.setattr(store, "record", lambda r: changed if r == runs["classifier"] else real(r))
         assert m.file(store, run) != file and m.absent(store, run)
+        with pytest.raises(BadInput, match="not the weights of its record"):
+            quality.real_cloud(store, DATA, own, 100)  # the kept cloud was seen by others
     names = m.code()
     assert {"quality", "extractors", "moments"} <= names.keys() and "mixup" not in names
 
