@@ -228,6 +228,13 @@ def _drawn(network: nn.Module) -> nn.Module:
     return network
 
 # %% ../nbs/science/82_gan_networks.ipynb #991d3807
+def _sides(how, sides: list[int]) -> None:
+    "BadInput for self-attention at a map that is not there."
+    if how.attention and how.attention not in sides:
+        name, there = type(how).__name__, ", ".join(map(str, sides))
+        raise BadInput(f"{name}: attention = {how.attention}: its maps have sides of {there}")
+
+
 class _Deconvolutions(Network):
     "From z and c to an image; every layer but the first doubles the sides of the map."
 
@@ -235,6 +242,7 @@ class _Deconvolutions(Network):
         super().__init__()
         self.latent, self.labels, layers = how.latent, labels, len(how.channels) + 1
         start = start_of(shape, len(how.channels))
+        _sides(how, [start[0] * 2**i for i in range(layers - 1)])
         given = [how.condition.layer(labels, i, layers) for i in range(layers)]
         sizes, self.layers, self.after = [*how.channels, shape[0]], nn.ModuleList(), nn.ModuleList()
         for i, inputs in enumerate([how.latent, *how.channels]):
@@ -310,6 +318,7 @@ class _Convolutions(Network):
         self.labels, layers = labels, len(how.channels)
         self.given = nn.ModuleList(how.condition.layer(labels, i, layers) for i in range(layers))
         self.layers = nn.ModuleList()
+        _sides(how, [shape[1] // 2 ** (i + 1) for i in range(layers)])
         for i, inputs in enumerate([shape[0], *how.channels[:-1]]):
             see = [MinibatchStd(0)] if how.compare and i == layers - 1 else []
             inputs += self.given[i].width + len(see)
