@@ -147,6 +147,8 @@ def test_what_is_no_notebook_is_one_line(tmp_path, content):
 def test_chapters_by_number_name_and_stem(tmp_path, monkeypatch):
     monkeypatch.setenv("THESIS_REPRO_ROOT", str(tmp_path))
     files = [
+        "chapters/02_1_first",
+        "chapters/02_second",
         "chapters/05_m2at",
         "chapters/07_aip",
         "chapters/10_more",
@@ -162,9 +164,16 @@ def test_chapters_by_number_name_and_stem(tmp_path, monkeypatch):
     ]
     for name in ("7", 7, "07", "aip", "AIP", "07_aip", "07_aip.ipynb"):
         assert [p.name for p in notebooks.chapters(name)] == ["07_aip.ipynb"]
+    for name in ("2", 2, "02"):
+        found = [p.name for p in notebooks.chapters(name)]
+        assert found == ["02_1_first.ipynb", "02_second.ipynb"]
+    for name in ("first", "02_1_first", "02_1_first.ipynb"):
+        assert [notebooks.module(p) for p in notebooks.chapters(name)] == ["first"]
     assert [p.name for p in notebooks.chapters("kera")] == ["07_kera.ipynb"]
-    with pytest.raises(BadInput, match="unknown chapter: 8: there is 05_m2at, 07_aip"):
-        notebooks.chapters("8")
+    known = "02_1_first, 02_second, 05_m2at, 07_aip"
+    for unknown in ("8", "1_first", "1"):
+        with pytest.raises(BadInput, match=f"unknown chapter: {unknown}: there is {known}"):
+            notebooks.chapters(unknown)
 
 
 # what a run leaves

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import pytest
 from exhibits import DATA, MACHINE, NASTY, STAND_IN, TINY, Page, drawn, made
 
-from thesis_repro import artefacts, cli, pages, published, registry, settings
+from thesis_repro import artefacts, cli, pages, published, registry, report, settings
 from thesis_repro.files import atomic_json, atomic_write, sha256
 from thesis_repro.store import Store
 from thesis_repro.tables import Cell
@@ -337,3 +337,21 @@ def test_the_command(outputs, capsys, monkeypatch):
     assert "Claims judged on the thesis's data: " in capsys.readouterr().out
     with pytest.raises(SystemExit):
         cli.main(["report", "--shut"])
+
+
+@pytest.mark.parametrize(
+    "function, number, chapter",
+    [
+        ("thesis_repro.second.figure_2_2", "2.2", "02_second"),
+        ("thesis_repro.first.table_2_9", "2.9", "02_1_first"),
+        ("", "2.7", "02_1_first"),
+        ("thesis_repro.second.figure_2_2", "3.1", None),
+    ],
+)
+def test_an_exhibit_leads_to_the_notebook_that_makes_it(tmp_path, function, number, chapter):
+    books = []
+    for stem in ("02_1_first", "02_second"):
+        atomic_write(tmp_path / f"{stem}.ipynb", notebook(("markdown", "# It"), status="failed"))
+        books.append(report.book(tmp_path / f"{stem}.ipynb"))
+    found = pages._book_of(report.Exhibit("figure", number, "It", function=function), books)
+    assert (found and found.path.stem) == chapter

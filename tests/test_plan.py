@@ -499,3 +499,16 @@ def test_nothing_heavy_is_imported_and_no_gpu_is_woken(elsewhere):
     done = subprocess.run([sys.executable, "-c", code], **here)
     assert done.stderr.strip().endswith("[] False")
     assert json.loads(done.stdout)["total"]["runs_to_make"] > 0
+
+
+def test_a_chapters_time_is_that_of_all_its_notebooks(tmp_path):
+    for name, facts in {
+        "02_1_first": {"status": "completed", "seconds": 20.0},
+        "02_second": {"status": "completed", "seconds": 300.0},
+        "02_third": {"status": "failed", "seconds": 1.0},
+        "03_other": {"status": "completed", "seconds": 7.0},
+    }.items():
+        about = {"metadata": {"thesis_repro": facts}}
+        atomic_json(tmp_path / "notebooks" / f"{name}.ipynb", about)
+    assert plan._executed(tmp_path, "2") == 320
+    assert plan._executed(tmp_path, "4") is None

@@ -77,7 +77,9 @@ def reproduce(args) -> int:
 # %% ../nbs/command/96_commands.ipynb #e7b945b6
 def _concerned(chapter, parts: tuple) -> bool:
     "Whether a chapter uses one of the data sets asked for; if not, that is printed."
-    module = importlib.import_module(f"thesis_repro.{chapter.stem.partition('_')[2]}")
+    from thesis_repro import notebooks
+
+    module = importlib.import_module(f"thesis_repro.{notebooks.module(chapter)}")
     if set(getattr(module, "PARTS", parts)) & set(parts):
         return True
     print(f"{chapter.stem}: left out: it does not use {' or '.join(parts)}", flush=True)

@@ -23,7 +23,7 @@ def value(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/science/80_games.ipynb #2191bb8f
 @piece
 class Saturating:
-    "The game of eq. 2.1: the generator minimises the critic's value."
+    "The min-max of eqs. 2.1 and 2.7: the generator minimises what the critic maximises."
 
     def critic(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         return -value(real, fake)

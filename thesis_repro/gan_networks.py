@@ -134,11 +134,13 @@ class _Perceptron(Network):
     def __init__(self, how, shape: tuple, labels: int):
         super().__init__()
         self.latent, self.labels, self.shape = how.latent, labels, tuple(shape)
-        last = nn.Linear(how.hidden[-1], math.prod(shape))
-        self.body = nn.Sequential(*_stack([how.latent + labels, *how.hidden]), last, nn.Tanh())
+        self.given = how.condition.layer(labels, 0, len(how.hidden))
+        last, inputs = nn.Linear(how.hidden[-1], math.prod(shape)), how.latent + self.given.width
+        self.body = nn.Sequential(*_stack([inputs, *how.hidden]), last, nn.Tanh())
 
     def forward(self, z, c, grown=None):
-        return self.body(torch.cat([z, self.checked(c)], 1)).unflatten(1, self.shape)
+        c = self.given(self.checked(c))
+        return self.body(torch.cat([z, c], 1)).unflatten(1, self.shape)
 
 
 class _PerceptronCritic(Network):
@@ -146,19 +148,32 @@ class _PerceptronCritic(Network):
 
     def __init__(self, how, shape: tuple, labels: int):
         super().__init__()
-        sizes = [math.prod(shape) + labels, *how.hidden]
+        self.given = how.condition.layer(labels, 0, len(how.hidden))
+        sizes = [math.prod(shape) + self.given.width, *how.hidden]
         self.labels, self.body = labels, nn.Sequential(*_stack(sizes), nn.Linear(sizes[-1], 1))
 
     def forward(self, x, c, grown=None):
-        return Judgement(self.body(torch.cat([x.flatten(1), self.checked(c)], 1)).squeeze(1))
+        c = self.given(self.checked(c))
+        return Judgement(self.body(torch.cat([x.flatten(1), c], 1)).squeeze(1))
 
 # %% ../nbs/science/82_gan_networks.ipynb #7ed4685b
+def _at_input(piece) -> None:
+    "BadInput for a condition that does not enter at the input, or not at all."
+    if not isinstance(piece.condition, (AtInput, Unseen)):
+        said, name = type(piece.condition).__name__, type(piece).__name__
+        raise BadInput(f"{name}: condition = {said}: must be AtInput or Unseen")
+
+
 @piece
 class MlpGenerator:
     "A multilayer perceptron as a generator (Goodfellow et al., 2014)."
 
     latent: int = pieces.field(100, low=1)
     hidden: tuple[int, ...] = pieces.field((256, 512), low=1)
+    condition: object = AtInput()
+
+    def check(self):
+        _at_input(self)
 
     def build(self, shape: tuple, labels: int) -> Network:
         "The generator of images of that shape, with conditions of `labels` numbers (0: none)."
@@ -174,6 +189,10 @@ class MlpCritic:
     "A multilayer perceptron as a critic; the condition is appended to the pixels."
 
     hidden: tuple[int, ...] = pieces.field((512, 256), low=1)
+    condition: object = AtInput()
+
+    def check(self):
+        _at_input(self)
 
     def build(self, shape: tuple, labels: int) -> Network:
         "The critic of images of that shape, with conditions of `labels` numbers (0: none)."
@@ -209,6 +228,13 @@ def _drawn(network: nn.Module) -> nn.Module:
     return network
 
 # %% ../nbs/science/82_gan_networks.ipynb #991d3807
+def _sides(how, sides: list[int]) -> None:
+    "BadInput for self-attention at a map that is not there."
+    if how.attention and how.attention not in sides:
+        name, there = type(how).__name__, ", ".join(map(str, sides))
+        raise BadInput(f"{name}: attention = {how.attention}: its maps have sides of {there}")
+
+
 class _Deconvolutions(Network):
     "From z and c to an image; every layer but the first doubles the sides of the map."
 
@@ -216,6 +242,7 @@ class _Deconvolutions(Network):
         super().__init__()
         self.latent, self.labels, layers = how.latent, labels, len(how.channels) + 1
         start = start_of(shape, len(how.channels))
+        _sides(how, [start[0] * 2**i for i in range(layers - 1)])
         given = [how.condition.layer(labels, i, layers) for i in range(layers)]
         sizes, self.layers, self.after = [*how.channels, shape[0]], nn.ModuleList(), nn.ModuleList()
         for i, inputs in enumerate([how.latent, *how.channels]):
@@ -291,12 +318,16 @@ class _Convolutions(Network):
         self.labels, layers = labels, len(how.channels)
         self.given = nn.ModuleList(how.condition.layer(labels, i, layers) for i in range(layers))
         self.layers = nn.ModuleList()
+        _sides(how, [shape[1] // 2 ** (i + 1) for i in range(layers)])
         for i, inputs in enumerate([shape[0], *how.channels[:-1]]):
             see = [MinibatchStd(0)] if how.compare and i == layers - 1 else []
             inputs += self.given[i].width + len(see)
             layer = [*see, nn.Conv2d(inputs, how.channels[i], 4, 2, 1, bias=False)]
             layer += [_norm(how.norm, how.channels[i])] if i else []
-            self.layers.append(nn.Sequential(*layer, nn.LeakyReLU(how.slope)))
+            layer.append(nn.LeakyReLU(how.slope))
+            if how.attention == shape[1] // 2 ** (i + 1):
+                layer.append(SelfAttention(how.channels[i]))
+            self.layers.append(nn.Sequential(*layer))
         self.heads = Heads(how, (how.channels[-1], *start_of(shape, layers)), labels)
 
     def forward(self, x, c, grown=None):
@@ -316,6 +347,7 @@ class DcganCritic:
     norm: str = pieces.field("batch", one_of=("batch", "spectral", "none"))
     compare: bool = False  # the minibatch standard deviation before the last layer
     slope: float = pieces.field(0.2, low=0, high=1)
+    attention: int = pieces.field(0, low=0)  # the side of the map with self-attention; 0: none
 
     def build(self, shape: tuple, labels: int) -> Network:
         "The critic of images of that shape, with conditions of `labels` numbers (0: none)."

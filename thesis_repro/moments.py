@@ -14,7 +14,7 @@ from .files import BadInput
 
 # %% ../nbs/science/84_moments.ipynb #2922d6da
 class Moments:
-    "Number, mean (d,) and covariance (d, d) of feature vectors that were seen, in float64."
+    "Number, mean (d,), eq. 2.13, and covariance (d, d) of feature vectors seen, in float64."
 
     def __init__(self):
         self.n, self.mean, self.scatter = 0, 0.0, 0.0

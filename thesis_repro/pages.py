@@ -11,6 +11,7 @@ import html
 import io
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -174,16 +175,18 @@ def _shown(folder: Folder, e: report.Exhibit) -> dict:
     return found
 
 
+def _book_of(e, books: list):
+    "The executed notebook whose module makes an exhibit, else the first of its chapter, if any."
+    own = [b for b in books if b.page and b.chapter == e.number.partition(".")[0]]
+    making = [b for b in own if f".{notebooks.module(b.path)}." in e.function]
+    return next(iter(making + own), None)
+
+
 def _write_exhibits(folder: Folder, said: dict) -> dict[str, str]:
     "A page for each table and figure that was made; the thumbnails of figures."
     made, small = [e for e in said["exhibits"] if e.page], {}
-    chapters = {b.chapter: b for b in said["books"] if b.page}
     for before, e, after in zip([None, *made], made, [*made[1:], None], strict=False):
-        around = {
-            "before": before,
-            "after": after,
-            "book": chapters.get(e.number.partition(".")[0]),
-        }
+        around = {"before": before, "after": after, "book": _book_of(e, said["books"])}
         shown = _shown(folder, e)
         small[e.id] = f"files/{e.id}.webp" if "picture" in shown else ""
         folder.write(e.page, _filled("artefact.html", **said, e=e, **around, **shown))
@@ -219,7 +222,9 @@ def _counts(said: dict) -> dict:
     "The numbers of the front page."
     score = said["score"]
     begun, unwritten = _by_chapter(said["exhibits"])
-    titles = {b.chapter: b.title for b in map(report.book, notebooks.chapters())}
+    books = list(map(report.book, notebooks.chapters()))
+    several = Counter(b.chapter for b in books)
+    titles = {b.chapter: b.title for b in books if several[b.chapter] == 1}
     cells = [v for e in said["exhibits"] if e.table is not None for v in e.table.frame.verdict]
     found = {"chapters": begun, "unwritten": unwritten, "titles": titles}
     found |= {"judged": sum(score.judged.values()), "tried": score.aside["tried"]}

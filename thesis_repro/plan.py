@@ -253,7 +253,7 @@ def _chosen(chapter: str, table: str) -> tuple[list, list]:
     "The tables and the figures that are asked for. BadInput if there are none."
     if table:
         return [registry.find("table", table)], []
-    homes = {b.stem.partition("_")[2] for b in notebooks.chapters(chapter or None)}
+    homes = {*map(notebooks.module, notebooks.chapters(chapter or None))}
     registry.load_chapters(chapter)
 
     def of(register):
@@ -371,15 +371,16 @@ def _total(sums: list[dict]) -> dict:
 
 # %% ../nbs/evidence/58_plan.ipynb #a2b0d602
 def _executed(folder: Path, chapter: str) -> float | None:
-    "Seconds of the last complete execution of a chapter's notebook in a preset's folder."
+    "Seconds of the last complete execution of a chapter's notebooks in a preset's folder."
+    seconds = []
     for file in sorted((folder / "notebooks").glob(f"{chapter.zfill(2)}_*.ipynb")):
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))["metadata"]["thesis_repro"]
         except (OSError, ValueError, KeyError):
             continue
         if facts.get("status") == "completed":
-            return facts["seconds"]
-    return None
+            seconds.append(facts["seconds"])
+    return sum(seconds) if seconds else None
 
 # %% ../nbs/evidence/58_plan.ipynb #cc7e753e
 def checked(evidence: Evidence, keys) -> dict | None:
@@ -481,7 +482,7 @@ def _said(p: dict) -> list[str]:
     for c in p["chapters"]:
         if c["last_execution"]:
             took = duration(c["last_execution"])
-            lines.append(f"Chapter {c['chapter']}: its notebook took {took} the last time.")
+            lines.append(f"Chapter {c['chapter']}: executing it took {took} the last time.")
     for c in p["checked"]:
         how = f"Chapter {c['chapter']}: predicted over recorded seconds of its {c['runs']} runs"
         numbers = f"total {c['total']:.2f}, median {c['median']:.2f}, worst {c['worst']:.2f}"

@@ -225,6 +225,10 @@ def exhibits(preset, notes: dict) -> list[Exhibit]:
     for item in (i for i in atlas.items() if i.artefact):
         e = found.setdefault(item.artefact, Exhibit(item.kind, item.number, item.title))
         e.function = item.function
+    for e in (e for e in found.values() if not e.function):
+        register = registry.TABLES if e.kind == "table" else registry.FIGURES
+        made = register.get(e.number)
+        e.function = f"{made.module}.{made.name}" if made else ""
     return sorted(found.values(), key=lambda e: (artefacts.order(e.number), e.kind == "figure"))
 
 # %% ../nbs/evidence/60_report.ipynb #0ba14bc1
