@@ -138,21 +138,25 @@ def masked(text: str) -> str:
     return text.strip()
 
 # %% ../nbs/engine/47_kept.ipynb #f4e8b350
-def _shown(cell: dict) -> str:
-    "What a cell shows, masked, as it would be kept."
+def _shown(cell: dict, exact: bool) -> str:
+    "What a cell shows, masked, as it would be kept; or only of which form it is."
     shown = []
     for o in cell.get("outputs", ()):
         with contextlib.suppress(ValueError):  # too large to be kept
             form, content = _kept(o, pictures=0)
-            shown.append(f" ({form}) " if form.startswith("image/") else content)
+            shown.append(content if exact and not form.startswith("image/") else f" ({form}) ")
     return masked("".join(shown))
 
 
-def stale(source: Path, executed: Path) -> list[str]:
-    "Which kept outputs of a notebook differ from those of a fresh execution, one line each."
+def stale(source: Path, executed: Path, exact: bool = True) -> list[str]:
+    """Which kept outputs of a notebook differ from those of a fresh execution, one line each.
+
+    Not `exact`: only their forms are compared. On another machine a training ends elsewhere, and
+    whole numbers and verdicts may differ.
+    """
     found = []
     for where, cell, same in _pairs(Path(source), Path(executed)):
-        kept, fresh = _shown(cell), _shown(same)
+        kept, fresh = _shown(cell, exact), _shown(same, exact)
         if kept != fresh:
             alike = itertools.takewhile(lambda ab: ab[0] == ab[1], zip(kept, fresh, strict=False))
             at = max(0, sum(1 for _ in alike) - 20)
