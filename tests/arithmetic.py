@@ -120,7 +120,7 @@ def distance(line) -> float:
     if kind in ("s", "times"):
         return math.nan
     if kind == "±":
-        return far / float(line.unit[1:])
+        return far / spread if (spread := float(line.unit[1:])) else math.nan
     return far if kind else far / abs(line.a) if line.a else math.nan
 
 
