@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from thesis_repro import quality, settings
+from thesis_repro import gan_blocks, quality, settings
 from thesis_repro.extractors import Extractor, Inception, Looking, Own, Prepared
 from thesis_repro.files import BadInput
 from thesis_repro.gan_networks import AtInput, DcganCritic, DcganGenerator
@@ -559,6 +559,29 @@ def test_classes_asked_for_and_modes(trained):
     assert m.value(store, run) == quality.modes(answers, 10)["found"]
     uneven = dataclasses.replace(m, show="KL").value(store, run)
     close(uneven, quality.modes(answers, 10)["KL"], 1e-9)
+
+
+def test_latent_vectors_are_drawn_as_in_training(trained, monkeypatch):
+    store, runs = trained
+    flat = Run(DATA, small(prior="uniform"), Length(1, 50))
+    store.ensure([flat])
+    drawn = []
+    real = gan_blocks.latent
+
+    def noted(*args, **how):
+        drawn.append(real(*args, **how))
+        return drawn[-1]
+
+    monkeypatch.setattr(gan_blocks, "latent", noted)
+    for run, uniform in ((flat, True), (runs["gan"], False)):
+        drawn.clear()
+        list(quality.generated(store, run, 100))
+        flat_or_not = [bool(z.abs().max() <= 1) for z in drawn]
+        assert flat_or_not == [uniform]
+    drawn.clear()
+    flat.recipe.judge(store.networks(flat), flat.data.images())
+    flat.recipe.results(store.networks(flat), flat.data.images())
+    assert len(drawn) == 2 and all(z.abs().max() <= 1 for z in drawn)
 
 
 def test_generated_images_do_not_depend_on_how_many_follow(trained):

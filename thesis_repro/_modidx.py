@@ -2067,6 +2067,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'thesis_repro.quality.path_lengths': ('science/quality.html#path_lengths', 'thesis_repro/quality.py'),
                                       'thesis_repro.quality.precision_recall': ( 'science/quality.html#precision_recall',
                                                                                  'thesis_repro/quality.py'),
+                                      'thesis_repro.quality.prior_of': ('science/quality.html#prior_of', 'thesis_repro/quality.py'),
                                       'thesis_repro.quality.radii': ('science/quality.html#radii', 'thesis_repro/quality.py'),
                                       'thesis_repro.quality.real_cloud': ('science/quality.html#real_cloud', 'thesis_repro/quality.py'),
                                       'thesis_repro.quality.runs_in': ('science/quality.html#runs_in', 'thesis_repro/quality.py'),

@@ -6,7 +6,7 @@
 __all__ = ['INCEPTIONS', 'Prepared', 'Looking', 'look', 'Extractor', 'library', 'inception_files', 'Inception', 'inceptions',
            'EfficientNetLite', 'Own']
 
-# %% ../nbs/science/86_extractors.ipynb #cb78ea2c
+# %% ../nbs/science/86_extractors.ipynb #131326ac
 import functools
 import hashlib
 import importlib
@@ -24,7 +24,7 @@ from .models import full
 from .pieces import piece
 from .runs import Run
 
-# %% ../nbs/science/86_extractors.ipynb #92a84682
+# %% ../nbs/science/86_extractors.ipynb #5da0db70
 class Prepared(nn.Module):
     "Images (n, c, h, w) from 0 to 255 in another size, and as (x - mean) / std; grey in channels."
 
@@ -41,7 +41,7 @@ class Prepared(nn.Module):
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True)
         return (x - self.mean) / self.std
 
-# %% ../nbs/science/86_extractors.ipynb #be0a6c12
+# %% ../nbs/science/86_extractors.ipynb #af81195c
 class Looking(nn.Module):
     """Features (n, d) and probabilities (n, k) of images (n, c, h, w) with numbers from 0 to 255.
 
@@ -63,7 +63,7 @@ class Looking(nn.Module):
         logits = full(self.head(features))
         return full(features), logits.softmax(1) if self.classes else logits.sigmoid()
 
-
+# %% ../nbs/science/86_extractors.ipynb #8e23117b
 @torch.no_grad()
 def look(net: Looking, images, batch: int = 100) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     "Features and probabilities of uint8 images, on the CPU, one batch after another."
@@ -71,7 +71,7 @@ def look(net: Looking, images, batch: int = 100) -> Iterator[tuple[torch.Tensor,
     for i in range(0, len(images), batch):
         yield tuple(seen.cpu() for seen in net(images[i : i + batch].to(device)))
 
-# %% ../nbs/science/86_extractors.ipynb #59e34c67
+# %% ../nbs/science/86_extractors.ipynb #cef938bc
 class Extractor:
     "A classifier that looks at images. Subclasses are pieces with `title` and `build`."
 
@@ -96,7 +96,7 @@ class Extractor:
         "The name of a number such as FD, with the extractor's own."
         return f"{number}-{self.title}"
 
-
+# %% ../nbs/science/86_extractors.ipynb #3c38cf71
 def library(name: str):
     "An optional package, imported now. BadInput with the command that installs it."
     try:
@@ -105,7 +105,7 @@ def library(name: str):
         how = 'pip install "thesis-repro[metrics]"'
         raise BadInput(f"{name} is not installed: {how}") from None
 
-# %% ../nbs/science/86_extractors.ipynb #628e2e93
+# %% ../nbs/science/86_extractors.ipynb #6bd27572
 INCEPTIONS = {"torchvision": "0cc3c7bd", "TF": "6726825d"}  # how the SHA-256 begins
 
 
@@ -125,7 +125,7 @@ def _checksum(path: Path) -> str:
         why = (e.strerror or str(e)).lower()
         raise BadInput(f"{path}: cannot be read ({why}): it must be a file of weights") from None
 
-
+# %% ../nbs/science/86_extractors.ipynb #cfb7424f
 def inception_files() -> dict[str, Path]:
     "The files in THESIS_REPRO_INCEPTION by their weights, torchvision or TF. BadInput."
     found, named = {}, os.environ.get("THESIS_REPRO_INCEPTION", "")
@@ -139,7 +139,7 @@ def inception_files() -> dict[str, Path]:
         found[known[0]] = path
     return found
 
-# %% ../nbs/science/86_extractors.ipynb #7de153fe
+# %% ../nbs/science/86_extractors.ipynb #adc0aa9d
 def _weights(path: Path) -> dict:
     "The tensors in a file, and nothing else. BadInput."
     try:
@@ -157,7 +157,7 @@ def _torchvision(path: Path) -> Looking:
     net.transform_input, head, net.fc = False, net.fc, nn.Identity()
     return Looking(Prepared((299, 299), 127.5, 127.5), net, head)
 
-# %% ../nbs/science/86_extractors.ipynb #bbd27c1b
+# %% ../nbs/science/86_extractors.ipynb #3b1a28bf
 class _PreparedTF(Prepared):
     "Images as the TensorFlow graph of Inception enlarges and scales them."
 
@@ -169,7 +169,7 @@ class _PreparedTF(Prepared):
         x = full(x).expand(-1, self.channels, -1, -1)
         return (enlarged(x, self.size, align_corners=False) - self.mean) / self.std
 
-
+# %% ../nbs/science/86_extractors.ipynb #1778680c
 def _tensorflow(path: Path) -> Looking:
     "Inception v3 of 2015, as torch-fidelity has it."
     library("torch_fidelity")
@@ -184,7 +184,7 @@ def _tensorflow(path: Path) -> Looking:
         _PreparedTF((299, 299), 128.0, 128.0), nn.Sequential(*layers, nn.Flatten()), head
     )
 
-# %% ../nbs/science/86_extractors.ipynb #cc58635c
+# %% ../nbs/science/86_extractors.ipynb #4264f9ff
 @piece
 class Inception(Extractor):
     "Inception v3 (Szegedy et al., 2016) from a file that THESIS_REPRO_INCEPTION names."
@@ -216,12 +216,12 @@ class Inception(Extractor):
         path = self.file()
         return _torchvision(path) if self.weights == "torchvision" else _tensorflow(path)
 
-
+# %% ../nbs/science/86_extractors.ipynb #82da8cbf
 def inceptions() -> tuple[Inception, ...]:
     "An extractor for each of the files in THESIS_REPRO_INCEPTION. BadInput."
     return tuple(Inception(weights) for weights in inception_files())
 
-# %% ../nbs/science/86_extractors.ipynb #ae444ac8
+# %% ../nbs/science/86_extractors.ipynb #fa0dfdc6
 @piece
 class EfficientNetLite(Extractor):
     "EfficientNet-Lite0 with ImageNet weights, at images of `size` × `size` pixels."
@@ -250,7 +250,7 @@ class EfficientNetLite(Extractor):
         head, net._fc = net._fc, nn.Identity()
         return Looking(Prepared((self.size, self.size), 127.0, 128.0), net, head)
 
-# %% ../nbs/science/86_extractors.ipynb #1cf8a1a1
+# %% ../nbs/science/86_extractors.ipynb #07bceee5
 @piece
 class Own(Extractor):
     "The classifier of a run; it looks at images of the size that it was trained on."

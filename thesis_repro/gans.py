@@ -166,11 +166,12 @@ def generate(
     size: tuple[int, int] | None = None,  # images of this height and width, enlarged if smaller
     truncation: float = 0.0,
     batch: int = 250,
+    prior: str = "normal",  # what z was drawn from in training
 ) -> torch.Tensor:
     "uint8 images (n, channels, h, w) for conditions; the same z on every device."
     like = next(generator.parameters())
     draw = draws.torch("generated")
-    z = gan_blocks.latent((len(c), generator.latent), draw, truncation=truncation)
+    z = gan_blocks.latent((len(c), generator.latent), draw, prior, truncation)
     learned, parts = generator.training, []
     generator.eval()
     for some, given in zip(z.split(batch), c.split(batch), strict=True):
@@ -299,13 +300,15 @@ class Gan:
         part = "val" if len(images.y_val) > 1 else "train"
         x, y = (getattr(images, f"{what}_{part}")[:1000] for what in "xy")
         generator = generator_of(nets)
-        made = generate(generator, condition(y, generator.labels), Draws(0), x.shape[2:])
+        c, how = condition(y, generator.labels), {"prior": self.prior}
+        made = generate(generator, c, Draws(0), x.shape[2:], **how)
         found = health(made, x)
         return {**found, "score": -found["pixel FD"]}
 
     def results(self, nets: nn.ModuleDict, images: Images) -> dict:
         generator, x, y = generator_of(nets), images.x_test[:1000], images.y_test[:1000]
-        return health(generate(generator, condition(y, generator.labels), Draws(1), x.shape[2:]), x)
+        c, how = condition(y, generator.labels), {"prior": self.prior}
+        return health(generate(generator, c, Draws(1), x.shape[2:], **how), x)
 
     def remark(self, history: list[dict]) -> str:
         "That it collapsed, if it did."

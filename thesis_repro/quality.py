@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'ClassScore', 'kernel_distance', 'kernel_distances', 'radii', 'share_inside', 'precision_recall', 'Cloud',
-           'joined', 'cloud_of', 'spread', 'interval', 'chosen', 'trained_generator', 'generated', 'runs_in', 'looking',
-           'real_cloud', 'OfImages', 'enough', 'compared', 'scored', 'Quality', 'slerp', 'path_lengths', 'PathLength',
-           'balanced', 'answers', 'attributes_in', 'AskedFor', 'modes', 'Modes']
+           'joined', 'cloud_of', 'spread', 'interval', 'chosen', 'trained_generator', 'prior_of', 'generated',
+           'runs_in', 'looking', 'real_cloud', 'OfImages', 'enough', 'compared', 'scored', 'Quality', 'slerp',
+           'path_lengths', 'PathLength', 'balanced', 'answers', 'attributes_in', 'AskedFor', 'modes', 'Modes']
 
-# %% ../nbs/science/87_quality.ipynb #7a982fb3
+# %% ../nbs/science/87_quality.ipynb #f75a58a7
 import dataclasses
 import io
 import math
@@ -35,7 +35,7 @@ from .pieces import is_piece, piece
 from .runs import Run
 from .store import Store, locked
 
-# %% ../nbs/science/87_quality.ipynb #9bda37d1
+# %% ../nbs/science/87_quality.ipynb #6b29753e
 class ClassScore:
     "The inception score (eq. 2.12) of class probabilities (n, k) that are seen batch by batch."
 
@@ -61,7 +61,7 @@ class ClassScore:
         mean = self.total / self.n
         return (self.own / self.n - torch.xlogy(mean, mean).sum()).exp().item()
 
-# %% ../nbs/science/87_quality.ipynb #267e3254
+# %% ../nbs/science/87_quality.ipynb #27893f45
 def _kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
@@ -84,7 +84,7 @@ def kernel_distances(a, b, subsets: int = 50, size: int = 1000, draws: Draws | N
     picked = ([rng.permutation(len(x))[:size] for x in (a, b)] for _ in range(subsets))
     return np.array([kernel_distance(a[i], b[j]) for i, j in picked])
 
-# %% ../nbs/science/87_quality.ipynb #2d63da33
+# %% ../nbs/science/87_quality.ipynb #3f4e12ac
 def radii(x: torch.Tensor, k: int = 3) -> torch.Tensor:
     "The distance (n,) of each of the features (n, d) to its k-th nearest neighbour."
     return torch.cat([torch.cdist(part, x).kthvalue(k + 1).values for part in x.split(1000)])
@@ -104,7 +104,7 @@ def precision_recall(made: torch.Tensor, real: torch.Tensor, k: int = 3) -> tupl
     made, real = made.double(), real.double()
     return share_inside(made, real, radii(real, k)), share_inside(real, made, radii(made, k))
 
-# %% ../nbs/science/87_quality.ipynb #5ac2f8b4
+# %% ../nbs/science/87_quality.ipynb #d5b06aab
 @dataclass
 class Cloud:
     "What is known of the features and probabilities of images: by groups, and some kept as seen."
@@ -123,7 +123,7 @@ class Cloud:
         "How many images it has seen."
         return sum(group.n for group in self.groups)
 
-
+# %% ../nbs/science/87_quality.ipynb #867f3a90
 def joined(groups: Iterable, kind: type = Moments):
     "The moments, or class scores, of all that some groups have seen."
     whole = kind()
@@ -145,7 +145,7 @@ def cloud_of(net: Looking, batches: Iterable, groups: int = 1, keep: int = 0) ->
             n += len(features)
     return dataclasses.replace(cloud, kept=torch.cat(kept)) if kept else cloud
 
-# %% ../nbs/science/87_quality.ipynb #ce7c21df
+# %% ../nbs/science/87_quality.ipynb #1221e00a
 def spread(real: Moments, groups: list[Moments], resamples: int = 30, draws=None) -> float:
     "The standard deviation of FD from `real`, by drawing groups of images with replacement."
     groups = [group for group in groups if group.n]
@@ -164,7 +164,7 @@ def interval(real: Moments, groups: list[Moments], resamples=30, level=0.95, dra
     )
     return value, value - wide, value + wide
 
-# %% ../nbs/science/87_quality.ipynb #a4bf334d
+# %% ../nbs/science/87_quality.ipynb #062688be
 def chosen(n: int, count: int) -> torch.Tensor:
     "Which `count` of n real images are looked at, or asked for; in turns if there are fewer."
     order = torch.from_numpy(Draws(0).numpy("chosen").permutation(n))
@@ -179,6 +179,11 @@ def trained_generator(store: Store, run: Run, which: str = "last") -> Network:
     return gans.generator_of(nets)
 
 
+def prior_of(run: Run) -> str:
+    "What a run's latent vectors are drawn from."
+    return getattr(run.recipe, "prior", "normal")
+
+# %% ../nbs/science/87_quality.ipynb #95f17615
 def generated(
     store: Store, run: Run, count: int, which="last", split="test", batch: int = 100
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -188,9 +193,9 @@ def generated(
     for i, index in enumerate(chosen(len(y), count).split(batch)):
         labels = y[index.to(y.device)]
         c = gans.condition(labels, net.labels)
-        yield gans.generate(net, c, Draws(0, step=i), tuple(x.shape[2:])), labels
+        yield gans.generate(net, c, Draws(0, step=i), x.shape[2:], prior=prior_of(run)), labels
 
-# %% ../nbs/science/87_quality.ipynb #d0a72956
+# %% ../nbs/science/87_quality.ipynb #a8601e08
 def runs_in(thing) -> tuple[Run, ...]:
     "The runs in a piece, without those that they need themselves."
     if isinstance(thing, Run):
@@ -211,7 +216,7 @@ def looking(store: Store, extractor) -> Looking:
     "The network of an extractor, where the preset computes."
     return extractor.build(store).to(settings.device(store.preset))
 
-# %% ../nbs/science/87_quality.ipynb #1b49c91b
+# %% ../nbs/science/87_quality.ipynb #6adc473e
 def _packed(cloud: Cloud) -> bytes:
     "A cloud of one group as a file."
     (m,), (s,), file = cloud.groups, cloud.scores, io.BytesIO()
@@ -229,7 +234,7 @@ def _unpacked(path: Path) -> Cloud:
     s.n, s.total, s.own = m.n, a["total"], a["own"]
     return Cloud([m], [s], a["kept"])
 
-# %% ../nbs/science/87_quality.ipynb #d01efdcc
+# %% ../nbs/science/87_quality.ipynb #0df770e1
 def real_cloud(
     store: Store, data, extractor, count: int, keep: int = 0, split: str = "test"
 ) -> Cloud:
@@ -252,7 +257,7 @@ def real_cloud(
         atomic_write(path, _packed(cloud))
     return cloud
 
-# %% ../nbs/science/87_quality.ipynb #7547680b
+# %% ../nbs/science/87_quality.ipynb #74d75656
 class OfImages(Kept):
     "A measurement of generated images: pieces with `which`, and extractors that may need runs."
 
@@ -275,7 +280,7 @@ class OfImages(Kept):
         found = (self.kept(store, run) or {}).get(name)
         return math.nan if found is None else found
 
-# %% ../nbs/science/87_quality.ipynb #8f83d895
+# %% ../nbs/science/87_quality.ipynb #9ebc3bab
 def enough(n: int, features: int) -> None:
     "BadInput for fewer images than features."
     if n < features:
@@ -295,7 +300,7 @@ def compared(made: Cloud, real: Cloud, resamples: int = 30, neighbours: int = 3)
         found |= {"precision": 100 * shares[0], "recall": 100 * shares[1]}
     return found
 
-
+# %% ../nbs/science/87_quality.ipynb #be26251b
 def scored(made: Cloud, real: Cloud) -> dict:
     "Class scores: of generated images, their deviation between groups, and of real images."
     values = [score.value for score in made.scores if score.n]
@@ -305,7 +310,7 @@ def scored(made: Cloud, real: Cloud) -> dict:
         "real IS": real.scores[0].value,
     }
 
-# %% ../nbs/science/87_quality.ipynb #aea295bb
+# %% ../nbs/science/87_quality.ipynb #0d230d4a
 NUMBERS = ("FD", "IS", "KD", "precision", "recall")
 
 
@@ -356,14 +361,14 @@ class Quality(OfImages):
         clouds = [real_cloud(store, data, self.extractor, self.count, self.keep, s) for s in splits]
         return frechet_distance(*(cloud.moments for cloud in clouds))
 
-# %% ../nbs/science/87_quality.ipynb #55c2908d
+# %% ../nbs/science/87_quality.ipynb #66459641
 def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     "Between vectors a and b (n, d) along the great circle: a at t = 0, b at t = 1; t is (n, 1)."
     angle = (F.normalize(a) * F.normalize(b)).sum(1, keepdim=True).clamp(-1, 1).acos()
     way = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / angle.sin()
     return torch.where(angle.sin() > 1e-7, way, torch.lerp(a, b, t))  # on one line: no circle
 
-# %% ../nbs/science/87_quality.ipynb #150283ce
+# %% ../nbs/science/87_quality.ipynb #5a7ae9e1
 def path_lengths(
     generator: Network, net: Looking, c, ends, t, space: str = "z", epsilon: float = 1e-4
 ) -> torch.Tensor:
@@ -377,7 +382,7 @@ def path_lengths(
 
     return (features(t + epsilon) - features(t)).square().sum(1) / epsilon**2
 
-
+# %% ../nbs/science/87_quality.ipynb #22bc2e66
 @piece
 class PathLength(OfImages):
     "Perceptual path length in Z along great circles (eq. 2.16) or in W along lines (eq. 2.17)."
@@ -403,10 +408,10 @@ class PathLength(OfImages):
         if self.space == "w" and not hasattr(made, "style"):
             raise BadInput(f"{run.name}: its generator has no W: PathLength(space='z')")
         net, images = looking(store, self.extractor).double(), run.data.images(store.preset.stream)
-        y, prior, found = images.y_test, getattr(run.recipe, "prior", "normal"), []
+        y, found = images.y_test, []
         for i, index in enumerate(chosen(len(y), self.count).split(50)):
             draw, shape = Draws(0, step=i).torch("paths"), (len(index), made.latent)
-            ends = [latent(shape, draw, prior).double() for _ in range(2)]
+            ends = [latent(shape, draw, prior_of(run)).double() for _ in range(2)]
             t = torch.rand(len(index), 1, generator=draw, dtype=torch.float64)
             c = gans.condition(y[index.to(y.device)], made.labels).double()
             given = (v.to(net.head.weight.device) for v in (c, *ends, t))
@@ -416,7 +421,7 @@ class PathLength(OfImages):
         error = lengths.std().item() / len(lengths) ** 0.5
         return {"PPL": lengths.mean().item(), "error": error, "n": len(lengths)}
 
-# %% ../nbs/science/87_quality.ipynb #da0cac1b
+# %% ../nbs/science/87_quality.ipynb #1e51ee90
 def balanced(wanted: torch.Tensor, found: torch.Tensor) -> dict:
     "Percent of images with an attribute that show it, of those without that do not, the mean."
     share = [100 * (found[wanted == v] == v).double().mean().item() for v in (1, 0)]
@@ -428,7 +433,7 @@ def answers(net: Looking, x: torch.Tensor) -> torch.Tensor:
     p = torch.cat([p for _, p in look(net, x)])
     return p.argmax(1) if net.classes else (p > 0.5).long()
 
-# %% ../nbs/science/87_quality.ipynb #19842a06
+# %% ../nbs/science/87_quality.ipynb #f17e4beb
 def attributes_in(data, x: torch.Tensor, net: Looking | None, known: tuple) -> dict:
     "The attributes that uint8 images show, name → 0 and 1 (n,): what `net` knows, what is exact."
     columns = dict(zip(known, answers(net, x).T, strict=True)) if known else {}
@@ -437,7 +442,7 @@ def attributes_in(data, x: torch.Tensor, net: Looking | None, known: tuple) -> d
         columns |= dict(zip(glyphs.MEASURED, torch.from_numpy(read).T, strict=True))
     return columns
 
-
+# %% ../nbs/science/87_quality.ipynb #cbc78abf
 @piece
 class AskedFor(OfImages):
     "Percent of images that show the class, or on average the attributes, that were asked for."
@@ -472,14 +477,14 @@ class AskedFor(OfImages):
         means = [f["mean"] for f in found.values() if not math.isnan(f["mean"])]
         return {"right": sum(means) / len(means) if means else math.nan, "attributes": found}
 
-# %% ../nbs/science/87_quality.ipynb #92a3912e
+# %% ../nbs/science/87_quality.ipynb #775e35f5
 def modes(answers: torch.Tensor, k: int, least: float = 0.1) -> dict:
     "How many of k classes occur in answers (n,), the divergence from uniform (nats), the shares."
     shares = torch.bincount(answers, minlength=k).double() / len(answers)
     divergence = torch.xlogy(shares, shares * k).sum().item()
     return {"found": (shares >= least / k).sum().item(), "KL": divergence, "shares": shares}
 
-
+# %% ../nbs/science/87_quality.ipynb #6c06d7e9
 @piece
 class Modes(OfImages):
     "How many classes the classifier of a run finds among generated images, or how unevenly (KL)."
