@@ -288,6 +288,8 @@ def test_an_interval_is_as_wide_as_numbers_scatter():
     assert 0.8 < np.mean(widths) / scatter < 1.25
     value, low, high = quality.interval(real, samples[0])
     assert low < value < high and math.isclose(value - low, high - value)
+    empty = [*samples[0], Moments(), Moments()]  # groups that got no images change nothing
+    assert quality.interval(real, empty) == (value, low, high)
     with pytest.raises(BadInput, match="from 1 group of images: at least two"):
         quality.spread(real, [samples[0][0], Moments()])
 

@@ -159,9 +159,9 @@ def spread(real: Moments, groups: list[Moments], resamples: int = 30, draws=None
 def interval(real: Moments, groups: list[Moments], resamples=30, level=0.95, draws=None):
     "FD from `real` of all groups, and its interval: value, low, high."
     value = frechet_distance(real, joined(groups))
-    wide = spread(real, groups, resamples, draws) * scipy.stats.t.ppf(
-        (1 + level) / 2, len(groups) - 1
-    )
+    freedom = sum(group.n > 0 for group in groups) - 1
+    times = scipy.stats.t.ppf((1 + level) / 2, freedom)
+    wide = times * spread(real, groups, resamples, draws)
     return value, value - wide, value + wide
 
 # %% ../nbs/science/87_quality.ipynb #062688be
