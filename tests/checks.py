@@ -112,7 +112,9 @@ def outputs(write: bool = False) -> list[str]:
         elif fresh.exists():
             faults += kept.stale(chapter, fresh, exact)
     if write:
-        subprocess.run([Path(sys.executable).with_name("nbdev-clean")], cwd=paths.root(), check=True)
+        subprocess.run(
+            [Path(sys.executable).with_name("nbdev-clean")], cwd=paths.root(), check=True
+        )
     return faults
 
 

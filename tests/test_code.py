@@ -46,7 +46,7 @@ def of(*kinds) -> dict:
 
 def test_a_number_in_a_function_that_is_called_counts(edited):
     before = of(Mixup)
-    edited("mixup", "return torch.lerp(b, a, lam)", "return torch.lerp(b, a, 0.9 * lam)")
+    edited("mixup", "torch.lerp(full(b), full(a), lam)", "torch.lerp(full(b), full(a), 0.9 * lam)")
     assert changed(before, of(Mixup)) == ["mixup"]
 
 
@@ -66,8 +66,8 @@ def test_a_default_and_a_constant_count(edited):
 
 def test_comments_docstrings_and_layout_do_not_count(edited):
     before = of(Mixup)
-    line = "return torch.lerp(b, a, lam)"
-    edited("mixup", line, f"# a comment\n\n    {line.replace(', a', ' ,   a')}  # another")
+    line = "return torch.lerp(full(b), full(a), lam).to(a.dtype)"
+    edited("mixup", line, f"# a comment\n\n    {line.replace(', full', ' ,   full')}  # another")
     edited("mixup", "Training on mixed pairs (eq. 7.2–7.4) at a layer", "Something else")
     assert of(Mixup) == before
 

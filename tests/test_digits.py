@@ -14,6 +14,7 @@ PINNED = {
     "digits200": (200, 1, "ed8d40cae8cd1a5a"),
     "faint10": (10, 0, "17ffd4b14f24e055"),
     "faint100": (100, 0, "ebb9929b1b3eefed"),
+    "plain10": (10, 1, "96e9779856fa2a27"),
 }
 
 

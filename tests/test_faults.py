@@ -29,13 +29,13 @@ from methods import NEVER, Telling, Weighed, left_by, same, small, store_at
 from processes import FORK, child, gone
 
 from thesis_repro import (
-    artefacts,
     cli,
     data,
     launch,
     paths,
     pieces,
     records,
+    registry,
     stopping,
     store,
     training,
@@ -462,10 +462,10 @@ def test_a_diverged_run_is_recorded_and_not_made_in_vain(finished, monkeypatch):
 
 def test_a_table_shows_what_diverged_and_the_n_of_the_rest(finished, monkeypatch, tmp_path):
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
-    monkeypatch.setattr(artefacts, "Store", lambda preset: finished)
-    monkeypatch.setattr(artefacts, "TABLES", {})
+    monkeypatch.setattr(registry, "Store", lambda preset: finished)
+    monkeypatch.setattr(registry, "TABLES", {})
     plan = {("mine", "Last"): Planned((small(epochs=1), WILD), Recorded("last.accuracy"))}
-    mine = artefacts.table("7.ours", "Mine", "a test", lambda preset, parts: dict(plan))
+    mine = registry.table("7.ours", "Mine", "a test", lambda preset, parts: dict(plan))
     for train in (True, False):
         with quiet():
             table = mine(finished.preset, train=train)

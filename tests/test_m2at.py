@@ -539,6 +539,7 @@ def check_run(run, method, part="CIFAR-10", network="wrn34_10"):
         "is": "Named",
         "name": {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}[part],
         **{"train": 0, "test": 0, "held_out": 1000, "part": part},
+        **{"attributes": (), "shrink": 1},
     }
     assert fields(run.length) == {"is": "Length", "epochs": 200, "batch_size": 128}
     assert (run.recipe.network, run.recipe.width, run.precision) == (network, 1.0, "fp32")

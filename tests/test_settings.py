@@ -197,7 +197,9 @@ def test_differences_name_what_differs():
     assert settings.differences(fast, thesis)["width"] == (0.5, 1.0)
 
 
-@pytest.mark.parametrize("text, said", [(" , ", "names no data set"), ("mnist", "mnist: unknown")])
+@pytest.mark.parametrize(
+    "text, said", [(" , ", "names no data set"), ("imagenet", "imagenet: unknown")]
+)
 def test_parts_that_are_none_are_refused(text, said):
     with pytest.raises(BadInput, match=said):
         settings.parts(text)

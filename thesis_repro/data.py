@@ -288,7 +288,7 @@ def _head_faults(heads: dict[str, tuple[tuple[int, ...], np.dtype]]) -> Iterator
         yield f"x_train has images of {tuple(size)}, x_test of {tuple(size_test)}"
     for key, count in (("y_train", n), ("y_test", n_test)):
         shape, dtype = heads[key]
-        if dtype.kind not in "iub" or len(shape) not in (1, 2):
+        if dtype.kind not in ("iub" if len(shape) == 2 else "iu") or len(shape) not in (1, 2):
             kind = f"{key} is {str(dtype)[:40]} of shape {shape}"
             yield f"{kind}: expected one whole number per image: {_RENUMBER}"
         if shape[:1] != (count,):
@@ -355,7 +355,13 @@ _OUTLINES = {
     "svhn": (10, (73_257, 32, 32, 3), (26_032, 32, 32, 3)),
     "svhn_extra": (10, (604_388, 32, 32, 3), (26_032, 32, 32, 3)),
     "tiny_imagenet": (200, (100_000, 64, 64, 3), (10_000, 64, 64, 3)),
+    "mnist": (10, (60_000, 28, 28, 1), (10_000, 28, 28, 1)),
+    "glyphs": (10, (5_000, 16, 16, 3), (2_000, 16, 16, 3)),
     **{name: digits.outline(name) for name in digits.COMPOSED},
+    **{
+        name: (40, (182_637, height, width, 3), (19_962, height, width, 3))
+        for name, (_, (width, height), _) in celeba.CROPS.items()
+    },
 }
 
 

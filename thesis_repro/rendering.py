@@ -81,8 +81,8 @@ def rendered(executed: Path, template: str = "") -> str:
     def markdown(context, source):
         return _markdown(source, context.get("cell", {}).get("attachments", {}))
 
-    content = json.dumps(_for_readers(read(executed)))
     try:
+        content = json.dumps(_for_readers(read(executed)))
         how = {"raw_template": template or _template(), "filters": {"markdown2html": markdown}}
         about = {"metadata": {"name": Path(executed).stem}}
         return HTMLExporter(**how).from_notebook_node(nbformat.reads(content, 4), about)[0]
