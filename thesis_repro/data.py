@@ -355,6 +355,12 @@ _OUTLINES = {
     "svhn": (10, (73_257, 32, 32, 3), (26_032, 32, 32, 3)),
     "svhn_extra": (10, (604_388, 32, 32, 3), (26_032, 32, 32, 3)),
     "tiny_imagenet": (200, (100_000, 64, 64, 3), (10_000, 64, 64, 3)),
+    "mnist": (10, (60_000, 28, 28, 1), (10_000, 28, 28, 1)),
+    "glyphs": (10, (5_000, 16, 16, 3), (2_000, 16, 16, 3)),
+    **{
+        name: (40, (182_637, height, width, 3), (19_962, height, width, 3))
+        for name, (_, (width, height), _) in celeba.CROPS.items()
+    },
     **{name: digits.outline(name) for name in digits.COMPOSED},
 }
 
