@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from thesis_repro import atlas, gan_blocks, generative, notebooks, settings
+from thesis_repro import atlas, data, gan_blocks, generative, notebooks, settings, training
 from thesis_repro.files import BadInput
 from thesis_repro.games import Hinge, LeastSquares, NonSaturating, Wasserstein
 from thesis_repro.gan_networks import (
@@ -28,6 +28,7 @@ from thesis_repro.generative import DCGAN, GANS
 from thesis_repro.pieces import from_specification, specification
 from thesis_repro.runs import shortfall
 from thesis_repro.store import Store
+from thesis_repro.training import Compute, Length
 
 DX = 0.005
 X = torch.arange(-14, 14, DX, dtype=torch.float64)
@@ -35,6 +36,11 @@ X = torch.arange(-14, 14, DX, dtype=torch.float64)
 
 def density(mean, std):
     return torch.from_numpy(stats.norm(mean, std).pdf(X.numpy()))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("plain10", 80, 60, 20)
 
 
 @pytest.fixture
@@ -144,6 +150,9 @@ def test_what_the_rows_are_made_of():
     assert GANS["ACGAN"].terms == (Auxiliary(),) and GANS["ACGAN"].critic.classes
     assert GANS["PGGAN"].terms == (GradientPenalty(), Drift()) and GANS["PGGAN"].growth
     assert GANS["SAGAN"].game == Hinge() and GANS["SAGAN"].critic.norm == "spectral"
+    fused = GANS["Fused-GAN"]
+    assert fused.terms == (generative.PlainBranch(),) and fused.critic == critic(AtInput())
+    assert generative.PlainBranch().judge == DCGAN.critic
     perceptrons = (GANS["GAN"].generator, GANS["GAN"].critic)
     assert [type(p) for p in perceptrons] == [MlpGenerator, MlpCritic]
 
@@ -201,6 +210,33 @@ def test_costs_are_counted_against_dcgan(preset):
     assert sum(p.numel() for p in net.parameters()) == by_hand
     penalised = generative.gan_run(preset, "WGAN-GP", GANS["WGAN-GP"])
     assert generative.cost(penalised, base)["step"] > 1.2
+
+
+# Fused-GAN
+
+
+def test_the_branches_of_a_fused_generator_share_their_trunk():
+    net = generative.FusedGenerator(8, (6, 4)).build((1, 16, 16), 10)
+    own = {id(p) for p in net.plain.parameters()} & {id(p) for p in net.told.parameters()}
+    trunk = [*net.plain.layers[0].parameters(), *net.plain.after[0].parameters()]
+    assert own == {id(p) for p in trunk} and len(trunk) == 3
+    other = generative.FusedGenerator(8, (6, 4)).build((1, 16, 16), 10)
+    other.load_state_dict(net.state_dict())
+    z, c = torch.randn(3, 8), torch.eye(10)[:3]
+    assert torch.equal(net.eval()(z, c), other.eval()(z, c))
+    assert torch.equal(net.plain(z, c), net.plain(z, c.roll(1, 1)))
+    assert not torch.equal(net(z, c), net(z, c.roll(1, 1)))
+
+
+def test_both_critics_and_both_branches_learn(digits, preset):
+    recipe = GANS["Fused-GAN"].scaled(preset)
+    t = training.start(recipe, digits, Length(1, 40), compute=Compute(progress=False))
+    before = {name: p.detach().clone() for name, p in t.nets.named_parameters()}
+    assert {name.partition(".")[0] for name in before} == {"generator", "critic", "plain"}
+    training.train(t)
+    moved = {name for name, p in t.nets.named_parameters() if not torch.equal(p, before[name])}
+    for part in ("generator.plain.layers.2", "generator.told.layers.2", "critic.", "plain."):
+        assert any(name.startswith(part) for name in moved), part
 
 
 # What is made

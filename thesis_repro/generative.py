@@ -6,7 +6,8 @@
 __all__ = ['PARTS', 'DCGAN', 'COLLAPSE', 'FREE', 'SPECTRAL', 'ATTENTIVE', 'SAGAN', 'PERCEPTRONS', 'PGGAN', 'STABLE', 'FINER',
            'ASKED', 'PLACES', 'GANS', 'TITLE', 'table_2_gans', 'value_on_grid', 'best_critic', 'trained_critic',
            'divergence', 'value_of', 'attending', 'whole_run', 'larger', 'gan_run', 'classifier', 'plan_figure_2_2',
-           'sheet', 'draw_figure_2_2', 'figure_2_2', 'pieces_of', 'cost', 'gan_zoo', 'plan_2_gans', 'shown_gans']
+           'sheet', 'draw_figure_2_2', 'figure_2_2', 'AfterTrunk', 'FusedGenerator', 'PlainBranch', 'pieces_of', 'cost',
+           'gan_zoo', 'plan_2_gans', 'shown_gans']
 
 # %% ../nbs/chapters/02_1_generative.ipynb #32f27019
 from dataclasses import replace
@@ -15,29 +16,34 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from . import costs, settings
+from . import costs, pieces, settings
 from .artefacts import Table
 from .extractors import Own
 from .games import Hinge, LeastSquares, NonSaturating, Wasserstein
+from .gan_blocks import full, latent
 from thesis_repro.gan_networks import (
     AtInput,
     ClassHead,
+    Condition,
     DcganCritic,
     DcganGenerator,
     EveryLayer,
+    Given,
     Middle,
     MlpCritic,
     MlpGenerator,
+    Network,
     Projection,
     Unseen,
+    narrower,
 )
 from .gan_progressive import Growth, ProgressiveCritic, ProgressiveGenerator
-from .gans import Auxiliary, Drift, Gan, GradientPenalty
+from .gans import Auxiliary, Drift, Gan, GradientPenalty, Term, condition
 from .measures import planned_row
 from .mixup import Plain
-from .pieces import specification
+from .pieces import piece, specification
 from .quality import AskedFor, Modes, Quality, generated
-from .recipes import Adam, Classify
+from .recipes import Adam, Classify, Phase
 from .registry import Drawn, figure, measured_cells, table
 from .runs import Named, Run, scaled
 from .store import Store
@@ -174,6 +180,79 @@ def figure_2_2(preset, parts=PARTS) -> Drawn:
     drawn = draw_figure_2_2(sheets, titles)
     return Drawn(drawn, numbers.reset_index(), tuple(runs.values()), cells)
 
+# %% ../nbs/chapters/02_1_generative.ipynb #769e818f
+@piece
+class AfterTrunk(Condition):
+    "The condition before every layer but the first."
+
+    def layer(self, labels, index, layers):
+        return Given(labels if index else 0)
+
+
+class _Fused(Network):
+    "From z and c to an image; `plain` makes one without c, with the same first layer."
+
+    def __init__(self, how, shape: tuple, labels: int):
+        super().__init__()
+        self.latent, self.labels = how.latent, labels
+        kinds = (DcganGenerator(how.latent, how.channels, c) for c in (Unseen(), AfterTrunk()))
+        self.plain, self.told = (kind.build(shape, labels) for kind in kinds)
+        self.told.layers[0], self.told.after[0] = self.plain.layers[0], self.plain.after[0]
+
+    def forward(self, z, c, grown=None):
+        return self.told(z, c)
+
+# %% ../nbs/chapters/02_1_generative.ipynb #600f60df
+@piece
+class FusedGenerator:
+    "Fused-GAN's generator (Bodla et al., 2018): a trunk, and a branch with and one without y."
+
+    latent: int = pieces.field(100, low=1)
+    channels: tuple[int, ...] = pieces.field((256, 128), low=1)
+
+    def build(self, shape: tuple, labels: int) -> Network:
+        "The generator of images of that shape, with conditions of `labels` numbers."
+        return _Fused(self, shape, labels)
+
+    def scaled(self, width: float) -> "FusedGenerator":
+        "The same with layers of that width."
+        return narrower(self, "channels", width)
+
+# %% ../nbs/chapters/02_1_generative.ipynb #dc7dbcfc
+@piece
+class PlainBranch(Term):
+    "The branch without a condition plays against a critic of its own (Fused-GAN)."
+
+    judge: object = DcganCritic((128, 256))
+    game: object = NonSaturating()
+    optimiser: object = Adam()
+
+    def networks(self, images):
+        return {"plain": self.judge.build(tuple(images.x_train.shape[1:]), images.classes)}
+
+    def phases(self):
+        return (Phase("plain", ("plain",), self.optimiser, self.loss),)
+
+    def made(self, nets, c: torch.Tensor, draws) -> torch.Tensor:
+        "Images (n, c, h, w) of the plain branch."
+        net, n = nets["generator"], len(c)
+        z = draws.noise("plain", lambda g: latent((n, net.latent), g), c.device)
+        return net.plain(z.to(c.dtype), c)
+
+    def loss(self, nets, batch) -> torch.Tensor:
+        "The loss of its critic."
+        c = condition(batch.y, nets["generator"].labels).to(batch.x.dtype)
+        fake = self.made(nets, c, batch.draws).detach()
+        scores = (nets["plain"](x, c).score for x in (batch.x * 2 - 1, fake))
+        return self.game.critic(*map(full, scores))
+
+    def generator(self, seen):
+        fake = self.made(seen.nets, seen.c, seen.draws)
+        return self.game.generator(full(seen.nets["plain"](fake, seen.c).score))
+
+    def scaled(self, preset):
+        return replace(self, judge=self.judge.scaled(preset.width))
+
 # %% ../nbs/chapters/02_1_generative.ipynb #18a80671
 FREE, SPECTRAL = (replace(DCGAN.critic, norm=norm) for norm in ("none", "spectral"))
 ATTENTIVE = {"attention": 14}  # the side of a map: half of MNIST's
@@ -243,6 +322,16 @@ ASKED = {
         "2.11",
         "labels, where the paper has clusters",
     ),
+    "Fused-GAN": (
+        replace(
+            DCGAN,
+            generator=FusedGenerator(),
+            critic=replace(_CRITIC, condition=AtInput()),
+            terms=(PlainBranch(),),
+        ),
+        "2.11",
+        "read: the thesis's two sentences; the trunk is one layer (ours)",
+    ),
 }
 PLACES = {"2.1.1": STABLE, "2.1.2": FINER, "2.1.3": ASKED}
 GANS = {name: row[0] for rows in PLACES.values() for name, row in rows.items()}
@@ -269,11 +358,9 @@ def _in_words(piece) -> str:
 # %% ../nbs/chapters/02_1_generative.ipynb #e4fb9f06
 def cost(run: Run, base: Run) -> dict:
     "Parameters of the networks that a GAN trains, and multiplications of a step, in those of base."
-    outline = run.data.outline()
+    outline, images = run.data.outline(), run.data.images()
     like = {"classes": outline.classes, "shape": outline.shape}
-    built = (run.recipe.generator, run.recipe.critic)
-    nets = [piece.build(outline.shape, outline.classes) for piece in built]
-    parameters = sum(p.numel() for net in nets for p in net.parameters())
+    parameters = sum(p.numel() for p in run.recipe.networks(images, 0).parameters())
     return {"parameters": parameters, "step": costs.times(run.recipe, base.recipe, **like)}
 
 
@@ -292,7 +379,7 @@ def plan_2_gans(preset, parts, rows: dict | None = None) -> dict:
     judge, count, cells = classifier(preset), preset.test_size or 10_000, {}
     distance = Quality(Own(judge), count)
     for name, recipe in (rows or GANS).items():
-        told = recipe.generator.condition != Unseen()
+        told = getattr(recipe.generator, "condition", None) != Unseen()
         asked = AskedFor(judge, count) if told else "nothing can be asked of it"
         columns = {distance.title: distance, "digits": Modes(judge, count), "asked for": asked}
         whole = whole_run(preset, name, recipe)
