@@ -162,10 +162,9 @@ def test_attention_is_at_half_the_side_of_the_images(preset):
         chosen = replace(preset, mnist=data)
         run = generative.gan_run(chosen, "SAGAN", GANS["SAGAN"])
         assert (run.recipe.generator.attention, run.recipe.critic.attention) == (side, side)
-        nets = [
-            p.build(run.data.outline().shape, 10) for p in (run.recipe.generator, run.recipe.critic)
-        ]
-        for net in nets:
+        shape = run.data.outline().shape
+        for piece in (run.recipe.generator, run.recipe.critic):
+            net = piece.build(shape, 10)
             found = [m for m in net.modules() if isinstance(m, gan_blocks.SelfAttention)]
             assert len(found) == 1
     assert generative.gan_run(preset, "DCGAN", DCGAN).recipe.critic.attention == 0

@@ -369,8 +369,9 @@ def gan_zoo(preset) -> pd.DataFrame:
     base, rows = gan_run(preset, "DCGAN", DCGAN), {}
     for place, methods in PLACES.items():
         for name, (recipe, equation, note) in methods.items():
-            about = {"pieces": pieces_of(recipe), "equation": equation, "section": place}
-            rows[name] = about | cost(gan_run(preset, name, recipe), base) | {"note": note}
+            run = gan_run(preset, name, recipe)
+            about = {"pieces": pieces_of(run.recipe), "equation": equation, "section": place}
+            rows[name] = about | cost(run, base) | {"note": note}
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="method"))
 
 # %% ../nbs/chapters/02_1_generative.ipynb #2753e4d2
