@@ -158,8 +158,8 @@ def test_what_the_rows_are_made_of():
 
 
 def test_attention_is_at_half_the_side_of_the_images(preset):
-    for data, side in (("plain10", 8), ("mnist", 14)):
-        chosen = replace(preset, mnist=data)
+    for name, side in (("plain10", 8), ("mnist", 14)):
+        chosen = replace(preset, mnist=name)
         run = generative.gan_run(chosen, "SAGAN", GANS["SAGAN"])
         assert (run.recipe.generator.attention, run.recipe.critic.attention) == (side, side)
         shape = run.data.outline().shape
