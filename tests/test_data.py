@@ -668,3 +668,14 @@ def test_a_truncated_tiny_archive(tiny, server):
     server.files["tiny.zip"] = whole
     assert "3 classes" in data.fetch("tiny_imagenet")
     assert server.asked[-1] == f"bytes={len(whole) // 2}-"
+
+
+def test_every_data_set_by_name_has_an_outline():
+    "Known without a file; of those that are made here, it is what is made."
+    named = [name for name in data.names() if not name.startswith("npz:")]
+    shapes = {name: data.outline(name) for name in named}
+    assert shapes["mnist"] == (10, (60_000, 28, 28, 1), (10_000, 28, 28, 1))
+    assert shapes["celeba_tall"][1:] == ((182_637, 256, 192, 3), (19_962, 256, 192, 3))
+    for name in ("glyphs", "plain10"):
+        made = data._source(name)
+        assert shapes[name] == (made.classes, made.x_train.shape, made.x_test.shape)

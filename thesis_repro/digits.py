@@ -128,7 +128,8 @@ COMPOSED = {
 def outline(name: str) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     "Classes and shapes (NHWC) of the training and test images of one of COMPOSED."
     side = 8 if name.startswith("faint") else 16
-    return COMPOSED[name][0], (5000, side, side, 3), (2000, side, side, 3)
+    shape = (side, side, 1 if name.startswith("plain") else 3)
+    return COMPOSED[name][0], (5000, *shape), (2000, *shape)
 
 
 @functools.cache
