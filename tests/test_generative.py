@@ -9,7 +9,11 @@ import pytest
 import torch
 from scipy import integrate, stats
 
+<<<<<<< HEAD
 from thesis_repro import atlas, data, gan_blocks, generative, notebooks, settings, training
+=======
+from thesis_repro import atlas, data, gan_blocks, generative, notebooks, settings, tables, training
+>>>>>>> c0593eb2bfc12b376272eebcd87d993cb63f930f
 from thesis_repro.files import BadInput
 from thesis_repro.games import Hinge, LeastSquares, NonSaturating, Wasserstein
 from thesis_repro.gan_networks import (
@@ -277,6 +281,8 @@ def test_figure_and_table_are_made(preset):
     plan = generative.plan_2_gans(preset, ("MNIST",), rows)
     cells = generative.measured_cells(preset, plan)
     assert record.folder.stat().st_mtime_ns == before
+    frame = tables.compare(generative.table_2_gans_ours.number, cells)
+    assert list(frame["row"].unique()) == ["DCGAN", "projection"]
     values = {(c.row, c.column): c.values for c in cells if c.column != "asked for"}
     assert all(math.isfinite(v[0]) for v in values.values()) and len(values) == 4
     asked = {c.row: c for c in cells if c.column == "asked for"}
