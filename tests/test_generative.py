@@ -9,11 +9,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-<<<<<<< HEAD
-from thesis_repro import atlas, data, gan_blocks, generative, notebooks, settings, training
-=======
 from thesis_repro import atlas, data, gan_blocks, generative, notebooks, settings, tables, training
->>>>>>> c0593eb2bfc12b376272eebcd87d993cb63f930f
 from thesis_repro.files import BadInput
 from thesis_repro.games import Hinge, LeastSquares, NonSaturating, Wasserstein
 from thesis_repro.gan_networks import (
