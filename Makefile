@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 help:
 	@echo 'make reproduce   every table and figure into outputs/$(PRESET)/  (PRESET=fast, CHAPTER=7)'
-	@echo 'make test        all checks: export, clean, parameters, README, lint, chapters, outputs, baseline, arithmetic, pytest'
+	@echo 'make test        all checks: export, clean, parameters, README, lint, notebooks, chapters, baseline (shown), pytest'
 	@echo 'make lab         JupyterLab on the notebooks  (LAB="--no-browser --port 8899")'
 	@echo 'make setup       .venv with the locked packages; the other commands do it by themselves  (PYTHON=python3.12)'
 	@echo 'make arithmetic  everything under the arithmetic of other processors; a table  (WRITE=yes: how far numbers may move)'
@@ -77,8 +77,8 @@ lock:
 
 ## Checks
 
-CHECKS := check-export check-clean check-parameters check-readme lint chapters check-outputs check-baseline check-arithmetic
-.PHONY: $(CHECKS) pytest arithmetic outputs
+CHECKS := check-export check-clean check-parameters check-readme lint notebooks chapters
+.PHONY: $(CHECKS) check-outputs check-baseline check-arithmetic pytest arithmetic outputs
 
 # One after the other, with the seconds each took; pytest comes last and says so itself.
 test: $(STAMP)
@@ -87,6 +87,8 @@ test: $(STAMP)
 	  $(MAKE) --no-print-directory --silent $$check || exit 1; \
 	  echo "== $$check: ok, $$(( $$(date +%s) - begin )) s"; \
 	done
+	@echo "== check-baseline (shown)"
+	@$(MAKE) --no-print-directory --silent check-baseline || echo "== check-baseline: numbers moved: look at them, and run make baseline if they should have"
 	@echo "== pytest"
 	@$(MAKE) --no-print-directory --silent pytest
 
@@ -109,6 +111,9 @@ check-baseline: $(STAMP)
 # Numerical tests under the arithmetic of another processor: the fastest variant of make arithmetic.
 check-arithmetic: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/arithmetic.py --variants "ATen default" --parts tests --few
+
+notebooks: $(STAMP)
+	$(BIN)/nbdev-test nbs --skip-folder-re "^(chapters|companions)"
 
 # All notebooks, chapters and numerical tests under other arithmetic (hours); WRITE=yes notes how far numbers move.
 arithmetic: $(STAMP)
