@@ -16,6 +16,7 @@ from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import FGSM, PGD
 from thesis_repro.costs import FORWARD, INPUTS, WEIGHTS, Counter, work
 from thesis_repro.images import pixels
+from thesis_repro.m2at import MaskAndMix
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.pieces import field, piece
 from thesis_repro.recipes import SGD, Adam, Classify, Phase
@@ -161,6 +162,13 @@ METHODS = {
     "a second network": ZOO["LBGAT"].method,
     "weights perturbed": ZOO["AWP"].method,
 }
+
+
+def test_a_method_meets_as_many_classes_as_the_data_have():
+    "Ten classes beside the true one are smoothed: a network of ten classes does not have them."
+    five, ten = (Adversarial(PGD(steps=2), MaskAndMix(smoothed=n)) for n in (5, 10))
+    done = [costs.step(Classify("resnet18", m, width=0.03), 100, SMALL) for m in (five, ten)]
+    np.testing.assert_array_equal(*done)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -233,16 +233,15 @@ def _bytes(net: nn.Module) -> int:
 
 # %% ../nbs/engine/36_costs.ipynb #a49f9989
 _WIDTHS = (5, 7, 9, 11, 13)  # channels of the miniature's layers: each says which it is
-_ANSWERS = 10
 
 
-def _miniature(channels: int) -> models.Staged:
+def _miniature(channels: int, classes: int) -> models.Staged:
     "A first layer, and four stages of one convolution."
     made = []
     for a, b in zip((channels, *_WIDTHS), _WIDTHS, strict=False):
         made.append([nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()])
         nn.init.constant_(made[-1][1].weight, 2.0)
-    last = nn.Linear(_WIDTHS[-1], _ANSWERS)
+    last = nn.Linear(_WIDTHS[-1], classes)
     nn.init.normal_(last.weight, std=3.0)
     first, *stages = (nn.Sequential(*parts) for parts in made)
     stages[0] = nn.Sequential(first, stages[0])
@@ -269,14 +268,14 @@ class Passes:
         return self.own + np.stack([self.launched @ net.layers, *sizes], 1)
 
 # %% ../nbs/engine/36_costs.ipynb #a0e8177c
-def _sorted_out(products, whole: dict[int, int]) -> np.ndarray:
+def _sorted_out(products, whole: dict[int, int], classes: int) -> np.ndarray:
     "`launched`, `passed` and `own` side by side, (3, 13); `whole`: width → a pass of the batch."
     found, other, columns = np.zeros((3, 10)), [], list(whole)
     for p in products:
         if len(p.layer) == 4 and p.layer[0] in whole:
             column = columns.index(p.layer[0])
             found[p.kind, [column, 5 + column]] += (1, p.multiplications / whole[p.layer[0]])
-        elif p.layer != (_ANSWERS, _WIDTHS[-1]):
+        elif p.layer != (classes, _WIDTHS[-1]):
             other.append(p)
     return np.concatenate([found, work(other, FEW)], 1)
 
@@ -288,18 +287,18 @@ def _answers(model: models.Staged, x: torch.Tensor) -> tuple[torch.Tensor, dict[
     return y, {p.layer[0]: p.multiplications for p in seen.products if len(p.layer) == 4}
 
 # %% ../nbs/engine/36_costs.ipynb #00f2443d
-def passes(method, shape=(3, 8, 8), progress: float | None = None) -> Passes:
+def passes(method, shape=(3, 8, 8), classes: int = 10, progress: float | None = None) -> Passes:
     "What a training step of `method` does, on average over a run, or at `progress`."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, few = _miniature(shape[0]), _noise(_ANSWERS, shape)
+        model, few = _miniature(shape[0], classes), _noise(classes, shape)
         own = method.networks(model, few) if hasattr(method, "networks") else {}
         nets, x = nn.ModuleDict({"model": model, **own}).train(), pixels(few.x_train)
         y, whole = _answers(model, x)
 
         def count(draws):
             done = _phases(Classify("resnet18", method), nets, Batch(x, y, draws))
-            return sum(_sorted_out(seen, whole) / every for seen, every in done)
+            return sum(_sorted_out(seen, whole, classes) / every for seen, every in done)
 
         found = _over_a_run(count, False) if progress is None else count(_turn(progress))
     return Passes(found[:, :5], found[:, 5:10], found[:, 10:])
@@ -338,7 +337,7 @@ def step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(recipe, Classify):
         return _once(_stood_in, recipe, classes, shape)
     net = network(recipe.network, recipe.width, classes, shape)
-    return _once(passes, recipe.method, shape).through(net)
+    return _once(passes, recipe.method, shape, classes).through(net)
 
 # %% ../nbs/engine/36_costs.ipynb #184e8622
 def times(recipe, base, classes: int = 10, shape=(3, 32, 32)) -> float:
