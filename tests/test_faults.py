@@ -132,7 +132,7 @@ def make(folder, *wanted, at=-1, number=signal.SIGKILL, delay=0.0, seconds=0.0) 
 @pytest.mark.parametrize("kind", RUNS)
 def test_a_run_that_is_killed_and_stopped_is_the_run(tmp_path, kind, long):
     kills, stops = (17, 7) if long else (3, 2)
-    run, rng = RUNS[kind](epochs=70 if long else 15), random.Random(kind)
+    run, rng = RUNS[kind](epochs=70 if long else 11), random.Random(kind)
     assert make(tmp_path / "whole", run, seconds=NEVER) == 0
     faults = [signal.SIGKILL] * kills + [signal.SIGTERM] * stops
     rng.shuffle(faults)

@@ -1,23 +1,26 @@
 """Launchers: who makes which run must not matter, and no run is lost or made twice when a process,
 a node or a command dies."""
 
-import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from gan import two
+from gan import Waits, two
 from methods import Weighed, left_by, same, small, store_at
 
 from thesis_repro import launch, paths, settings, stopping, workers
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import PGD
+from thesis_repro.checkpoints import load_checkpoint
 from thesis_repro.files import BadInput
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.recipes import Classify
@@ -25,17 +28,22 @@ from thesis_repro.runs import Run
 from thesis_repro.store import RunsFailed, Store
 from thesis_repro.training import Length
 
-KINDS = [small(Plain()), two("WGAN-GP"), small(Weighed(every=2, turns=(2, 1))), two("ACGAN")]
-KINDS += [
-    small(Adversarial(attack=PGD(step=4 / 255, steps=2))),
-    small(Mixup((0, 1, 2, 3), Beta(2.0))),
-]
+
+def waiting(name: str) -> Run:
+    "A run of two networks that can be held up."
+    run = two(name)
+    return replace(run, recipe=replace(run.recipe, terms=(*run.recipe.terms, Waits())))
+
+
+KINDS = [small(Plain()), small(Adversarial(PGD(step=4 / 255, steps=2)))]
+KINDS += [small(Mixup((0, 1, 2, 3), Beta(2.0))), small(Weighed(every=2, turns=(2, 1)))]
+KINDS += [waiting("WGAN-GP"), waiting("ACGAN")]
 
 
 def sweep(n: int, epochs: int) -> list[Run]:
     "Small runs of six kinds, with one network or two."
-    kinds = [dataclasses.replace(run, length=Length(epochs, 50)) for run in KINDS]
-    return [dataclasses.replace(kinds[i % 6], seed=i, home="tests/sweep") for i in range(n)]
+    kinds = [replace(run, length=Length(epochs, 50)) for run in KINDS]
+    return [replace(kinds[i % 6], seed=i, home="tests/sweep") for i in range(n)]
 
 
 def at(folder, **changes) -> Store:
@@ -169,24 +177,52 @@ def undisturbed(tmp_path_factory, long):
     return folder, runs, epochs
 
 
-def test_a_sweep_survives_the_loss_of_its_commands(tmp_path, undisturbed):
-    "Begun by two workers whose command is killed, gone on by two others, stopped, finished by one."
-    folder, runs, epochs = undisturbed
-    n, home = len(runs), tmp_path / "sweep"
-    begun = command(home, "local", "auto", n, epochs)
-    wait_for(home, 1, begun)
+@pytest.fixture(scope="module")
+def orphan(tmp_path_factory, undisturbed):
+    "The folder of a sweep whose command was killed after a run; its two workers have ended."
+    folder, (_, runs, epochs) = tmp_path_factory.mktemp("orphan") / "sweep", undisturbed
+    begun = command(folder, "local", "auto", len(runs), epochs)
+    wait_for(folder, max(1, len(runs) // 6), begun)
     begun.kill()
-    begun.communicate()
-    kept = finished(home)
-    on = command(home, "local", "auto", n, epochs)
-    wait_for(home, len(kept) + 1, on)
+    begun.communicate()  # which waits for the workers, too: they write to the same pipe
+    return folder
+
+
+@pytest.fixture
+def sweep_of_a_dead_command(tmp_path, orphan):
+    "A copy of it."
+    return Path(shutil.copytree(orphan, tmp_path / "sweep"))
+
+
+def steps(folder, run) -> int:
+    "How many steps of a run its checkpoint has behind it; 0 without one."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it may just be written
+        state = load_checkpoint(store_at(folder).home(run) / "checkpoint.ckpt")
+    return state["at"]["steps"] if state else 0
+
+
+def test_a_sweep_survives_the_loss_of_its_commands(
+    sweep_of_a_dead_command, undisturbed, monkeypatch, tmp_path
+):
+    "Gone on by two other workers, stopped amid two networks, and finished by one process."
+    folder, runs, epochs = undisturbed
+    home, kept = sweep_of_a_dead_command, finished(sweep_of_a_dead_command)
+    monkeypatch.setenv("TELLING", str(tmp_path))
+    (tmp_path / "slowly").touch()
+    on, gans = command(home, "local", "auto", len(runs), epochs), runs[4:6]
+    wait_for(home, 4, on)
+    while max(steps(home, run) for run in gans) < 2:
+        assert on.poll() is None, on.stderr.read()
+        time.sleep(0.1)
     on.send_signal(signal.SIGTERM)
     assert on.wait(60) == stopping.AGAIN, on.stderr.read()
+    (tmp_path / "slowly").unlink()
     later = finished(home)
-    assert later.items() >= kept.items() and len(kept) < len(later) < n
-    assert list(home.glob("runs/*/*/*/checkpoint.ckpt"))  # something was in the middle
+    assert any(0 < steps(home, run) < 3 * epochs for run in gans)
+    assert later.items() >= kept.items() and len(later) < len(runs)
     store_at(home, threads=1).ensure(runs)
-    assert len(finished(home)) == n and finished(home).items() >= later.items()
+    assert len(finished(home)) == len(runs) and finished(home).items() >= later.items()
     assert all_same(home, folder, runs)
 
 
@@ -214,18 +250,12 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path):
         store.ensure(sweep(1, 1))
 
 
-def test_a_sweep_survives_the_loss_of_a_node(tmp_path, cluster, undisturbed):
+def test_a_sweep_survives_the_loss_of_a_node(sweep_of_a_dead_command, cluster, undisturbed):
     "Begun here and killed; gone on with two nodes, one lost; stopped; finished here."
     folder, runs, epochs = undisturbed
-    n, home = len(runs), tmp_path / "sweep"
+    n, home = len(runs), sweep_of_a_dead_command
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-
-    begun = command(home, "local", "auto", n, epochs)
-    wait_for(home, max(1, n // 6), begun)
-    begun.kill()
-    begun.wait()
     kept = finished(home)
-
     on = command(home, "ray", cluster.address, n, epochs)
     wait_for(home, len(kept) + max(1, n // 6), on)
     cluster.remove_node(nodes[0], allow_graceful=False)
@@ -247,7 +277,7 @@ def test_what_fails_under_ray_is_listed_and_the_rest_made(tmp_path, cluster):
     cluster.add_node(num_cpus=2)
     good = sweep(2, 1)
     unknown = Classify("no such network", Plain(), width=0.0625)
-    bad = dataclasses.replace(small(epochs=1), recipe=unknown, home="tests/sweep")
+    bad = replace(small(epochs=1), recipe=unknown, home="tests/sweep")
     store, before = (
         at(tmp_path, launcher="ray", ray_address=cluster.address),
         signal.getsignal(signal.SIGTERM),

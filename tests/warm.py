@@ -2,12 +2,12 @@
 what the first step of an optimiser imports takes two seconds, for instance."""
 
 import torch._dynamo
-from gan import two
-from methods import small
+from gan import GANS, two
+from methods import Weighed, small
 
 from thesis_repro import aip, m2at, records, zoo
 
-for run in (small(), two()):
+for run in (small(), small(Weighed()), *map(two, GANS)):
     run.data.images()
     run.code()
 records.environment()
