@@ -163,17 +163,17 @@ def own(tmp_path, monkeypatch):
 
     def made(old="", new="", helper=HELPERS):
         assert not old or old in MINE
-        for name in ("mine_of_a_test", "helpers_of_a_test"):
+        for name in ("code_of_a_test", "helpers_of_a_test"):
             sys.modules.pop(name, None)
         pieces.REGISTRY.pop("MineOfATest", None)
         text = MINE.replace("NAME", "MineOfATest").replace(old or "\0", new)
-        (tmp_path / "mine_of_a_test.py").write_text(text)
+        (tmp_path / "code_of_a_test.py").write_text(text)
         (tmp_path / "helpers_of_a_test.py").write_text(helper)
         sys.dont_write_bytecode = True
         importlib.invalidate_caches()
         code._module.cache_clear()
         code.rests_on.cache_clear()
-        module = importlib.import_module("mine_of_a_test")
+        module = importlib.import_module("code_of_a_test")
         return fingerprint([module.MineOfATest])
 
     before = sys.dont_write_bytecode
@@ -194,7 +194,7 @@ def own(tmp_path, monkeypatch):
 )
 def test_an_edit_in_a_file_of_ones_own_counts_wherever_it_is(own, old, new):
     now = own(old, new)
-    assert "mine_of_a_test.py" in changed(own(), now)
+    assert "code_of_a_test.py" in changed(own(), now)
 
 
 def test_what_the_own_class_does_not_use_does_not_count(own):
@@ -281,3 +281,53 @@ def test_a_library_that_is_edited_while_it_computes_is_what_was_imported():
     assert {f"thesis_repro.{f.stem}" for f in Path(code.__file__).parent.glob("*.py")} == set(
         code._TEXTS
     )
+
+
+# A chapter's notebook and the module that it exports
+
+CHAPTER = """
+import linecache, pickle, re, sys
+from pathlib import Path
+
+import cloudpickle
+import thesis_repro
+from thesis_repro.code import fingerprint
+
+name = sys.argv[1]
+text = Path(thesis_repro.__file__).with_name(f"{name}.py").read_text()
+text = re.sub(r"^from [.] import", "from thesis_repro import", text, flags=re.M)
+text = re.sub(r"^from [.](\\w)", r"from thesis_repro.\\1", text, flags=re.M)
+
+
+def run(text):
+    linecache.cache["<cell>"] = (len(text), None, text.splitlines(True), "<cell>")  # as IPython
+    exec(compile(text, "<cell>", "exec"), globals())
+    thing = globals()[sys.argv[2]]
+    assert thing.__module__ == "__main__"
+    copy = pickle.loads(cloudpickle.dumps(thing))
+    assert fingerprint([copy]) == fingerprint([thing])
+    return fingerprint([thing])
+
+
+exported = fingerprint([getattr(__import__(f"thesis_repro.{name}", fromlist="x"), sys.argv[2])])
+assert run(text) == exported, (run(text), exported)
+old, new = sys.argv[3:]
+assert text.count(old) == 1
+assert run(text.replace(old, new)) != exported
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "old", "new"),
+    [
+        ("mixup", "Mixup", "lam = ratio(pairs, draws)", "lam = 1 - ratio(pairs, draws)"),
+        ("attacks", "PGD", "fill: float = field(1.0,", "fill: float = field(0.9,"),
+        ("mixup", "Mixup", "torch.lerp(full(b), full(a), lam)", "torch.lerp(full(b), full(a), 1)"),
+        ("mixup", "mix", "view(-1, *[1]", "view(-1, *[2]"),
+    ],
+    ids=["method", "default", "function below", "function"],
+)
+def test_what_a_notebook_exports_is_the_modules_until_it_is_edited(module, name, old, new):
+    words = {"capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run([sys.executable, "-c", CHAPTER, module, name, old, new], **words)
+    assert done.returncode == 0, done.stderr

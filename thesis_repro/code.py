@@ -11,8 +11,10 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import re
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 from . import files
@@ -125,6 +127,48 @@ def _typed(thing) -> str:
         return "\n".join([thing.__qualname__, *said])
     return "\n".join([_words(_without_docstring(tree)), *said])
 
+# %% ../nbs/engine/03_code.ipynb #a85f9f37
+def _bytecode(code: types.CodeType) -> tuple:
+    "What a function does, without its place."
+    constants = [_bytecode(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, repr(constants)
+
+
+@functools.cache
+def _functions(text: str) -> dict[str, tuple]:
+    "The functions that a module's text defines: name → bytecode."
+    constants = compile(text, "module", "exec").co_consts
+    return {c.co_name: _bytecode(c) for c in constants if isinstance(c, types.CodeType)}
+
+
+def _same_function(thing, module: str) -> bool:
+    "Whether a typed function does what a module's of that name does; other things count as equal."
+    code = getattr(inspect.unwrap(thing), "__code__", None) if callable(thing) else None
+    ours = getattr(thing, "__module__", "") == "__main__"
+    return not (code and ours) or _functions(_TEXTS[module]).get(code.co_name) == _bytecode(code)
+
+# %% ../nbs/engine/03_code.ipynb #60fb5c3d
+def _same(thing, module: str) -> bool:
+    "Whether a typed class or function is the one of that name in a module of the library."
+    if inspect.isfunction(thing):
+        return _same_function(thing, module)
+    tree = _without_docstring(ast.parse(getattr(thing, "__text__", "")))
+    return _words(tree.body) == _words(_module(module)[0][thing.__name__])
+
+
+def _exported(thing) -> tuple[str, str] | None:
+    "Where the library has what was typed, with the same functions below it: (module, name)."
+    name = thing.__name__
+    for module in (
+        m for m, text in _TEXTS.items() if re.search(rf"^(class|def) {name}\b", text, re.M)
+    ):
+        below = rests_on(frozenset({(module, name)})).get(module, ())
+        own = [f for f in (thing, *vars(thing).values()) if inspect.isfunction(f)]
+        seen = [f.__globals__[n] for f in own for n in below if n in f.__globals__]
+        if _same(thing, module) and all(_same_function(s, module) for s in seen):
+            return module, name
+    return None
+
 # %% ../nbs/engine/03_code.ipynb #fc39108a
 # what they do reaches no number
 PLUMBING = {"code", "files", "paths", "progress", "settings", "stopping"}
@@ -132,12 +176,14 @@ PLUMBING = {"code", "files", "paths", "progress", "settings", "stopping"}
 
 def fingerprint(things) -> dict[str, str]:
     "Module → hash of the definitions there that some classes and functions rest on."
-    typed = {t for t in things if t.__module__ == "__main__"}
-    filed = {t for t in things if t not in typed}
+    exported = {t: _exported(t) for t in things if t.__module__ == "__main__"}
+    typed = {t for t, place in exported.items() if not place}
+    filed = {t for t in things if t not in exported}
     own = {t.__module__ for t in filed if f"{LIBRARY}." not in t.__module__}
     beside = frozenset(_file(m).parent for m in own)
     # a function in a function stands for the outer one
     places = {(t.__module__, t.__qualname__.partition(".")[0]) for t in filed}
+    places |= set(filter(None, exported.values()))
     found = rests_on(frozenset(places), beside)
     hashes = {t.__name__: _digest(_typed(t)) for t in typed}
     for module in sorted(found):

@@ -7,6 +7,7 @@ __all__ = ['REGISTRY', 'field', 'allowed', 'checked', 'piece', 'is_piece', 'spec
            'from_specification', 'load_pieces', 'inside']
 
 # %% ../nbs/engine/02_pieces.ipynb #c2ef1e32
+import ast
 import contextlib
 import dataclasses
 import difflib
@@ -14,13 +15,12 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import json
+import linecache
 import math
 import os
 import re
 import sys
-import textwrap
 import types
 import typing
 from pathlib import Path
@@ -108,20 +108,19 @@ def _check_fields(self):
         self.check()
 
 
-def _text(cls) -> str:
-    "The sources of a class's functions, as far as they can be read."
-    texts = []
-    for v in vars(cls).values():
-        function = getattr(v, "fget", getattr(v, "func", getattr(v, "__func__", v)))
-        with contextlib.suppress(OSError, TypeError):
-            texts += [textwrap.dedent(inspect.getsource(function))]
-    return "\n".join(texts)
+def _text(name: str, file: str) -> str:
+    "The source of a class in a cell of a notebook; empty where it cannot be read."
+    with contextlib.suppress(SyntaxError):
+        for node in reversed(list(ast.walk(ast.parse("".join(linecache.getlines(file)))))):
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                return ast.unparse(node)
+    return ""
 
 
 def piece(cls):
     "A class as a frozen, checked dataclass, registered by name. TypeError if the name is taken."
     if cls.__module__ == "__main__":  # a notebook has no file; workers get a copy of the class
-        cls.__text__ = _text(cls)
+        cls.__text__ = _text(cls.__name__, sys._getframe(1).f_code.co_filename)
     cls.__post_init__ = _check_fields
     made = dataclasses.dataclass(frozen=True)(cls)
     other = REGISTRY.get(cls.__name__, cls)
