@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from test_cli import TINY
 
-from thesis_repro import notebooks, paths
+from thesis_repro import notebooks, paths, workers
 
 CHAPTER = "07_aip"
 
@@ -69,12 +69,6 @@ def test_stock_papermill_and_the_command_line_share_the_store(tmp_path, tiny):
     assert any("Table 7.1" in o["data"]["text/html"] for o in shown)
 
 
-@pytest.mark.parametrize("chapter", notebooks.chapters(), ids=lambda p: p.stem)
-def test_chapters_are_committed_without_outputs(chapter):
-    cells = [c for c in nbformat.read(chapter, 4).cells if c.cell_type == "code"]
-    assert not any(c.outputs for c in cells) and all(c.execution_count is None for c in cells)
-
-
 @pytest.mark.parametrize(
     "given, said",
     [
@@ -88,3 +82,46 @@ def test_bad_parameters_are_refused_before_a_kernel_starts(tmp_path, given, said
     with pytest.raises(ValueError, match=said):
         notebooks.execute(chapter, tmp_path / "out.ipynb", given)
     assert not list(tmp_path.iterdir())
+
+
+MEETING = """import time, torch
+from pathlib import Path
+from thesis_repro import workers
+Path("{own}").touch()  # each waits for the other, in the folder of the executed copies
+late = time.time() + 100
+while not Path("{other}").exists() and time.time() < late:
+    time.sleep(0.1)
+print(f"{own} met {{Path('{other}').exists()}}: threads", torch.get_num_threads(), workers.usable())
+"""
+
+
+@pytest.fixture
+def two_chapters(tmp_path, tiny):
+    "The environment of a project of two chapters that wait for each other; the second one fails."
+    names = ("preset", "seeds", "epochs", "device", "jobs", "launcher")
+    parameters = "\n".join(f"{n}: str = ''" for n in names)
+    for own, other, end in (("05_m2at", "07_aip", "1"), ("07_aip", "05_m2at", "1 / 0")):
+        sources = [parameters, MEETING.format(own=own, other=other), end]
+        cells = [nbformat.v4.new_code_cell(s) for s in sources]
+        cells[0].metadata.tags = ["parameters"]
+        file = tmp_path / "nbs" / "chapters" / f"{own}.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), file)
+    for name in ("data", "tests"):
+        (tmp_path / name).symlink_to(paths.root() / name)
+    return {**tiny, "THESIS_REPRO_ROOT": str(tmp_path)}
+
+
+def test_chapters_are_executed_side_by_side_each_with_its_share_of_the_cores(
+    tmp_path, two_chapters
+):
+    command = [sys.executable, "-m", "thesis_repro", "reproduce", "--preset", "tiny", "--jobs", "2"]
+    how = {"env": two_chapters, "capture_output": True, "text": True, "cwd": tmp_path}
+    done = subprocess.run(command, **how)
+    assert done.returncode == 1 and "05_m2at: done in" in done.stdout, done.stderr
+    assert "07_aip: failed: cell 4" in done.stderr and "failed: 07_aip" in done.stderr
+    share = max(1, workers.cores() // 2)
+    for own in ("05_m2at", "07_aip"):
+        cells = nbformat.read(tmp_path / "outputs" / "tiny" / "notebooks" / f"{own}.ipynb", 4).cells
+        said = "".join(o.get("text", "") for c in cells for o in c.get("outputs", ()))
+        assert f"{own} met True: threads {share} {share}" in said

@@ -241,6 +241,9 @@ class Figure(Artefact):
         "The picture."
         return _drawn(self.figure, "png", self.heading, self.made)
 
+    def _repr_png_(self) -> bytes:
+        return self.png  # for a page that shows no HTML, as that of a repository
+
     def _repr_html_(self) -> str:
         heading, where, made = map(html.escape, (self.heading, self.where, self.made))
         source = "data:image/png;base64," + base64.b64encode(self.png).decode()

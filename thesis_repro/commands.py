@@ -54,21 +54,20 @@ def said(failures: dict) -> bool:
 # %% ../nbs/command/96_commands.ipynb #2ac77630
 def reproduce(args) -> int:
     "Execute the chapters at a preset; write tables, figures, notebooks and the report."
-    from thesis_repro import artefacts, notebooks
+    from thesis_repro import notebooks
 
     given = overridden(args)
     preset = settings.load(args.preset, **given)
     given |= {"preset": preset.name} | ({"parts": args.parts} if args.parts else {})
     given |= {"fresh": args.fresh} if args.fresh else {}
-    chapters, folder = notebooks.chapters(args.chapter or None), artefacts.folder(preset)
+    chapters = notebooks.chapters(args.chapter or None)
     if args.parts:
         chapters = [c for c in chapters if _concerned(c, settings.parts(args.parts))]
     for chapter in chapters:
         notebooks.check_parameters(chapter, given)
     failed, lost = [], {}
     with _report_at_the_end(preset):
-        for chapter in chapters:
-            done, holes = _execute(chapter, folder / "notebooks", given, args.timeout)
+        for chapter, (done, holes) in _executed(preset, chapters, given, args.timeout):
             failed += [] if done else [chapter.stem]
             lost |= holes
     print(f"failed: {', '.join(failed)}", file=sys.stderr) if failed else None
@@ -102,6 +101,42 @@ def _execute(chapter, folder, parameters: dict, timeout) -> tuple[bool, dict]:
         if out.exists():
             rendering.html(out, out.with_suffix(".html"))
     return done, artefacts.lost(folder.parent, before)
+
+# %% ../nbs/command/96_commands.ipynb #ed75e86c
+def _attempt(store, chapter, parameters: dict, timeout, share: int, wait, progress):
+    "Execute a chapter in a worker; its outcome, or an empty text where all went well."
+    from thesis_repro import artefacts
+
+    limits = dict.fromkeys(("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS"), str(share))
+    with stopping.inherited(**limits):
+        outcome = _execute(
+            chapter, artefacts.folder(store.preset) / "notebooks", parameters, timeout
+        )
+    return "" if outcome == (True, {}) else outcome
+
+
+def _executed(preset, chapters: list, parameters: dict, timeout):
+    "Execute chapters; yield each with whether it succeeded and what its artefacts lack."
+    from thesis_repro import artefacts, launch, workers
+    from thesis_repro.store import Store
+
+    apart = preset.launcher != "local" or workers.gpus(preset)
+    at_once = 1 if apart else min(workers.jobs(preset), len(chapters))
+    if at_once <= 1:
+        folder = artefacts.folder(preset) / "notebooks"
+        yield from ((c, _execute(c, folder, parameters, timeout)) for c in chapters)
+        return
+    each = workers.jobs(preset) // at_once
+    share = each * workers.threads_each(preset)
+    parameters = parameters | ({"jobs": str(each)} if preset.jobs else {})
+    tasks = [(c, parameters, timeout, share) for c in reversed(chapters)]
+    store = Store(dataclasses.replace(preset, jobs=at_once))
+    words = {"unit": "chapter", "desc": "reproducing"}
+    found = launch.side_by_side(store, _attempt, tasks, **words)
+    outcomes = {t[0]: found.get(i, (True, {})) for i, t in enumerate(tasks)}
+    for chapter in chapters:
+        o = outcomes[chapter]
+        yield chapter, (False, {chapter.stem: o}) if isinstance(o, str) else o
 
 # %% ../nbs/command/96_commands.ipynb #26e49734
 @contextlib.contextmanager

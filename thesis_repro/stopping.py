@@ -160,7 +160,8 @@ def watching(lock: Path):
     over = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, at_once)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    # a kernel that it starts has the same mask, and must hear that a cell takes too long
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     threading.Thread(target=_watch, args=(lock, over), daemon=True).start()
     try:
         yield
