@@ -120,7 +120,7 @@ arithmetic: $(STAMP)
 
 # Each test file in a process of its own, one thread each.
 pytest: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 
 ## The rest

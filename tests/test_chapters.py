@@ -86,20 +86,20 @@ def test_bad_parameters_are_refused_before_a_kernel_starts(tmp_path, given, said
 
 MEETING = """import time, torch
 from pathlib import Path
-from thesis_repro import workers
+from thesis_repro import settings, workers
 Path("{own}").touch()  # each waits for the other, in the folder of the executed copies
 late = time.time() + 100
 while not Path("{other}").exists() and time.time() < late:
     time.sleep(0.1)
 print(f"{own} met {{Path('{other}').exists()}}: threads", torch.get_num_threads(), workers.usable())
+print("width", settings.load("tiny").width)
 """
 
 
 @pytest.fixture
 def two_chapters(tmp_path, tiny):
     "The environment of a project of two chapters that wait for each other; the second one fails."
-    names = ("preset", "seeds", "epochs", "device", "jobs", "launcher")
-    parameters = "\n".join(f"{n}: str = ''" for n in names)
+    parameters = "preset: str = ''\njobs: int = 0"
     for own, other, end in (("05_m2at", "07_aip", "1"), ("07_aip", "05_m2at", "1 / 0")):
         sources = [parameters, MEETING.format(own=own, other=other), end]
         cells = [nbformat.v4.new_code_cell(s) for s in sources]
@@ -115,13 +115,15 @@ def two_chapters(tmp_path, tiny):
 def test_chapters_are_executed_side_by_side_each_with_its_share_of_the_cores(
     tmp_path, two_chapters
 ):
-    command = [sys.executable, "-m", "thesis_repro", "reproduce", "--preset", "tiny", "--jobs", "2"]
+    command = [sys.executable, "-m", "thesis_repro", "reproduce", "--preset", "tiny"]
+    command += ["--jobs", "2", "--set", "width=0.04"]
     how = {"env": two_chapters, "capture_output": True, "text": True, "cwd": tmp_path}
     done = subprocess.run(command, **how)
     assert done.returncode == 1 and "05_m2at: done in" in done.stdout, done.stderr
     assert "07_aip: failed: cell 4" in done.stderr and "failed: 07_aip" in done.stderr
     share = max(1, workers.cores() // 2)
+    folder = tmp_path / "outputs" / "tiny" / "with-width-0.04" / "notebooks"
     for own in ("05_m2at", "07_aip"):
-        cells = nbformat.read(tmp_path / "outputs" / "tiny" / "notebooks" / f"{own}.ipynb", 4).cells
+        cells = nbformat.read(folder / f"{own}.ipynb", 4).cells
         said = "".join(o.get("text", "") for c in cells for o in c.get("outputs", ()))
-        assert f"{own} met True: threads {share} {share}" in said
+        assert f"{own} met True: threads {share} {share}\nwidth 0.04" in said

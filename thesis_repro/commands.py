@@ -56,8 +56,9 @@ def reproduce(args) -> int:
     "Execute the chapters at a preset; write tables, figures, notebooks and the report."
     from thesis_repro import notebooks
 
-    given = overridden(args)
-    preset = settings.load(args.preset, **given)
+    asked = overridden(args)
+    preset = settings.load(args.preset, **asked)
+    given = {k: getattr(preset, k) for k in asked if k in OVERRIDES}
     given |= {"preset": preset.name} | ({"parts": args.parts} if args.parts else {})
     given |= {"fresh": args.fresh} if args.fresh else {}
     chapters = notebooks.chapters(args.chapter or None)
@@ -66,7 +67,8 @@ def reproduce(args) -> int:
     for chapter in chapters:
         notebooks.check_parameters(chapter, given)
     failed, lost = [], {}
-    with _report_at_the_end(preset):
+    others = {k: v for k, v in asked.items() if k not in OVERRIDES}
+    with stopping.inherited(**settings.outside(others)), _report_at_the_end(preset):
         for chapter, (done, holes) in _executed(preset, chapters, given, args.timeout):
             failed += [] if done else [chapter.stem]
             lost |= holes
@@ -102,7 +104,7 @@ def _execute(chapter, folder, parameters: dict, timeout) -> tuple[bool, dict]:
             rendering.html(out, out.with_suffix(".html"))
     return done, artefacts.lost(folder.parent, before)
 
-# %% ../nbs/command/96_commands.ipynb #ed75e86c
+# %% ../nbs/command/96_commands.ipynb #d9d5b987
 def _attempt(store, chapter, parameters: dict, timeout, share: int, wait, progress):
     "Execute a chapter in a worker; its outcome, or an empty text where all went well."
     from thesis_repro import artefacts
@@ -128,7 +130,7 @@ def _executed(preset, chapters: list, parameters: dict, timeout):
         return
     each = workers.jobs(preset) // at_once
     share = each * workers.threads_each(preset)
-    parameters = parameters | ({"jobs": str(each)} if preset.jobs else {})
+    parameters = parameters | ({"jobs": each} if preset.jobs else {})
     tasks = [(c, parameters, timeout, share) for c in reversed(chapters)]
     store = Store(dataclasses.replace(preset, jobs=at_once))
     words = {"unit": "chapter", "desc": "reproducing"}
