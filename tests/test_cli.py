@@ -290,6 +290,42 @@ def test_a_stopped_reproduce_writes_the_report_of_what_is_there(monkeypatch, cap
     assert "stopped by" in err and err.count("\n") == 1
 
 
+def test_a_second_reproduce_has_nothing_to_do_until_something_changes(monkeypatch, capsys):
+    from thesis_repro import again
+
+    executed = []
+
+    def execute(*_):
+        executed.append(1)
+        return outcome
+
+    def times(*more) -> int:
+        executed.clear()
+        code = main(["reproduce", "--preset", "tiny", "--chapter", "7", *more])
+        assert code == (0 if outcome == (True, {}) else 1)
+        return len(executed)
+
+    monkeypatch.setattr(commands, "_execute", execute)
+    outcome = False, {}
+    assert times() == times() == 1  # what failed is tried again
+    outcome = True, {}
+    assert times() == 1 and times() == 0
+    assert "nothing has changed since" in capsys.readouterr().out
+    assert times("--again") == 1 and times("--fresh", "changed") == 1
+    assert times("--set", "width=0.02") == 1 and times() == 0
+    (paths.outputs("tiny") / "tables").mkdir()
+    assert times() == 0
+    (paths.outputs("tiny") / "tables" / "table_7_1.csv").touch()
+    assert times() == 1 and times() == 0
+    (paths.outputs("tiny") / "index.html").unlink()
+    assert times() == 1 and times() == 0
+    with settings.settings_file().open("a") as f:
+        f.write("# another comment")
+    assert times() == 1 and times() == 0
+    monkeypatch.setattr(again, "_cells", lambda notebook: "an edited cell")
+    assert times() == 1 and times() == 0
+
+
 def test_a_report_that_cannot_be_written_does_not_hide_that_it_was_stopped(monkeypatch, capsys):
     from thesis_repro import pages
 

@@ -293,3 +293,15 @@ def test_what_fails_under_ray_is_listed_and_the_rest_made(tmp_path, cluster):
         assert signal.getsignal(signal.SIGTERM) is before  # Ray has given it back
     finally:
         ray.shutdown()
+
+
+def test_who_runs_side_by_side_shares_the_cores_until_the_other_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    preset = settings.load("smoke", device="cpu")
+    monkeypatch.setenv(workers.SHARING, str(tmp_path))
+    with stopping.held(tmp_path):
+        alone = workers.jobs(preset)
+        with stopping.held(tmp_path):
+            assert (workers.jobs(preset), workers.threads_each(preset)) == (4, 1)
+        (tmp_path / "of one that was killed").touch()
+        assert alone == workers.jobs(preset) == 8

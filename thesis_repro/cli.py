@@ -36,6 +36,7 @@ OPTIONS = {
     "--retry": {"action": "store_true", "help": "try runs that diverged again"},
     "--fresh": {"choices": ("changed",), "help": "make runs again whose code has changed"},
     "--deterministic": {"action": "store_true", "help": "the same bits on a GPU too, slower"},
+    "--again": {"action": "store_true", "help": "execute the chapters even if nothing changed"},
     "--timeout": {"type": int, "help": "seconds for one cell (default: no limit)"},
     "--no-train": {"action": "store_true", "help": "draw it from the runs that are there"},
 }
@@ -76,7 +77,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
     "reproduce": (
         commands.reproduce,
         "execute the chapters: every table and figure",
-        (*COST, "--parts", "--chapter", "--timeout", *CAREFUL),
+        (*COST, "--parts", "--chapter", "--again", "--timeout", *CAREFUL),
         {},
     ),
     "table": (

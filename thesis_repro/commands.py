@@ -13,7 +13,9 @@ import dataclasses
 import importlib
 import json
 import sys
+import tempfile
 from fractions import Fraction
+from pathlib import Path
 
 from . import settings, stopping
 from .files import BadInput
@@ -66,14 +68,33 @@ def reproduce(args) -> int:
         chapters = [c for c in chapters if _concerned(c, settings.parts(args.parts))]
     for chapter in chapters:
         notebooks.check_parameters(chapter, given)
-    failed, lost = [], {}
     others = {k: v for k, v in asked.items() if k not in OVERRIDES}
-    with stopping.inherited(**settings.outside(others)), _report_at_the_end(preset):
-        for chapter, (done, holes) in _executed(preset, chapters, given, args.timeout):
+    with stopping.inherited(**settings.outside(others)):
+        return _unless_unchanged(args, preset, chapters, given)
+
+# %% ../nbs/command/96_commands.ipynb #3754fb68
+def _unless_unchanged(args, preset, chapters: list, parameters: dict) -> int:
+    "Execute the chapters and write the report, if that can change anything; the exit code."
+    from thesis_repro import again, artefacts
+
+    own = [*(args.pieces or ()), *(f for f in preset.pieces.split() if f != "none")]
+    files = [settings.settings_file().parent / f for f in own]
+    what = again.rests_on(chapters, parameters | {"set": settings.said_outside()}, files)
+    page = artefacts.folder(preset) / "index.html"
+    forced = args.again or args.fresh or not page.exists()
+    if when := "" if forced else again.unchanged(preset, what):
+        print(f"nothing has changed since {when}: {page} (--again executes the chapters)")
+        return 0
+    failed, lost = [], {}
+    with _report_at_the_end(preset):
+        for chapter, (done, holes) in _executed(preset, chapters, parameters, args.timeout):
             failed += [] if done else [chapter.stem]
             lost |= holes
     print(f"failed: {', '.join(failed)}", file=sys.stderr) if failed else None
-    return 1 if said(lost) or failed else 0
+    if said(lost) or failed:
+        return 1
+    again.note(preset, what)
+    return 0
 
 # %% ../nbs/command/96_commands.ipynb #e7b945b6
 def _concerned(chapter, parts: tuple) -> bool:
@@ -104,40 +125,46 @@ def _execute(chapter, folder, parameters: dict, timeout) -> tuple[bool, dict]:
             rendering.html(out, out.with_suffix(".html"))
     return done, artefacts.lost(folder.parent, before)
 
-# %% ../nbs/command/96_commands.ipynb #d9d5b987
-def _attempt(store, chapter, parameters: dict, timeout, share: int, wait, progress):
+# %% ../nbs/command/96_commands.ipynb #d19db566
+def _attempt(store, chapter, parameters: dict, timeout, sharing, threads: int, wait, progress):
     "Execute a chapter in a worker; its outcome, or an empty text where all went well."
-    from thesis_repro import artefacts
+    from thesis_repro import artefacts, workers
 
-    limits = dict.fromkeys(("LOKY_MAX_CPU_COUNT", "OMP_NUM_THREADS"), str(share))
-    with stopping.inherited(**limits):
-        outcome = _execute(
-            chapter, artefacts.folder(store.preset) / "notebooks", parameters, timeout
-        )
+    here = {workers.SHARING: str(sharing), "OMP_NUM_THREADS": str(threads)}
+    folder = artefacts.folder(store.preset) / "notebooks"
+    with stopping.inherited(**here), stopping.held(sharing):
+        outcome = _execute(chapter, folder, parameters, timeout)
     return "" if outcome == (True, {}) else outcome
 
 
 def _executed(preset, chapters: list, parameters: dict, timeout):
     "Execute chapters; yield each with whether it succeeded and what its artefacts lack."
-    from thesis_repro import artefacts, launch, workers
-    from thesis_repro.store import Store
+    from thesis_repro import artefacts, workers
 
     apart = preset.launcher != "local" or workers.gpus(preset)
     at_once = 1 if apart else min(workers.jobs(preset), len(chapters))
-    if at_once <= 1:
-        folder = artefacts.folder(preset) / "notebooks"
-        yield from ((c, _execute(c, folder, parameters, timeout)) for c in chapters)
+    if at_once > 1:
+        yield from _side_by_side(preset, chapters, at_once, parameters, timeout)
         return
+    folder = artefacts.folder(preset) / "notebooks"
+    yield from ((c, _execute(c, folder, parameters, timeout)) for c in chapters)
+
+
+def _side_by_side(preset, chapters: list, at_once: int, parameters: dict, timeout):
+    "Execute that many chapters at once, which share the cores; yield each with its outcome."
+    from thesis_repro import launch, workers
+    from thesis_repro.store import Store
+
     each = workers.jobs(preset) // at_once
-    share = each * workers.threads_each(preset)
     parameters = parameters | ({"jobs": each} if preset.jobs else {})
-    tasks = [(c, parameters, timeout, share) for c in reversed(chapters)]
     store = Store(dataclasses.replace(preset, jobs=at_once))
-    words = {"unit": "chapter", "desc": "reproducing"}
-    found = launch.side_by_side(store, _attempt, tasks, **words)
-    outcomes = {t[0]: found.get(i, (True, {})) for i, t in enumerate(tasks)}
-    for chapter in chapters:
-        o = outcomes[chapter]
+    with tempfile.TemporaryDirectory() as folder:
+        how = parameters, timeout, Path(folder), each * workers.threads_each(preset)
+        tasks = [(c, *how) for c in reversed(chapters)]
+        words = {"unit": "chapter", "desc": "reproducing"}
+        found = launch.side_by_side(store, _attempt, tasks, **words)
+    for i, chapter in enumerate(reversed(chapters)):
+        o = found.get(i, (True, {}))
         yield chapter, (False, {chapter.stem: o}) if isinstance(o, str) else o
 
 # %% ../nbs/command/96_commands.ipynb #26e49734
