@@ -320,7 +320,7 @@ def test_a_second_reproduce_has_nothing_to_do_until_something_changes(monkeypatc
     (paths.outputs("tiny") / "index.html").unlink()
     assert times() == 1 and times() == 0
     with settings.settings_file().open("a") as f:
-        f.write("# another comment")
+        f.write("\n# another comment")
     assert times() == 1 and times() == 0
     monkeypatch.setattr(again, "_cells", lambda notebook: "an edited cell")
     assert times() == 1 and times() == 0
