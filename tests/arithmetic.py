@@ -41,9 +41,10 @@ VARIANTS = {
 }
 # Those that compute; the others read and write files, or start processes.
 NUMERICAL = (
-    "adversarial aip attacks background digits distributed draws extractors games gan_blocks "
-    "gan_networks gan_progressive gans images m2at margin_reweighting masked_gradients models "
-    "moments quality surfaces training zoo zoo_references"
+    "adversarial aip attacks background boundaries digits distributed draws extractors "
+    "feature_space games gan_blocks gan_networks gan_progressive gans images m2at "
+    "margin_reweighting masked_gradients models moments overfitting quality surfaces training zoo "
+    "zoo_references"
 ).split()
 # The fastest of them that follow gradients: `make test` runs these under one variant.
 FEW = "adversarial attacks models zoo zoo_references".split()

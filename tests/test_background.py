@@ -1,20 +1,17 @@
-"""Section 2.2: what its figures measure, against geometry and NumPy; the zoo against the contract;
-the atlas."""
+"Section 2.2: what its figures measure, against NumPy; the zoo against the contract; the atlas."
 
-import copy
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn as nn
 
 from thesis_repro import adversarial, atlas, background, data, models, runs, settings, training
-from thesis_repro.adversarial import Adversarial, AVmixup, Examples
+from thesis_repro.adversarial import AVmixup, Examples
 from thesis_repro.artefacts import Table
 from thesis_repro.attacks import FGSM, PGD
-from thesis_repro.background import UNDEFENDED, CenterLoss
+from thesis_repro.background import UNDEFENDED
 from thesis_repro.draws import Draws
 from thesis_repro.images import pixels
 from thesis_repro.mixup import Plain
@@ -180,129 +177,7 @@ def test_along_perturbation_begins_at_the_image_and_passes_the_adversarial_one(e
     assert line["mass"][2] == pytest.approx(p(e.adversarial), abs=1e-6)
 
 
-# Figure 2.13: a linear network, whose margins are known
-
-
-@pytest.fixture
-def linear():
-    net = nn.Linear(2, 2).double()
-    with torch.no_grad():
-        net.weight.copy_(torch.tensor([[3.0, 0.0], [0.0, -4.0]]))
-        net.bias.copy_(torch.tensor([0.5, 0.0]))
-    return net
-
-
-def test_the_nearest_boundary_of_a_linear_network(linear):
-    x = torch.tensor([[0.5, 0.2], [1.0, -0.3], [0.0, 1.0]], dtype=torch.float64)
-    margin, edge = background.nearest_boundary(
-        linear, x, torch.zeros(3, dtype=torch.int64), radius=3.0
-    )
-    expected = (3 * x[:, 0] + 4 * x[:, 1] + 0.5) / 5
-    np.testing.assert_allclose(margin, expected, rtol=1e-3)  # the nearest of 144 directions
-    assert (margin >= expected - 1e-9).all()
-    np.testing.assert_allclose(linear(edge).diff(dim=1).detach(), 0, atol=1e-6)
-    np.testing.assert_allclose((edge - x).norm(dim=1), margin)
-
-
-def test_margins_that_there_are_not(linear):
-    x = torch.tensor([[0.5, 0.2], [-5.0, -5.0]], dtype=torch.float64)
-    far, _ = background.nearest_boundary(linear, x[:1], torch.tensor([0]), radius=0.1)
-    misread, _ = background.nearest_boundary(linear, x[1:], torch.tensor([0]))
-    assert torch.isinf(far).all() and misread.item() == 0
-
-
-def test_the_worst_point_of_a_linear_network(linear):
-    x = torch.tensor([[0.5, 0.2], [1.0, -0.3]], dtype=torch.float64)
-    found = background.worst_point(linear, x, torch.tensor([0, 0]), 0.3)
-    towards = torch.tensor([-3.0, -4.0], dtype=torch.float64) / 5
-    np.testing.assert_allclose(found, x + 0.3 * towards, atol=0.01)
-    assert ((found - x).norm(dim=1) <= 0.3 + 1e-9).all()
-
-
-def test_a_step_has_its_length_goes_down_and_leaves_the_network_alone(linear):
-    x, y = background.two_arcs(20)
-    before = copy.deepcopy(linear.state_dict())
-    moved = background.stepped(linear, x, y, 0.01)
-    assert all(torch.equal(v, before[k]) for k, v in linear.state_dict().items())
-    moves = [a - b for a, b in zip(moved.parameters(), linear.parameters(), strict=True)]
-    length = torch.cat([m.flatten() for m in moves]).norm().item()
-    assert length == pytest.approx(0.01)
-
-    def loss(f):
-        return nn.functional.cross_entropy(f(x), y).item()
-
-    assert loss(moved) < loss(linear)
-
-
-# Figure 2.14
-
-
-def test_center_loss_and_its_gradients(net, digits):
-    model = copy.deepcopy(net)
-    x, y = pixels(digits.x_test[:6]), digits.y_test[:6]
-    piece = CenterLoss(weight=0.4)
-    batch = Examples(model, x, y, Draws(0), inputs=x, nets=piece.networks(model, digits))
-    centres = batch.nets["centres"].weight
-    losses = piece(batch)
-    last = model.stages[-1][-1]
-    h = model.stages[-1][:-1](model(x, stop=3)).detach().double().numpy()
-    c, w, b = (v.detach().double().numpy() for v in (centres, last.weight, last.bias))
-    z = h @ w.T + b
-    p = np.exp(z - z.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    expected = [
-        -np.log(p[i, t]) + 0.2 * np.sum((h[i] - c[t]) ** 2) for i, t in enumerate(y.tolist())
-    ]
-    np.testing.assert_allclose(losses.detach(), expected, rtol=1e-4)
-    slope = torch.autograd.grad(losses.sum(), centres)[0].numpy()
-    by_hand = np.zeros_like(c)
-    for i, t in enumerate(y.tolist()):
-        by_hand[t] += 0.4 * (c[t] - h[i])
-    np.testing.assert_allclose(slope, by_hand, rtol=1e-3, atol=1e-4)
-
-
-def test_crowding_by_hand():
-    g = np.random.default_rng(0)
-    h, y = g.normal(size=(30, 2)) + 3 * (np.arange(30)[:, None] % 3), np.arange(30) % 3
-    means = np.stack([h[y == c].mean(0) for c in range(3)])
-    own = np.mean([np.linalg.norm(a - means[c]) for a, c in zip(h, y, strict=True)])
-    near = np.mean(
-        [min(np.linalg.norm(means[c] - means[o]) for o in range(3) if o != c) for c in range(3)]
-    )
-    found = background.crowding(torch.tensor(h), torch.tensor(y))
-    assert found == pytest.approx(own / near, rel=1e-6)
-
-
-def test_few_classes_keeps_images_with_their_labels(digits):
-    few = background.FewClasses("faint10", 200, 200, 20, classes=3).images()
-    assert few.classes == 3 and few.y_train.max() == 2 and few.y_val.max() == 2
-    assert torch.equal(few.x_test, digits.x_test[digits.y_test < 3])
-    assert torch.equal(few.y_test, digits.y_test[digits.y_test < 3])
-
-
-def test_a_flat_network_reads_from_two_numbers(digits):
-    recipe = background.FlatClassify("resnet18", Plain("ce"), width=0.0625)
-    net = recipe.networks(digits, 0)["model"].eval()
-    x = pixels(digits.x_test[:4])
-    features = net(x, stop=4)
-    assert features.shape == (4, 2)
-    assert torch.allclose(net(features, start=4), net(x))
-
-
 # Figure 2.15
-
-
-def test_wrong_labels_are_wrong_and_as_many_as_said():
-    d = data.load("faint10", train_size=1000, test_size=20, held_out=20)
-    told = background.with_wrong_labels(d, 0.2)
-    share = (told.y_train != d.y_train).float().mean().item()
-    assert (
-        0.16 < share < 0.24
-        and torch.equal(told.x_train, d.x_train)
-        and torch.equal(told.y_test, d.y_test)
-    )
-    assert told.y_train.min() >= 0 and told.y_train.max() <= 9
-    assert torch.equal(background.with_wrong_labels(d, 0.0).y_train, d.y_train)
 
 
 def test_real_data_keeps_its_labels(digits):
@@ -321,49 +196,6 @@ def test_real_data_keeps_its_labels(digits):
 def background_sizes(named):
     "Name and sizes of a data set, without what a figure makes of it."
     return named.name, named.train, named.test, named.held_out
-
-
-def watched(preset, epochs=4):
-    "The long training of Madry AT, as small as a test can afford it."
-    run, _ = background.long_run(preset, "Madry AT", "CIFAR-10")
-    method = Adversarial(PGD(steps=1), selection=None)
-    recipe = replace(run.recipe, method=method, width=0.0625, every=2)
-    data = replace(run.data, train=100, test=200, held_out=20)
-    return replace(run, data=data, recipe=recipe, length=Length(epochs, 50))
-
-
-def test_a_watched_training_is_the_training(preset):
-    "Looking at it under attack every second epoch changes nothing, and finds the best of these."
-    run = watched(preset)
-    images, watching = run.data.images(), run.recipe
-    plain = Classify("resnet18", watching.method, watching.optimiser, watching.width)
-    starts = [training.start(r, images, run.length, compute=QUIET) for r in (plain, watching)]
-    whole, seen = (training.train(t) for t in starts)
-    assert whole.at.epoch == seen.at.epoch == 4
-    for k, v in whole.nets.state_dict().items():
-        assert torch.equal(v, seen.nets.state_dict()[k]), k
-    rows = [r for r in seen.at.history if "test loss" in r]
-    assert [r["epoch"] for r in rows] == [2, 4]
-    best = max(range(2), key=lambda i: (rows[i]["test accuracy"], -i))
-    last, at_best = seen.nets.state_dict(), seen.at.best["weights"]
-    for weights, row in ((at_best, rows[best]), (last, rows[-1])):
-        nets = watching.networks(images, 0)
-        nets.load_state_dict(weights)
-        found = background.under_attack(nets["model"], images.x_test, images.y_test)
-        expected = {k: row[f"test {k}"] for k in ("accuracy", "loss")}
-        assert found == pytest.approx(expected, rel=1e-4)
-
-
-def test_what_figure_2_15_says_in_numbers():
-    rows = pd.DataFrame({"test accuracy": [40.0, 52.0, 47.0], "test loss": [1.5, 1.3, 1.9]})
-    grid = pd.DataFrame({"alpha": [-1, 0, 1, 0], "beta": [0, 0, 0, 1], "loss": [3.0, 1.0, 5.0, 7]})
-    told = background.overfitted(rows.assign(method="AT"), grid.assign(network="AT, last"))
-    assert [(row, unit) for row, _, _, unit in told] == [
-        ("AT", "points"),
-        ("AT", ""),
-        ("AT, last", ""),
-    ]
-    assert [value for _, _, value, _ in told] == pytest.approx([5.0, 0.6, 3.0])
 
 
 # Figure 2.16
