@@ -944,6 +944,6 @@ def test_table_7_5_names_the_machine_that_measured(outputs, monkeypatch):
         "Another CPU, 7 cores, batches"
     )
     assert artefacts.read_table(table.save()[-1]).origin["hardware"] == "Another CPU, 7 cores"
-    batches = settings.load("smoke", 7, timing_batch=8)
+    batches = settings.load("smoke", 7, timing_batch=4)
     with pytest.raises(TypeError):  # of other batches it is another measurement
         aip.timings(batches)
