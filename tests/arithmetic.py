@@ -43,8 +43,8 @@ VARIANTS = {
 NUMERICAL = (
     "adversarial aip attacks background boundaries digits distributed draws extractors "
     "feature_space games gan_blocks gan_networks gan_progressive gans images m2at "
-    "margin_reweighting masked_gradients models moments overfitting quality surfaces training zoo "
-    "zoo_references"
+    "margin_reweighting masked_gradients models moments overfitting quality step_times surfaces "
+    "training zoo zoo_references"
 ).split()
 # The fastest of them that follow gradients: `make test` runs these under one variant.
 FEW = "adversarial attacks models zoo zoo_references".split()

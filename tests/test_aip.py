@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from thesis_repro import (
     artefacts,
     claims,
     data,
+    fast_search,
     former,
     learned_ratios,
     mixup,
@@ -23,12 +23,14 @@ from thesis_repro import (
     pieces,
     ratio_search,
     records,
+    search_facts,
     settings,
     surfaces,
     training,
 )
-from thesis_repro.aip import AsDescribed, LogitCurve, Ternary
+from thesis_repro.aip import AsDescribed, Ternary
 from thesis_repro.draws import Draws
+from thesis_repro.fast_search import LogitCurve
 from thesis_repro.files import BadInput
 from thesis_repro.images import batches, pixels, random_batch
 from thesis_repro.learned_ratios import AdaMixup, MetaMixup
@@ -317,7 +319,7 @@ def test_lagrange_weights_reproduce_polynomials(passes):
     coefficients = rng(passes).normal(size=passes + 1)
     values = np.polyval(coefficients, nodes.numpy())
     np.testing.assert_allclose(
-        aip.lagrange_weights(nodes, at) @ tensor(values),
+        fast_search.lagrange_weights(nodes, at) @ tensor(values),
         np.polyval(coefficients, at.numpy()),
         atol=1e-9,
     )
@@ -335,7 +337,7 @@ def test_logit_curve_is_exact_where_logits_are_polynomials(passes, kind):
 
 def test_interleaved_logits_are_the_logits_at_their_ratios(net, batch):
     pairs = ratio_search.pairs_at(net, *batch, layer=2, statistics="frozen")
-    ratios, logits = aip.interleaved_logits(pairs, 3)
+    ratios, logits = fast_search.interleaved_logits(pairs, 3)
     for ratio, ours in zip(ratios, logits, strict=True):
         torch.testing.assert_close(ours, pairs.logits_at(ratio.expand(128)), rtol=1e-4, atol=1e-4)
 
@@ -558,45 +560,6 @@ def test_an_unknown_choice_is_one_line(net, batch):
         ratio_search.pairs_at(net, *batch, layer=1, statistics="running")
 
 
-def test_expected_cost_against_the_published_time():
-    full = models.build("preactresnet18", 10)
-    assert aip.expected_cost(16, full, from_image=True) == pytest.approx(5.0)
-    work = np.array(models.flops(full, 32), float)
-    above = [work[layer:].sum() / work.sum() for layer in (1, 2, 3)]
-    assert aip.expected_cost(4, full) == pytest.approx((3 + 4 * sum(above) / 4) / 3)
-
-
-@dataclasses.dataclass(frozen=True)
-class Watched:
-    "A method that notes its layer, the batch and a weight of the network in every step."
-
-    layers: tuple = (0, 1, 2, 3)
-    seen: list = dataclasses.field(default_factory=list)
-
-    def __call__(self, model, x, y, draws):
-        weight = model.stages[0][1].weight.detach().sum().item()
-        self.seen.append((self.layers, tuple(x.shape), weight))
-        return mixup.Plain("ce")(model, x, y, draws)
-
-
-def test_a_timed_call_is_four_whole_steps_of_all_layers():
-    "Of the same work in every call; the network learns in each."
-    watched = Watched()
-    steps = aip.four_steps(watched, width=0.125, batch=8, size=16, compute=QUIET)
-    steps(), steps()
-    layers, shapes, weights = zip(*watched.seen, strict=True)
-    assert layers == ((0,), (1,), (2,), (3,)) * 2
-    assert set(shapes) == {(8, 3, 16, 16)} and len(set(weights)) == 8
-
-
-def test_speed_is_a_row_a_round_and_a_column_a_method():
-    seconds = aip.speed(
-        width=0.125, batch=8, repeats=2, only=("mixup", "AIP fast"), size=16, compute=QUIET
-    )
-    assert list(seconds.columns) == ["mixup", "AIP fast"]
-    assert len(seconds) == 2 and (seconds > 0).all(axis=None)
-
-
 def tiny(**changes):
     small = {"train_size": 96, "test_size": 20, "held_out": 20, "width": 0.0625, "search_points": 5}
     small |= {"device": "cpu", "jobs": 1, "threads": 1, "seeds": 1}
@@ -809,7 +772,7 @@ def test_a_batch_too_small_to_be_divided_is_used_twice(n, digits, net):
 
 def test_the_trace_is_the_search(net, batch):
     pairs = ratio_search.pairs_at(net, *batch, layer=2)
-    trace = aip.search_trace(pairs, which=(3, 5), rounds=6, points=11)
+    trace = aip.ternary_trace(pairs, 6, which=(3, 5), points=11)
     answers = trace[trace.kind == "answer"].set_index("pair").lam
     assert answers.to_numpy() == pytest.approx(
         Ternary(6)(pairs, Draws(0))[[3, 5]].numpy(), abs=1e-6
@@ -821,7 +784,7 @@ def test_the_trace_is_the_search(net, batch):
 def test_the_figures_show_their_numbers(net, digits):
     plt = pytest.importorskip("matplotlib.pyplot")
     plt.switch_backend("agg")
-    samples = aip.ratio_samples(net, digits, batches=1, batch=32, rounds=3)
+    samples = search_facts.ratio_samples(net, digits, aip.sampled_ways(3), batches=1, batch=32)
     assert (
         samples.lam.between(0, 1).all()
         and samples.groupby("method").size().to_dict().pop("mixup: λ ~ Beta(1, 1)") == 32
@@ -833,11 +796,11 @@ def test_the_figures_show_their_numbers(net, digits):
         for a in (-1, 0, 1)
         for b in (-1, 0, 1)
     ]
-    surfaces = pd.DataFrame(grid, columns=["method", "alpha", "beta", "loss"])
+    frame = pd.DataFrame(grid, columns=["method", "alpha", "beta", "loss"])
     drawn = (
-        aip.draw_figure_7_1(samples),
-        aip.draw_figure_7_2(aip.search_trace(pairs, rounds=3, points=11)),
-        aip.draw_figure_7_3(surfaces),
+        search_facts.draw_ratios(samples),
+        search_facts.draw_trace(aip.ternary_trace(pairs, 3, points=11)),
+        surfaces.draw_surfaces(frame),
     )
     assert [len(f.axes) for f in drawn] == [5, 6, 4]
     bars = [p.get_height() for p in drawn[0].axes[0].patches]
@@ -910,7 +873,7 @@ def test_figure_7_3_is_flatness_over_several_directions(outputs, monkeypatch):
 @pytest.mark.parametrize("grid,word", [(0.7, "cannot answer"), (1.0, "for > 0.95")])
 def test_figure_7_2_says_when_it_cannot_decide(outputs, monkeypatch, grid, word):
     "Where the dense grid's own answers do not pass, nothing is said about the search."
-    own, asked = aip.search_facts, []
+    own, asked = aip.kept_facts, []
 
     def facts(preset, run, statistics):
         asked.append(statistics)
@@ -918,7 +881,7 @@ def test_figure_7_2_says_when_it_cannot_decide(outputs, monkeypatch, grid, word)
         assert statistics == "batch" or found["dense grid"] > 0.99
         return {"ternary K=6": 0.9, "ternary K=8": 0.97, "dense grid": grid, "one maximum": 0.99}
 
-    monkeypatch.setattr(aip, "search_facts", facts)
+    monkeypatch.setattr(aip, "kept_facts", facts)
     aip.figure_7_2(short(seeds=2), ("CIFAR-10",))
     assert asked == ["frozen"] * 2 + ["batch"] * 2
     found = verdict(short(seeds=2), "7.2.2-search-converges-8")
@@ -930,13 +893,13 @@ def test_figure_7_2_says_when_it_cannot_decide(outputs, monkeypatch, grid, word)
 def test_table_7_5_names_the_machine_that_measured(outputs, monkeypatch):
     "A measurement that was brought here from another machine is not this one's."
     preset, frame = short(), pd.DataFrame({m: [2.0, 2.0] for m in aip.timed_methods()})
-    monkeypatch.setattr(aip, "speed", lambda **how: frame)
+    monkeypatch.setattr(aip, "step_seconds", lambda methods, **how: frame)
     there = records.environment() | {"processor": "Another CPU", "cores": 7, "commit": "abc"}
     there["kernels"] = ""
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(records, "environment", lambda: there)
         aip.timings(preset)
-    monkeypatch.setattr(aip, "speed", None)  # it is not measured again
+    monkeypatch.setattr(aip, "step_seconds", None)  # it is not measured again
     table = aip.table_7_5(preset)
     assert "Made on Another CPU, 7 cores; commit abc." in table.made
     cell = table.frame.set_index(["row", "column"]).loc["elapsed time [s]", "AIP"]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from thesis_repro import aip, settings
+from thesis_repro import aip, settings, step_times
 from thesis_repro.published import published
 
 THESIS = settings.load("thesis", 7, device="cpu", precision="fp32")
@@ -185,11 +185,11 @@ def test_table_7_5(tmp_path, monkeypatch):
         assert (repeats, device) == (20, "cpu")
         return pd.DataFrame({name: [4.0 * (i + 1)] * repeats for i, name in enumerate(actions)})
 
-    monkeypatch.setattr(aip, "paired_seconds", timed)
-    monkeypatch.setattr(aip, "synthetic_images", lambda n, size: (n, size))
-    monkeypatch.setattr(aip, "pixels", lambda x: x)
+    monkeypatch.setattr(step_times, "paired_seconds", timed)
+    monkeypatch.setattr(step_times, "synthetic_images", lambda n, size: (n, size))
+    monkeypatch.setattr(step_times, "pixels", lambda x: x)
     monkeypatch.setattr(
-        aip.training, "start", lambda *a, **k: started.append((*a, k["compute"])) or Images
+        step_times.training, "start", lambda *a, **k: started.append((*a, k["compute"])) or Images
     )
     cells = {(c.row, c.column): c for c in aip.cells_7_5(THESIS, {})}
     for recipe, images, length, compute in started:

@@ -666,20 +666,6 @@ def test_what_was_not_asked_for_is_not_trained():
 # Figures
 
 
-def test_runner_up_shares_are_counted_on_what_was_right_and_is_misled():
-    clean = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1]])
-    fgsm = np.array([[0.1, 0.8, 0.1], [0.1, 0.2, 0.7], [0.9, 0.05, 0.05]])
-    pgd = np.array([[0.6, 0.3, 0.1], [0.8, 0.1, 0.1], [0.9, 0.05, 0.05]])
-    y = np.array([0, 1, 2])  # the third is wrong from the start
-    assert m2at.runner_up_share(clean, fgsm, y) == 0.5 and m2at.runner_up_share(clean, pgd, y) == 1
-    assert np.isnan(m2at.runner_up_share(clean, clean, y))
-    predicted = {"clean": clean, "FGSM": fgsm, "PGD": pgd}
-    assert m2at.shown_samples(predicted, y) == {"(a) FGSM and PGD mislead": 1}
-    rows = m2at.tidy(predicted, y)
-    assert len(rows) == 27 and list(rows.label[rows["sample"] == 2].unique()) == [2]
-    assert rows.query("input == 'PGD' and sample == 1")["probability"].tolist() == [0.8, 0.1, 0.1]
-
-
 class Store:
     "A store with one record."
 
@@ -694,18 +680,6 @@ class Store:
 def test_overfitting_is_the_fall_from_the_best_epoch(robust, fallen):
     history = [{"epoch": i, "held-out robust accuracy": v} for i, v in enumerate(robust)]
     assert m2at.Fallen().value(Store(history), None) == fallen and m2at.Fallen().unit == "points"
-
-
-def test_a_step_that_cannot_cross_its_ball_is_told_from_one_that_can():
-    attacks = m2at.budget_attacks((8, 32))
-    reach = {n: a.steps * a.stride / a.epsilon for n, a in attacks.items() if "PGD" in n}
-    assert reach["PGD-10 / 32"] < 1 < reach["PGD-10, step ε/4 / 32"]
-    assert attacks["PGD-10 / 8"] == attacks["PGD-10, step ε/4 / 8"] == PGD()
-    assert {n: round(255 * a.stride, 6) for n, a in attacks.items() if "PGD-10 /" in n} == {
-        "PGD-10 / 8": 2.0,
-        "PGD-10 / 32": 2.0,
-    }
-    assert m2at.wide_pgd(1.0).steps * m2at.wide_pgd(1.0).stride == pytest.approx(2.5)
 
 
 def test_the_thesis_transfer_numbers_are_its_white_box_numbers():

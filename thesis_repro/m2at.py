@@ -4,19 +4,16 @@
 
 # %% auto #0
 __all__ = ['LABEL_MASS', 'PARTS', 'EPSILON', 'STEP', 'ATTACKS', 'ROWS', 'table_5_1', 'table_5_2', 'OTHER_LABELS', 'ROWS_5_3',
-           'table_5_3', 'DEFENCES', 'table_5_4', 'COMPARED', 'BUDGETS', 'STYLES', 'UNPERTURBED', 'REAL', 'table_5_ours',
-           'GROWN', 'WORDS', 'rectangle', 'covered_share', 'binary_mask', 'masked_perturbations',
-           'smoothing_distribution', 'random_classes', 'lowest_classes', 'masked_labels', 'MaskAndMix', 'mask_boxes',
-           'halves', 'smoothed_classes', 'half_labels', 'experiment', 'trained', 'methods', 'planned', 'trades',
-           'rows_5_2', 'ablation', 'transferred', 'plan_5_4', 'runner_up_share', 'MisledToSecond', 'shown_samples',
-           'draw_figure_5_1', 'few', 'tidy', 'figure_5_1', 'stages', 'draw_figure_5_2', 'figure_5_2', 'Fallen',
-           'draw_figure_5_3', 'compared', 'runs_of', 'figure_5_3', 'budget_attacks', 'accuracies', 'draw_figure_5_4',
-           'figure_5_4', 'RandomDirections', 'wide_pgd', 'real_columns', 'plan_5_ours', 'verdicts',
-           'draw_figure_5_ours', 'figure_5_ours']
+           'table_5_3', 'DEFENCES', 'table_5_4', 'COMPARED', 'UNPERTURBED', 'REAL', 'table_5_ours', 'GROWN',
+           'rectangle', 'covered_share', 'binary_mask', 'masked_perturbations', 'smoothing_distribution',
+           'random_classes', 'lowest_classes', 'masked_labels', 'MaskAndMix', 'mask_boxes', 'halves',
+           'smoothed_classes', 'half_labels', 'experiment', 'trained', 'methods', 'planned', 'trades', 'rows_5_2',
+           'ablation', 'transferred', 'plan_5_4', 'few', 'figure_5_1', 'stages', 'draw_figure_5_2', 'figure_5_2',
+           'Fallen', 'draw_figure_5_3', 'compared', 'runs_of', 'figure_5_3', 'figure_5_4', 'real_columns',
+           'plan_5_ours', 'figure_5_ours']
 
 # %% ../nbs/chapters/05_m2at.ipynb #d295b69f
 import functools
-import math
 
 import numpy as np
 import pandas as pd
@@ -34,11 +31,11 @@ from thesis_repro.adversarial import (
     ratios,
 )
 from .attacks import FGSM, PGD
+from .budgets import accuracies, budget_attacks, draw_budgets, wide_pgd
 from .draws import Draws
 from .files import BadInput
-from .masked_gradients import TRANSFERS, loss_along, masking_verdict, random_share
+from .masked_gradients import TRANSFERS, RandomDirections, draw_masking, verdicts
 from thesis_repro.measures import (
-    Kept,
     Measurement,
     Planned,
     Recorded,
@@ -51,7 +48,7 @@ from .models import frozen_statistics
 from .pieces import field, piece
 from .recipes import SGD, Classify, Decay
 from .registry import Drawn, at_hand, figure, measured_cells, table
-from .robustness import probabilities
+from .runner_up import MisledToSecond, draw_predictions, tidy
 from .runs import Named, Run, seeded
 from .store import Store
 from .strong_attacks import AutoAttack
@@ -340,80 +337,10 @@ table_5_4 = table(
     "5.4", "Accuracy under PGD-20 made on another network (%)", "Section 5.3.4", plan_5_4, PARTS[:1]
 )
 
-# %% ../nbs/chapters/05_m2at.ipynb #74a6ef60
-def runner_up_share(clean: np.ndarray, attacked: np.ndarray, y: np.ndarray) -> float:
-    "Of the images that an attack misleads, the share that go to the clean runner-up: (n, k)."
-    order, found = clean.argsort(1), attacked.argmax(1)
-    misled = (order[:, -1] == y) & (found != y)
-    return float((found == order[:, -2])[misled].mean()) if misled.any() else math.nan
-
-# %% ../nbs/chapters/05_m2at.ipynb #eb9172f5
-@piece
-class MisledToSecond(Kept):
-    "`runner_up_share` of an attack on the first test images (fig. 5.1)."
-
-    attack: object = PGD()
-    size: int = field(1000, low=1)
-
-    unit = "share"
-
-    def compute(self, store: Store, run: Run) -> dict:
-        model, (x, y) = store.weights(run), store.batch(run, self.size)
-        found = {"clean": None, "attacked": self.attack}
-        found = {name: probabilities(model, x, y, a).tolist() for name, a in found.items()}
-        return {**found, "label": y.tolist()}
-
-    def arrays(self, store: Store, run: Run) -> list[np.ndarray]:
-        "Clean and attacked probabilities, (n, k) each, and labels (n,)."
-        return [np.array(v) for v in self.make(store, run).values()]
-
-    def value(self, store: Store, run: Run) -> float:
-        return math.nan if self.absent(store, run) else runner_up_share(*self.arrays(store, run))
-
-# %% ../nbs/chapters/05_m2at.ipynb #6a934d95
-def shown_samples(predicted: dict, y: np.ndarray) -> dict[str, int]:
-    "The first sample that both attacks mislead and the first that only PGD does, by a title."
-    clean, fgsm, pgd = (p.argmax(1) == y for p in predicted.values())
-    kinds = {
-        "(a) FGSM and PGD mislead": clean & ~fgsm & ~pgd,
-        "(b) only PGD misleads": clean & fgsm & ~pgd,
-    }
-    return {title: int(which.argmax()) for title, which in kinds.items() if which.any()}
-
-# %% ../nbs/chapters/05_m2at.ipynb #a37a1fee
-def _draw_prediction(ax, name: str, p: np.ndarray, label: int):
-    "One panel of figure 5.1: probabilities (k,) as bars, the label's in green."
-    order = p.argsort()
-    ax.bar(range(len(p)), p)[label].set_color("C2")
-    ax.set(title=f"{name}: label {label}, predicted {order[-1]}", ylim=(0, 1))
-    ax.set_xticks(range(0, len(p), max(1, len(p) // 10)))
-    ax.set_xlabel("ascending: " + " ".join(map(str, order[-10:])), fontsize=9)
-
-
-def draw_figure_5_1(predicted: dict, y: np.ndarray):
-    "One row per sample, one column per input (fig. 5.1)."
-    from matplotlib.pyplot import subplots
-
-    shown = shown_samples(predicted, y)
-    n = max(1, len(shown))
-    fig, axes = subplots(n, 3, figsize=(8, 2.7 * n), sharey=True, squeeze=False)
-    for row, (title, i) in zip(axes, shown.items(), strict=False):
-        for ax, (name, p) in zip(row, predicted.items(), strict=True):
-            _draw_prediction(ax, name, p[i], y[i])
-        row[0].set_ylabel(f"{title}\nprobability", fontsize=9)
-    return fig
-
 # %% ../nbs/chapters/05_m2at.ipynb #a4438408
 def few(preset) -> int:
     "How many test images stand behind a figure."
     return min(1000, preset.attack_size or 1000)
-
-
-def tidy(predicted: dict, y: np.ndarray) -> pd.DataFrame:
-    "Probabilities as one row per input, sample and class."
-    long = {name: pd.DataFrame(p).stack() for name, p in predicted.items()}
-    rows = pd.concat(long, names=["input", "sample", "class"]).rename("probability").reset_index()
-    return rows.assign(label=y[rows["sample"]])
 
 # %% ../nbs/chapters/05_m2at.ipynb #1174bde7
 @figure("5.1", "Prediction distributions under FGSM and PGD", PARTS[:1])
@@ -426,18 +353,15 @@ def figure_5_1(preset, parts=PARTS) -> Drawn:
     cells = measured_cells(preset, plan)
     for (name, _), p in plan.items():
         predicted["clean"], predicted[name], y = p.measurement.arrays(store, p.runs[0])
-    return Drawn(draw_figure_5_1(predicted, y), tidy(predicted, y), p.runs, cells)
+    return Drawn(draw_predictions(predicted, y), tidy(predicted, y), p.runs, cells)
 
 # %% ../nbs/chapters/05_m2at.ipynb #81d2be0a
 def stages(e: Examples, how: MaskAndMix) -> tuple[dict, dict]:
     "What `how` makes of a batch: pictures (n, c, h, w), and labels (n, k), by the thesis's signs."
     box = mask_boxes(e, how.per)
     mask = binary_mask(box, *e.x.shape[2:]).expand_as(e.x).float()
-    (inside, outside), (t, t_bar), (mixed, target) = (
-        halves(e, box),
-        half_labels(e, how, box),
-        how(e),
-    )
+    (inside, outside), (t, t_bar) = halves(e, box), half_labels(e, how, box)
+    mixed, target = how(e)
     halved = {"ξ": inside, "ξ̄": outside, "x̃": mixed}
     pictures = {"x": e.x, "δ": e.adversarial - e.x, "M": mask, **halved}
     return pictures, {"t": t, "t̄": t_bar, "ỹ": target}
@@ -540,95 +464,20 @@ def figure_5_3(preset, parts=PARTS) -> Drawn:
     frame = pd.concat(frames, ignore_index=True)
     return Drawn(draw_figure_5_3(frame), frame, tuple(runs_of(plan)), cells)
 
-# %% ../nbs/chapters/05_m2at.ipynb #a09843c7
-BUDGETS = (1, 2, 4, 8, 12, 16, 24, 32)
-
-
-def budget_attacks(budgets=BUDGETS) -> dict:
-    "The attacks of fig. 5.4 by name and 255 ε."
-    attacks = {}
-    for b in budgets:
-        attacks[f"FGSM / {b}"] = FGSM(b / 255)
-        attacks[f"PGD-10 / {b}"] = PGD(b / 255, STEP, 10)
-        attacks[f"PGD-10, step ε/4 / {b}"] = PGD(b / 255, step=None, steps=10)
-    return attacks
-
-# %% ../nbs/chapters/05_m2at.ipynb #85a84ce8
-def accuracies(cells) -> pd.DataFrame:
-    "Cells of attacks (`name / ε`) as one row per method, attack, epsilon and seed."
-    rows = [
-        (c.row, attack, int(epsilon), seed, accuracy)
-        for c in cells
-        for attack, epsilon in [c.column.split(" / ")]
-        for seed, accuracy in enumerate(c.values)
-    ]
-    return pd.DataFrame(rows, columns=["method", "attack", "epsilon", "seed", "accuracy"])
-
-# %% ../nbs/chapters/05_m2at.ipynb #d756d556
-STYLES = {
-    "FGSM": {"ls": "--", "lw": 1.5},
-    "PGD-10": {"ls": "-", "lw": 2},
-    "PGD-10, step ε/4": {"ls": "-", "lw": 0.7},
-}
-
-
-def draw_figure_5_4(frame: pd.DataFrame):
-    "One colour per method and one line style per attack, means over seeds (fig. 5.4)."
-    from matplotlib.pyplot import Line2D, subplots
-
-    (fig, ax), colours = subplots(figsize=(7, 4)), {}
-    for (method, attack), line in frame.groupby(["method", "attack"], sort=False):
-        colour = colours.setdefault(method, f"C{len(colours)}")
-        ax.plot(line.groupby("epsilon").accuracy.mean(), color=colour, **STYLES[attack])
-    methods = [Line2D([], [], color=c, label=name) for name, c in colours.items()]
-    attacks = [Line2D([], [], color=".3", label=name, **look) for name, look in STYLES.items()]
-    ax.add_artist(ax.legend(handles=methods, loc="upper right"))
-    ax.legend(handles=attacks, loc="center right")
-    ax.set(xlabel="ε (of 255)", ylabel="accuracy (%)", ylim=(0, None))
-    return fig
-
 # %% ../nbs/chapters/05_m2at.ipynb #092ee8f0
 @figure("5.4", "Accuracy over ε", PARTS[:1])
 def figure_5_4(preset, parts=PARTS) -> Drawn:
     "Accuracy over ε under FGSM and PGD-10, for PGD, AVmixup and M²AT."
-    under = {n: Robustness(a, size=preset.attack_size) for n, a in budget_attacks().items()}
+    attacks = budget_attacks(step=STEP)
+    under = {n: Robustness(a, size=preset.attack_size) for n, a in attacks.items()}
     plan = compared(preset, under)
     cells = measured_cells(preset, plan)
     frame = accuracies(cells)
-    return Drawn(draw_figure_5_4(frame), frame, tuple(runs_of(plan)), cells)
-
-# %% ../nbs/chapters/05_m2at.ipynb #ee987951
-@piece
-class RandomDirections(Kept):
-    "`random_share` at 8/255 on the first test images; at most 100, where the gradient leads down."
-
-    size: int = field(1000, low=1)
-    distances: tuple[int, ...] = tuple(range(0, 17, 2))  # of 255
-
-    unit = "times"
-
-    def compute(self, store: Store, run: Run) -> dict:
-        far = [d / 255 for d in self.distances]
-        along = loss_along(store.weights(run), *store.batch(run, self.size), far)
-        return along.assign(distance=self.distances).to_dict("list")
-
-    def along(self, store: Store, run: Run) -> pd.DataFrame:
-        "The frame of `loss_along`, distances in 255ths."
-        return pd.DataFrame(self.make(store, run))
-
-    def value(self, store: Store, run: Run) -> float:
-        if self.absent(store, run):
-            return math.nan
-        return min(100.0, random_share(self.along(store, run).query("distance <= 8")))
+    return Drawn(draw_budgets(frame), frame, tuple(runs_of(plan)), cells)
 
 # %% ../nbs/chapters/05_m2at.ipynb #8591d8b8
 UNPERTURBED = "M2AT, unperturbed share"
 REAL = {row: ROWS[f"CIFAR-10 / {row}"] for row in COMPARED} | {UNPERTURBED: ROWS_5_3[OTHER_LABELS]}
-
-
-def wide_pgd(epsilon: float, steps: int = 20) -> PGD:
-    "PGD whose steps can cross its ball: 2.5 ε / steps each."
-    return PGD(epsilon, 2.5 * epsilon / steps, steps)
 
 # %% ../nbs/chapters/05_m2at.ipynb #c56044bb
 def real_columns(preset, row: str) -> dict:
@@ -666,37 +515,10 @@ table_5_ours = table(
     PARTS[:1],
 )
 
-# %% ../nbs/chapters/05_m2at.ipynb #16aa5ede
-def verdicts(values: pd.DataFrame) -> dict[str, str]:
-    "Row of table 5.ours → `masking_verdict` of its values by column."
-    return {row: masking_verdict(of.to_dict()) for row, of in values.iterrows()}
-
-# %% ../nbs/chapters/05_m2at.ipynb #bff90de4
-GROWN = (8, 16, 32, 64, 128, 255)
-WORDS = ("gradients masked", "no sign of masking", "not judged")
-
-
-def draw_figure_5_ours(along: pd.DataFrame, grown: pd.DataFrame, verdict: dict):
-    "The loss along directions, one panel per network, and accuracy up to ε = 1 (ours)."
-    from matplotlib.pyplot import subplots
-
-    fig, (*axes, last) = subplots(1, len(verdict) + 1, figsize=(2.9 * (len(verdict) + 1), 3))
-    for i, (ax, (row, words)) in enumerate(zip(axes, verdict.items(), strict=True)):
-        by = along[along.method == row].groupby("distance")[["gradient", "random"]].mean()
-        ax.plot(by.gradient, color=f"C{i}", label="gradient")
-        ax.plot(by.random, color=".4", ls=":", label="random")
-        title = f"{row}\n{next(w for w in WORDS if words.startswith(w))}"
-        ax.set(title=title, xlabel="distance (of 255)")
-        means = grown[grown.method == row].groupby("epsilon").accuracy.mean()
-        last.plot(means, marker=".", color=f"C{i}")
-    axes[0].set_ylabel("mean loss")
-    axes[0].legend()
-    last.set_xscale("log", base=2)
-    last.set(title="PGD-20,\nstep ε/8", xlabel="ε (of 255)", ylabel="accuracy (%)")
-    last.set(ylim=(0, None), xticks=GROWN, xticklabels=GROWN)
-    return fig
-
 # %% ../nbs/chapters/05_m2at.ipynb #cf9b20f3
+GROWN = (8, 16, 32, 64, 128, 255)
+
+
 @figure("5.ours", "Is it real?", PARTS[:1])
 def figure_5_ours(preset, parts=PARTS) -> Drawn:
     "The loss along the gradient and random directions, and accuracy as ε grows to 1 (ours)."
@@ -714,4 +536,4 @@ def figure_5_ours(preset, parts=PARTS) -> Drawn:
     along = [rise.along(store, r).assign(method=row, seed=r.seed) for r, row in runs.items()]
     along, grown = pd.concat(along, ignore_index=True), accuracies(cells)
     both = pd.concat([along.assign(kind="direction"), grown.assign(kind="budget")])
-    return Drawn(draw_figure_5_ours(along, grown, verdict), both, tuple(runs), cells)
+    return Drawn(draw_masking(along, grown, verdict), both, tuple(runs), cells)

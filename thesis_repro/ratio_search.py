@@ -60,13 +60,15 @@ def unimodal(losses: torch.Tensor, dip: float = 0.01) -> torch.Tensor:
     return ((torch.minimum(left, right) - losses) <= dip * losses.amax(0)).all(0)
 
 # %% ../nbs/science/71_ratio_search.ipynb #4133cd44
-def golden_search(loss_at: Callable, n: int, passes: int = 6, device="cpu") -> torch.Tensor:
-    "Ratios (n,) that maximise `loss_at`, (n,) to (n,), by golden section in [0, 1]."
+def golden_search(loss_at, n: int, passes: int = 6, device="cpu", trace=None) -> torch.Tensor:
+    "Ratios (n,) that maximise `loss_at`, (n,) to (n,); `trace`, a list, gets each round."
     g = (5**0.5 - 1) / 2
     lower, upper = torch.zeros(n, device=device), torch.ones(n, device=device)
     c1, c2 = upper - g * (upper - lower), lower + g * (upper - lower)
     loss1, loss2 = loss_at(c1), loss_at(c2)
     for _ in range(passes - 2):
+        if trace is not None:
+            trace.append({"lower": lower, "upper": upper, "c1": (c1, loss1), "c2": (c2, loss2)})
         left = loss1 >= loss2
         lower, upper = torch.where(left, lower, c1), torch.where(left, c2, upper)
         new = torch.where(left, upper - g * (upper - lower), lower + g * (upper - lower))
