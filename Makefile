@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 help:
 	@echo 'make reproduce   every table and figure into outputs/$(PRESET)/  (PRESET=fast, CHAPTER=7)'
-	@echo 'make test        all checks: export, clean, parameters, README, lint, chapters, notebooks and what they keep, baseline, other arithmetic, pytest'
+	@echo 'make test        all checks: export, clean, parameters, README, lint, notebooks, chapters, baseline, other arithmetic, pytest'
 	@echo 'make lab         JupyterLab on the notebooks  (LAB="--no-browser --port 8899")'
 	@echo 'make setup       .venv with the locked packages; the other commands do it by themselves  (PYTHON=python3.12)'
 	@echo 'make arithmetic  everything under the arithmetic of other processors; a table  (WRITE=yes: how far numbers may move)'
@@ -77,9 +77,9 @@ lock:
 
 ## Checks
 
-CHECKS := check-export check-clean check-parameters check-readme lint chapters check-outputs check-baseline check-arithmetic
+CHECKS := check-export check-clean check-parameters check-readme lint notebooks chapters check-baseline check-arithmetic
 
-.PHONY: $(CHECKS) notebooks pytest arithmetic outputs
+.PHONY: $(CHECKS) check-outputs pytest arithmetic outputs
 
 # One after the other, with the seconds each took; pytest comes last and says so itself.
 test: $(STAMP)

@@ -230,6 +230,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.archives.why': ('science/archives.html#why', 'thesis_repro/archives.py')},
             'thesis_repro.artefacts': { 'thesis_repro.artefacts.Artefact': ( 'evidence/artefacts.html#artefact',
                                                                              'thesis_repro/artefacts.py'),
+                                        'thesis_repro.artefacts.Artefact.__repr__': ( 'evidence/artefacts.html#artefact.__repr__',
+                                                                                      'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.Artefact.files': ( 'evidence/artefacts.html#artefact.files',
                                                                                    'thesis_repro/artefacts.py'),
                                         'thesis_repro.artefacts.Artefact.heading': ( 'evidence/artefacts.html#artefact.heading',

@@ -72,7 +72,7 @@ def folder(preset) -> Path:
     return paths.outputs(preset)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Artefact:
     "A numbered table or figure: where the thesis has it, the preset, the data, where it was made."
 
@@ -95,6 +95,9 @@ class Artefact:
     def name(self) -> str:
         "The stem of its files, such as table_7_1."
         return f"{self.kind}_{self.number}".replace(".", "_")
+
+    def __repr__(self) -> str:
+        return f"<{self.heading}>"
 
     @property
     def heading(self) -> str:
@@ -128,7 +131,7 @@ class Artefact:
         return [*made, atomic_json(to / f"{self.name}.json", own)]
 
 # %% ../nbs/evidence/54_artefacts.ipynb #4f469095
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Table(Artefact):
     "A table of the thesis beside ours; `frame` is what tables.compare gives."
 
@@ -216,7 +219,7 @@ def _drawn(figure, kind: str, title: str, made: str) -> bytes:
     return out.getvalue()
 
 # %% ../nbs/evidence/54_artefacts.ipynb #a35e200e
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Figure(Artefact):
     "A figure with the numbers behind it (`frame`), and cells that claims may ask for."
 

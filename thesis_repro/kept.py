@@ -144,7 +144,8 @@ def _shown(cell: dict, exact: bool) -> str:
     for o in cell.get("outputs", ()):
         with contextlib.suppress(ValueError):  # too large to be kept
             form, content = _kept(o, pictures=0)
-            shown.append(content if exact and not form.startswith("image/") else f" ({form}) ")
+            said = exact and not form.startswith("image/")
+            shown.append(content if said or not form else f" ({form}) ")
     return masked("".join(shown))
 
 
