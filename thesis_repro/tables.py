@@ -161,10 +161,7 @@ def layout(t) -> dict:
     cells = {(c.row, c.column): _texts(c, notes) for c in frame.itertuples()}
     printed = columns(t.number) if f"table_{t.number}".replace(".", "_") in tables() else []
     own = dict.fromkeys(frame.column)
-    across = [
-        _parts(c)
-        for c in [*(c for c in printed if c in own), *(c for c in own if c not in printed)]
-    ]
+    across = [_parts(c) for c in dict.fromkeys([*(c for c in printed if c in own), *own])]
     rows = [_row(name, frame, across, cells) for name in dict.fromkeys(frame.row)]
     for before, row in zip([{"group": ""}, *rows], rows, strict=False):
         row["opens"] = bool(row["group"]) and row["group"] != before["group"]
