@@ -326,6 +326,19 @@ def test_a_second_reproduce_has_nothing_to_do_until_something_changes(monkeypatc
     assert times() == 1 and times() == 0
 
 
+def test_a_file_of_pieces_is_looked_for_where_the_command_is_given(monkeypatch, elsewhere):
+    "And a reproduction with another text of it is another."
+    executed = []
+    monkeypatch.setattr(commands, "_execute", lambda *_: executed.append(1) or (True, {}))
+    (elsewhere / "there").mkdir()
+    monkeypatch.chdir(elsewhere / "there")
+    mine = Path("pieces_of_a_reproduction.py")
+    command = ["reproduce", "--preset", "tiny", "--chapter", "7", "--pieces", str(mine)]
+    for text, times in (("size = 1", 1), ("size = 1", 1), ("size = 2", 2)):
+        mine.write_text(text, encoding="utf-8")
+        assert main(command) == 0 and len(executed) == times
+
+
 def test_a_report_that_cannot_be_written_does_not_hide_that_it_was_stopped(monkeypatch, capsys):
     from thesis_repro import pages
 

@@ -643,6 +643,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'thesis_repro/commands.py'),
                                        'thesis_repro.commands.claims': ('command/commands.html#claims', 'thesis_repro/commands.py'),
                                        'thesis_repro.commands.overridden': ('command/commands.html#overridden', 'thesis_repro/commands.py'),
+                                       'thesis_repro.commands.own_files': ('command/commands.html#own_files', 'thesis_repro/commands.py'),
                                        'thesis_repro.commands.plan': ('command/commands.html#plan', 'thesis_repro/commands.py'),
                                        'thesis_repro.commands.preset_of': ('command/commands.html#preset_of', 'thesis_repro/commands.py'),
                                        'thesis_repro.commands.print_json': ('command/commands.html#print_json', 'thesis_repro/commands.py'),

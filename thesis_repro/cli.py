@@ -265,11 +265,7 @@ def _load_own_pieces(args) -> None:
     "Run the files of pieces that the command line or the preset names."
     from thesis_repro.pieces import load_pieces
 
-    files = list(getattr(args, "pieces", None) or ())
-    if getattr(args, "preset", ""):
-        said = settings.load(args.preset).pieces
-        files += [settings.settings_file().parent / f for f in said.split() if f != "none"]
-    for file in files:
+    for file in commands.own_files(args):
         load_pieces(file)
 
 
