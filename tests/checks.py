@@ -109,7 +109,9 @@ def outputs(write: bool = False) -> list[str]:
         fresh = paths.outputs("smoke") / "notebooks" / chapter.name
         if write and fresh.exists():
             print(*kept.keep_outputs(fresh, chapter), sep="\n")
-        elif fresh.exists():
+        elif not fresh.exists():
+            faults.append(f"{chapter.name}: not executed at smoke: run make reproduce first")
+        else:
             faults += kept.stale(chapter, fresh, exact)
     if write:
         subprocess.run(

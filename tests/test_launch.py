@@ -98,6 +98,16 @@ def wait_for(folder, n: int, process: subprocess.Popen, seconds: float = 240):
 # How many at once
 
 
+def test_a_forked_process_ends_with_its_work_and_not_with_its_idle_workers(tmp_path):
+    forked = multiprocessing.get_context("fork").Process(
+        target=at(tmp_path).ensure, args=(sweep(2, 1),)
+    )
+    forked.start()
+    forked.join(100)  # workers would be idle for 300 seconds before they end
+    assert forked.exitcode == 0
+    assert len(list(tmp_path.glob("runs/*/*/*/record.json"))) == 2
+
+
 def test_jobs_and_threads(monkeypatch):
     monkeypatch.setattr(workers, "cores", lambda: 12)
 

@@ -171,9 +171,12 @@ def test_chapters_by_number_name_and_stem(tmp_path, monkeypatch):
         assert [notebooks.module(p) for p in notebooks.chapters(name)] == ["first"]
     assert [p.name for p in notebooks.chapters("kera")] == ["07_kera.ipynb"]
     known = "02_1_first, 02_second, 05_m2at, 07_aip"
+    assert [p.name[:2] for p in notebooks.chapters("aip, 5")] == ["05", "07"]
     for unknown in ("8", "1_first", "1"):
         with pytest.raises(BadInput, match=f"unknown chapter: {unknown}: there is {known}"):
             notebooks.chapters(unknown)
+        with pytest.raises(BadInput, match=f"unknown chapter: {unknown}: there is {known}"):
+            notebooks.chapters(f"7,{unknown}")
 
 
 # what a run leaves

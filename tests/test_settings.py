@@ -210,3 +210,12 @@ def test_parts_by_either_name_in_the_thesis_order():
         settings.parts("svhn, CIFAR-10") == settings.parts("SVHN,cifar10") == ("CIFAR-10", "SVHN")
     )
     assert settings.parts("") == tuple(settings.PARTS)
+
+
+def test_keys_in_the_environment_are_read_and_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv(settings.OUTSIDE, "threads=1 cifar10='npz:my images.npz'")
+    said = settings.load("smoke")
+    assert (said.threads, said.cifar10) == (1, "npz:my images.npz")
+    monkeypatch.setenv(settings.OUTSIDE, "cifar10='npz:my images.npz")
+    with pytest.raises(BadInput, match="THESIS_REPRO_SET: cifar10='npz.*: No closing quotation"):
+        settings.load("smoke")

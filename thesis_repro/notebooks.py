@@ -46,16 +46,16 @@ def _known_as(notebook: Path) -> set[str]:
 def chapters(chapter: str | int | None = None) -> list[Path]:
     """The chapter and companion notebooks in order, or those called `chapter`.
 
-    "7" and "07" mean all of chapter 7, "aip" and "07_aip" one. BadInput lists what there is.
+    "7" and "07" mean all of chapter 7, "aip" and "07_aip" one, "5,aip" both. BadInput lists what
+    there is.
     """
     folders = (paths.notebooks() / name for name in ("chapters", "companions"))
     found = [n for folder in folders for n in sorted(folder.glob("[!._]*.ipynb"))]
-    if chapter is None or not str(chapter).strip():
-        return found
-    if not (named := [n for n in found if str(chapter).strip().lower() in _known_as(n)]):
+    asked = {name for part in str(chapter or "").split(",") if (name := part.strip().lower())}
+    if unknown := asked - {name for n in found for name in _known_as(n)}:
         there = ", ".join(n.stem for n in found) or "none yet"
-        raise BadInput(f"unknown chapter: {chapter}: there is {there}")
-    return named
+        raise BadInput(f"unknown chapter: {', '.join(sorted(unknown))}: there is {there}")
+    return [n for n in found if not asked or asked & {*_known_as(n)}]
 
 # %% ../nbs/engine/45_notebooks.ipynb #73f2b9f9
 class Parameter(typing.NamedTuple):

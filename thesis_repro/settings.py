@@ -178,7 +178,12 @@ OUTSIDE = "THESIS_REPRO_SET"
 
 def said_outside() -> dict[str, str]:
     "The keys that the environment overrides: $THESIS_REPRO_SET, such as threads=1 width=0.5."
-    return dict(text.partition("=")[::2] for text in shlex.split(os.environ.get(OUTSIDE, "")))
+    said = os.environ.get(OUTSIDE, "")
+    try:
+        words = shlex.split(said)
+    except ValueError as e:  # a quotation mark that nothing closes
+        raise BadInput(f"{OUTSIDE}: {said}: {e}") from None
+    return dict(text.partition("=")[::2] for text in words)
 
 
 def outside(keys: dict) -> dict[str, str]:

@@ -19,6 +19,7 @@ import os
 import platform
 import threading
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from . import settings, stopping
@@ -151,6 +152,18 @@ def copy_modules_by_name() -> None:
     for module in (torch.classes, torch.ops):
         copyreg.pickle(type(module), _by_name)
 
+# %% ../nbs/engine/26_workers.ipynb #6f41844d
+def _end_workers() -> None:
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(kill_workers=True)
+
+
+@functools.cache
+def _end_workers_with(process: int) -> None:
+    "At the end of this process, forked or not, its workers end too."
+    Finalize(None, _end_workers, exitpriority=100)
+
 # %% ../nbs/engine/26_workers.ipynb #880ffb48
 def locally(store, attempt, left: dict, wait: bool, lock: Path, enough):
     "Yield (number, answer) of the tasks that are `left`, made here or by workers, till `enough()`."
@@ -162,6 +175,7 @@ def locally(store, attempt, left: dict, wait: bool, lock: Path, enough):
     from joblib import Parallel, delayed
 
     copy_modules_by_name()
+    _end_workers_with(os.getpid())
     fixed = (lock, os.getpid(), (gpus(store.preset), each))
     work = (delayed(_in_worker)(*fixed, i, attempt, store, *t, wait, True) for i, t in wanted)
     with stopping.deaf():
