@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 help:
 	@echo 'make reproduce   every table and figure into outputs/$(PRESET)/  (PRESET=fast, CHAPTER=7)'
-	@echo 'make test        all checks: export, clean, parameters, README, lint, notebooks, chapters, baseline, other arithmetic, pytest'
+	@echo 'make test        all checks: export, clean, parameters, README, lint, chapters, notebooks and their outputs, baseline, other arithmetic, pytest'
 	@echo 'make lab         JupyterLab on the notebooks  (LAB="--no-browser --port 8899")'
 	@echo 'make setup       .venv with the locked packages; the other commands do it by themselves  (PYTHON=python3.12)'
 	@echo 'make arithmetic  everything under the arithmetic of other processors; a table  (WRITE=yes: how far numbers may move)'
@@ -77,9 +77,9 @@ lock:
 
 ## Checks
 
-CHECKS := check-export check-clean check-parameters check-readme lint notebooks chapters check-baseline check-arithmetic
+CHECKS := check-export check-clean check-parameters check-readme lint chapters check-outputs check-baseline check-arithmetic
 
-.PHONY: $(CHECKS) check-outputs pytest arithmetic outputs
+.PHONY: $(CHECKS) pytest arithmetic outputs
 
 # One after the other, with the seconds each took; pytest comes last and says so itself.
 test: $(STAMP)
@@ -91,7 +91,7 @@ test: $(STAMP)
 	@echo "== pytest"
 	@$(MAKE) --no-print-directory --silent pytest
 
-# check-outputs executes all other notebooks and compares what they and the chapters keep with what they show today.
+# check-outputs executes the other notebooks too, and compares what all of them keep with what they show today.
 check-export check-clean check-parameters check-readme check-outputs: check-%: $(STAMP)
 	$(BIN)/python tests/checks.py $*
 
@@ -110,9 +110,6 @@ check-baseline: $(STAMP)
 # Numerical tests under the arithmetic of another processor: the fastest variant of make arithmetic.
 check-arithmetic: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/arithmetic.py --variants "ATen default" --parts tests --few
-
-notebooks: $(STAMP)
-	$(BIN)/nbdev-test nbs --skip-folder-re "^(chapters|companions)"
 
 # All notebooks, chapters and numerical tests under other arithmetic (hours); WRITE=yes notes how far numbers move.
 arithmetic: $(STAMP)

@@ -76,7 +76,8 @@ def command(part: str, variant: str, python: Path, few: bool) -> list:
         return command + (["--set", how] if how else [])
     names = FEW if few else NUMERICAL
     files = [f for n in names if (f := there / f"test_{n}.py").exists()]
-    return [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    spread = [] if "threads" in str(how) else ["-n", "auto", "--dist", "loadfile"]
+    return [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *spread, *files]
 
 
 def run(part: str, variant: str, few: bool = False) -> dict:

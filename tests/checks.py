@@ -80,7 +80,8 @@ def executed(copy: Path) -> bool:
     "Execute the notebooks of a copy, all but chapters and companions; whether they succeeded."
     command = [Path(sys.executable).with_name("nbdev-test"), "nbs", "--save"]
     command += ["--skip-folder-re", "^(chapters|companions)"]
-    env = os.environ | {"THESIS_REPRO_ROOT": str(paths.root())}
+    # one thread each: two notebooks at a time, and the same sums whatever the number of cores
+    env = os.environ | {"THESIS_REPRO_ROOT": str(paths.root()), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=copy, env=env).returncode == 0
 
 

@@ -41,8 +41,8 @@ def without_lessons(chapter: str, folder, asked: str):
 
 
 def test_stock_papermill_and_the_command_line_share_the_store(tmp_path, tiny):
-    "A chapter on one data set with one seed; then table 7.1 from the shell trains nothing."
-    chapter, out = without_lessons(CHAPTER, tmp_path, "table_7_1(chosen"), tmp_path / "out.ipynb"
+    "A chapter on one data set with one seed; then table 7.4 from the shell trains nothing."
+    chapter, out = without_lessons(CHAPTER, tmp_path, "table_7_4(chosen"), tmp_path / "out.ipynb"
     given = ["-p", "preset", "tiny", "-p", "parts", "SVHN", "-p", "seeds", "1"]
     command = [sys.executable, "-m", "papermill", chapter, out, *given, "--no-progress-bar"]
     how = {"env": tiny, "cwd": tmp_path, "capture_output": True, "text": True}
@@ -50,9 +50,9 @@ def test_stock_papermill_and_the_command_line_share_the_store(tmp_path, tiny):
     assert done.returncode == 0, done.stderr[-2000:]
     made = records(tmp_path)
     # a preset with something overridden keeps its tables in a folder of its own
-    [table] = tmp_path.glob("outputs/tiny/*/tables/table_7_1.csv")
+    [table] = tmp_path.glob("outputs/tiny/*/tables/table_7_4.csv")
     by_papermill = table.read_bytes()
-    shell = ["table", "7.1", "--preset", "tiny", "--parts", "SVHN", "--seeds", "1"]
+    shell = ["table", "7.4", "--preset", "tiny", "--parts", "SVHN", "--seeds", "1"]
     subprocess.run(
         [sys.executable, "-m", "thesis_repro", *shell], env=tiny, check=True, capture_output=True
     )
@@ -63,7 +63,7 @@ def test_stock_papermill_and_the_command_line_share_the_store(tmp_path, tiny):
         for o in c.get("outputs", ())
         if "text/html" in o.get("data", ())
     ]
-    assert any("Table 7.1" in o["data"]["text/html"] for o in shown)
+    assert any("Table 7.4" in o["data"]["text/html"] for o in shown)
 
 
 @pytest.mark.parametrize(

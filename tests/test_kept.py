@@ -158,6 +158,7 @@ def test_nbdev_clean_leaves_kept_outputs(tmp_path):
     [
         ("took 3.1 s", "took 12 s"),
         ("took 850 ms, 3 min", "took 2.5 µs, 1 h"),
+        ("12,345 images/s", "987 images/s"),
         ("[00:12<01:40]", "[10:02<00:00]"),
         ("2024-05-01T10:00:00+0200", "2025-12-31T23:59:59Z"),
         ("/tmp/pytest-1/x.csv", "/home/me/y/z.csv"),
@@ -166,6 +167,8 @@ def test_nbdev_clean_leaves_kept_outputs(tmp_path):
         ("accuracy 83.25", "accuracy 81.9"),
         ("tensor([1., 2.])", "tensor([3., 4.])"),
         ("1e-05", "7.3e-06"),
+        ("7.1234567e-05", "0.0"),
+        ("tensor([ 1.5])", "tensor([0.5])"),
         ("lr  -0.5", "lr 0.25"),
         ("<table id='T_1a2b3'>", "<table id='T_fedcb'>"),
         ("| a  | 1.0  |\n|----|", "| a | 10.25 |\n|---|"),

@@ -120,14 +120,15 @@ def keep_outputs(executed: Path, source: Path) -> list[str]:
 _MASKS = {
     r"0x[0-9a-fA-F]+": "0x",
     r"\bT_[0-9a-f]{5}": "T_",  # a styled table's id
-    r"\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,64}(-dirty)?\b": "hash",
+    r"(?<!\.)\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,64}(-dirty)?\b": "hash",
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:?\d\d|Z)?)?": "date",
     r"\b\d+(:\d\d)+\b": "time",
-    r"\b[\d.,]+ ?(s|ms|µs|us|ns|min|h|seconds?|minutes?|hours?)\b(/\w+)?": "time",
+    r"\b[\d.,]+ ?(s|ms|µs|us|ns|min|h|seconds?|minutes?|hours?|images/s)\b(/\w+)?": "time",
     r"(?<![\w.])/(?:[\w.{}+-]+/)*[\w.{}+-]+": "path",
     r"Made on [^;<]*; commit \w+": "made",
     r"[-+−]?(\d+\.\d+|\d+\.(?=[,\])])|\d+(?=e[-+]?\d))(e[-+]?\d+)?": "0.0",
     r"[\s─-]+": " ",  # the width of a table's columns
+    r"\[ ": "[",  # torch's numbers begin in one column
 }
 
 
