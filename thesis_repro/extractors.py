@@ -272,7 +272,7 @@ class Own(Extractor):
             raise BadInput(f"{self.run.name}: an extractor of our own needs the store that has it")
         nets, images = (
             store.networks(self.run, self.which),
-            self.run.data.images(store.preset.stream),
+            store.images(self.run.data),
         )
         if "model" not in nets:
             raise BadInput(f"{self.run.name}: has no classifier: name a run that trains one")

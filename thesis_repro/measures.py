@@ -230,7 +230,7 @@ class Robustness(Kept):
 
     def compute(self, store: Store, run: Run) -> dict:
         nets = {r: store.weights(r, self.which) for r in (run, *self.needs(run))}
-        d, size = run.data.images(store.preset.stream), self.size or None
+        d, size = store.images(run.data), self.size or None
         how = {"source": nets[self.source(run)]} if self.sources else {}
         how |= {"file": self.begun(store, run)} if self.attack else {}
         attack = self.attack or _as_they_are

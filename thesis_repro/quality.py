@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'ClassScore', 'kernel_distance', 'kernel_distances', 'radii', 'share_inside', 'precision_recall', 'Cloud',
-           'joined', 'cloud_of', 'spread', 'interval', 'chosen', 'trained_generator', 'prior_of', 'generated',
-           'runs_in', 'looking', 'real_cloud', 'OfImages', 'enough', 'compared', 'scored', 'Quality', 'slerp',
-           'path_lengths', 'PathLength', 'balanced', 'answers', 'attributes_in', 'AskedFor', 'modes', 'Modes']
+           'joined', 'cloud_of', 'spread', 'interval', 'chosen', 'trained_generator', 'prior_of', 'images_for',
+           'generated', 'runs_in', 'looking', 'real_cloud', 'OfImages', 'enough', 'compared', 'scored', 'Quality',
+           'slerp', 'path_lengths', 'PathLength', 'balanced', 'answers', 'attributes_in', 'AskedFor', 'modes', 'Modes']
 
 # %% ../nbs/science/87_quality.ipynb #f75a58a7
 import dataclasses
@@ -184,16 +184,22 @@ def prior_of(run: Run) -> str:
     return getattr(run.recipe, "prior", "normal")
 
 # %% ../nbs/science/87_quality.ipynb #95f17615
+def images_for(
+    store: Store, run: Run, y: torch.Tensor, which="last", batch: int = 100
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    "Generated uint8 images for labels y, (n,) or (n, k), and these, one batch after another."
+    net, size = trained_generator(store, run, which), store.images(run.data).x_test.shape[2:]
+    for i, labels in enumerate(y.split(batch)):
+        c = gans.condition(labels, net.labels)
+        yield gans.generate(net, c, Draws(0, step=i), size, prior=prior_of(run)), labels
+
+
 def generated(
     store: Store, run: Run, count: int, which="last", split="test", batch: int = 100
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    "Generated uint8 images and the labels that were asked for, one batch after another."
-    net, images = trained_generator(store, run, which), run.data.images(store.preset.stream)
-    x, y = getattr(images, f"x_{split}"), getattr(images, f"y_{split}")
-    for i, index in enumerate(chosen(len(y), count).split(batch)):
-        labels = y[index.to(y.device)]
-        c = gans.condition(labels, net.labels)
-        yield gans.generate(net, c, Draws(0, step=i), x.shape[2:], prior=prior_of(run)), labels
+    "The same for the labels of real images of a split."
+    y = getattr(store.images(run.data), f"y_{split}")
+    yield from images_for(store, run, y[chosen(len(y), count).to(y.device)], which, batch)
 
 # %% ../nbs/science/87_quality.ipynb #a8601e08
 def runs_in(thing) -> tuple[Run, ...]:
@@ -250,7 +256,7 @@ def real_cloud(
             pass
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             warnings.warn(f"{path}: damaged: it is made again", stacklevel=2)
-        x = getattr(data.images(store.preset.stream), f"x_{split}")
+        x = getattr(store.images(data), f"x_{split}")
         index = chosen(len(x), min(count, len(x)))
         shown = (x[part] for part in index.split(100))
         cloud = cloud_of(looking(store, extractor), shown, keep=keep)
@@ -345,7 +351,7 @@ class Quality(OfImages):
         return self.number(store, run, self.show)
 
     def compute(self, store: Store, run: Run) -> dict:
-        net, images = looking(store, self.extractor), run.data.images(store.preset.stream)
+        net, images = looking(store, self.extractor), store.images(run.data)
         enough(min(self.count, len(getattr(images, f"x_{self.split}"))), net.features)
         how = self.count, self.keep, self.split
         real = real_cloud(store, run.data, self.extractor, *how)
@@ -407,7 +413,7 @@ class PathLength(OfImages):
         made = trained_generator(store, run, self.which).double()
         if self.space == "w" and not hasattr(made, "style"):
             raise BadInput(f"{run.name}: its generator has no W: PathLength(space='z')")
-        net, images = looking(store, self.extractor).double(), run.data.images(store.preset.stream)
+        net, images = looking(store, self.extractor).double(), store.images(run.data)
         y, found = images.y_test, []
         for i, index in enumerate(chosen(len(y), self.count).split(50)):
             draw, shape = Draws(0, step=i).torch("paths"), (len(index), made.latent)
@@ -455,7 +461,7 @@ class AskedFor(OfImages):
         return self.number(store, run, "right")
 
     def compute(self, store: Store, run: Run) -> dict:
-        images = run.data.images(store.preset.stream)
+        images = store.images(run.data)
         pairs = zip(*generated(store, run, self.count, self.which), strict=True)
         x, y = (torch.cat(parts).cpu() for parts in pairs)
         index = chosen(len(images.y_test), min(self.count, len(images.y_test)))
@@ -465,11 +471,11 @@ class AskedFor(OfImages):
     def shares(self, store: Store, run: Run, x: torch.Tensor, y: torch.Tensor) -> dict:
         "What was found in images that should show y. BadInput if nothing can tell."
         net = looking(store, Own(self.classifier)) if self.classifier else None
-        if not (names := run.data.images(store.preset.stream).attributes):
+        if not (names := store.images(run.data).attributes):
             if net is None or not net.classes:
                 raise BadInput(f"{run.name}: AskedFor needs a run that classifies its images")
             return {"right": 100 * (answers(net, x) == y).double().mean().item()}
-        known = self.classifier.data.images(store.preset.stream).attributes if net else ()
+        known = store.images(self.classifier.data).attributes if net else ()
         columns, asked = attributes_in(run.data, x, net, known), dict(zip(names, y.T, strict=True))
         found = {name: balanced(asked[name], columns[name]) for name in names if name in columns}
         if not found:

@@ -143,6 +143,9 @@ class Classify:
             raise BadInput(f"Classify: optimiser = {brief(self.optimiser)}: must be such as SGD()")
 
     def prepared(self, images: Images) -> Images:
+        if images.attributes and self.evaluated is evaluate:
+            why = f"{images.name} has attributes, and no classes"
+            raise BadInput(f"Classify: {why}: the method must be such as MultiLabel()")
         return images
 
     def classifier(self, images: Images, seed: int) -> nn.Module:
@@ -174,12 +177,17 @@ class Classify:
     def judge(self, nets: nn.ModuleDict, images: Images) -> dict:
         held_out, test = (images.x_val, images.y_val), (images.x_test, images.y_test)
         chosen = held_out if self.select == "held-out" else test
-        seen = getattr(self.method, "judge", evaluate)(nets["model"], *chosen)
+        seen = getattr(self.method, "judge", self.evaluated)(nets["model"], *chosen)
         score = seen.get("robust accuracy", seen["accuracy"])
         return {**{f"{self.select} {k}": v for k, v in seen.items()}, "score": score}
 
     def results(self, nets: nn.ModuleDict, images: Images) -> dict:
-        return evaluate(nets["model"], images.x_test, images.y_test)
+        return self.evaluated(nets["model"], images.x_test, images.y_test)
+
+    @property
+    def evaluated(self):
+        "What judges a network on images and labels: accuracy and loss, or the method's own."
+        return getattr(self.method, "evaluate", evaluate)
 
     def scaled(self, preset) -> "Classify":
         method, wide = self.method, self.network.startswith("wrn")

@@ -68,6 +68,12 @@ class Named:
         counts = min(self.train or left, left), self.held_out, min(self.test or n_test, n_test)
         return Outline(classes, (channels, height, width), *counts)
 
+    def scaled(self, preset: Preset) -> "Named":
+        "The data set that plays this one's part at a preset, with as many images."
+        sizes = {"train": preset.train_size, "test": preset.test_size, "held_out": preset.held_out}
+        name = settings.dataset(preset, self.part) if self.part else self.name
+        return dataclasses.replace(self, name=name, **sizes)
+
     @property
     def title(self) -> str:
         "The name for a reader: of a file without its folder and checksum."
@@ -162,12 +168,10 @@ def _code(kinds: frozenset) -> dict[str, str]:
 # %% ../nbs/engine/34_runs.ipynb #4a1eb038
 def scaled(preset: Preset, run: Run) -> Run:
     "The thesis's run as a preset can afford it."
-    sizes = {"train": preset.train_size, "test": preset.test_size, "held_out": preset.held_out}
-    name = settings.dataset(preset, run.part) if run.part else run.data.name
     own = {k: getattr(preset, k) for k in ("epochs", "batch_size") if getattr(preset, k)}
     return dataclasses.replace(
         run,
-        data=dataclasses.replace(run.data, name=name, **sizes),
+        data=run.data.scaled(preset),
         recipe=run.recipe.scaled(preset),
         length=dataclasses.replace(run.length, **own),
         precision="bf16" if settings.bf16(preset) else "fp32",
@@ -184,6 +188,10 @@ _WORDS = {
     "data.train": "{0:,} training images",
     "data.test": "{0:,} test images",
     "data.held_out": "{0:,} images held out",
+    "real.train": "{0:,} training images",
+    "real.test": "{0:,} test images",
+    "real.held_out": "{0:,} images held out",
+    "data.count": "{0:,} of {1:,} generated images",
     "recipe.network": "{0} in place of {1}",
     "recipe.width": "width {0:g}",
     "length.epochs": "{0} of {1} epochs",
@@ -206,13 +214,13 @@ def shortfall(ours: Run, thesis: Run) -> str:
     "How our run falls short of the thesis's, in words; empty if it does not."
     said = []
     for path, a, b in _differences(ours, thesis):
-        if path == "data.name":
+        *_, place, field = ("", *path.split("."))
+        if (place, field) in (("data", "name"), ("real", "name")):
             said.append(f"the file {ours.data.title}" if ours.data.is_file else f"stand-in {a}")
         else:
-            said.append(
-                _WORDS.get(path, "{2} {0} in place of {1}").format(a, b, path.split(".")[-1])
-            )
-    return ", ".join(said)
+            words = _WORDS.get(f"{place}.{field}".strip("."), "{2} {0} in place of {1}")
+            said.append(words.format(a, b, field))
+    return ", ".join(dict.fromkeys(said))
 
 # %% ../nbs/engine/34_runs.ipynb #4ea93b8e
 def changed_code(then: dict[str, str], now: dict[str, str]) -> list[str]:

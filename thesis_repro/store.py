@@ -24,7 +24,7 @@ from thesis_repro import (
 )
 from .checkpoints import copy_weights, weights_digest
 from .files import BadInput, Unwritable, lock, lock_file
-from .images import pixels
+from .images import Images, pixels
 from .records import Record
 from .runs import Run, changed_code, run_of
 from .settings import Preset
@@ -105,7 +105,7 @@ class Store:
                 if why := distributed.led(lambda: self.diverged(run)):
                     raise Diverged(why)
                 compute = Compute.of(self.preset, **{"bf16": run.precision == "bf16", **changes})
-                _fulfil(run, self.home(run), compute, self.preset.stream)
+                _fulfil(run, self.home(run), compute, self.images(run.data))
                 record = distributed.led(lambda: self.record(run))
         return record
 
@@ -200,12 +200,17 @@ class Store:
             raise BadInput(f"{text}: {many} at preset {self.preset.name}; {place}")
         return run_of(next(iter(found.values())).run)
 
+    def images(self, data) -> Images:
+        "The images of a run's data; a part of them may be made by the generator of another run."
+        made = getattr(data, "made", None)
+        return made(self) if made else data.images(self.preset.stream)
+
     def networks(self, run: Run, which: str = "last") -> torch.nn.ModuleDict:
         "The trained networks of a run at its `last` or `best` epoch, in eval mode. BadInput."
         if (record := self.record(run)) is None:
             where = f"at preset {self.preset.name}"
             raise BadInput(f"{run.name}: there is no such run {where}; `ensure` makes it")
-        nets = run.recipe.networks(run.data.images(self.preset.stream), run.seed)
+        nets = run.recipe.networks(self.images(run.data), run.seed)
         try:
             state = checkpoints.read_checkpoint(record.folder / "weights.ckpt")[which]
         except FileNotFoundError:
@@ -225,15 +230,14 @@ class Store:
 
     def batch(self, run: Run, count: int, split: str = "test") -> tuple[torch.Tensor, torch.Tensor]:
         "The first images of a split (train, val, test) as pixels in [0, 1], and their labels."
-        images, device = run.data.images(self.preset.stream), settings.device(self.preset)
+        images, device = self.images(run.data), settings.device(self.preset)
         x, y = (getattr(images, f"{kind}_{split}")[:count] for kind in ("x", "y"))
         return pixels(x, device), y.to(device)
 
 # %% ../nbs/engine/38_store.ipynb #4be67730
-def _fulfil(run: Run, folder: Path, compute: Compute, stream: bool):
+def _fulfil(run: Run, folder: Path, compute: Compute, images: Images):
     "Train a run in `folder`, going on from its checkpoint, and write what it leaves. Diverged."
-    d = run.data.images(stream)
-    t = training.start(run.recipe, d, run.length, run.seed, compute, folder)
+    t = training.start(run.recipe, images, run.length, run.seed, compute, folder)
     t.at.places = list(dict.fromkeys([*t.at.places, records.place(run, compute)]))
     try:
         training.train(t)
@@ -265,7 +269,7 @@ def _make_all(store: Store, runs: list[Run]):
     "Make some runs. RunsFailed lists those that could not be made."
     store.check_commit()
     for data in dict.fromkeys(r.data for r in runs):
-        data.images(store.preset.stream)  # what is missing is reported before any training
+        store.images(data)  # what is missing is reported before any training
     if store.preset.launcher == "local":
         Compute.of(store.preset)  # and so is a device that this machine does not have
     why = distributed.led(lambda: {r.key: store.diverged(r) for r in runs})
