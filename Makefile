@@ -70,7 +70,7 @@ lock:
 	$(if $(FAULT),$(error $(FAULT)))
 	$(PYTHON) -m venv --clear .make/uv
 	.make/uv/bin/python -m pip install --disable-pip-version-check --quiet uv
-	.make/uv/bin/uv pip compile pyproject.toml --extra notebooks --extra dev --extra eval --extra metrics --extra tensorboard --extra ray --extra slurm \
+	.make/uv/bin/uv pip compile pyproject.toml --extra notebooks --extra dev --extra eval --extra metrics --extra tensorboard --extra ray --extra slurm --extra export \
 	  --universal --python-version 3.11 --generate-hashes --no-config --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command 'make lock' --quiet $(if $(UPGRADE),--upgrade) --output-file requirements.lock
 

@@ -59,7 +59,7 @@ def other_torch() -> Path:
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         wanted = ["torch==2.11.*", "torchvision==0.26.*"]
-        extras = f"{paths.root()}[notebooks,dev,eval,metrics]"
+        extras = f"{paths.root()}[notebooks,dev,eval,metrics,export]"
         subprocess.run([*install, *wanted, "--editable", extras], check=True)
         (folder / "done").touch()
     return python

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from thesis_repro import artefacts, claims, commands, paths, published, registry, settings
 from thesis_repro.cli import main, parser
@@ -217,6 +218,22 @@ def test_the_method_of_ones_own(tmp_path, monkeypatch, capsys):
     assert {f.suffix for f in home.glob("also-Softened/tables/table_7_1.*")} >= {".csv", ".md"}
     assert len(list((home / "runs/mine/softened").iterdir())) == 1
     exec(composed, {})
+
+
+def test_networks_from_and_for_elsewhere(tmp_path, monkeypatch):
+    "The page's examples in their order, the first one with a run of a minute's preset."
+    less = "epochs = 1\ntrain_size = 100\nseeds = 1\ndevice = cpu\nwidth = 0.0625\n"
+    settings_with(tmp_path, f"[smoke: chapter 7]\n{less}", monkeypatch)
+    cell = ["7.1", "--row", "mixup", "--column", "Last / CIFAR-10", "--seed", "0"]
+    assert main(["run", *cell]) == 0
+    space = {}
+    for code in blocks("python", TEXTS["docs/elsewhere.md"]):
+        exec(code, space)
+        if "adversarial" not in space:
+            size = space["net"](torch.rand(2, 3, 32, 32)).shape
+            assert size == (2, 10)
+    away = (space["adversarial"] - space["x"]).abs().max().item()
+    assert abs(away - 8 / 255) < 1e-6 and space["loss"].isfinite()
 
 
 MANY = """

@@ -23,4 +23,13 @@ def _keep_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: no memory back before 2 GiB of it lie idle
 
 
+def __getattr__(name: str):
+    "`thesis_repro.load_model`, whose imports take a second, comes when it is asked for."
+    if name == "load_model":
+        from .model_files import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__} has no attribute {name}")
+
+
 _keep_memory()

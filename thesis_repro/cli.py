@@ -54,7 +54,7 @@ def _attack_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--loss", help="what the attack climbs, such as ce, cw or dlr")
     p.add_argument("--steps", type=int, help="steps of the attack")
     p.add_argument("--restarts", type=int, help="random restarts")
-    p.add_argument("--which", default="last", choices=("last", "best"), help="which weights")
+    p.add_argument("--which", **_WHICH)
     p.add_argument("--size", type=int, default=0, help="test images (default: all)")
     p.add_argument("--source", help="make the attack on this run instead (transfer)")
 
@@ -71,6 +71,8 @@ def _diff_options(p: argparse.ArgumentParser) -> None:
 # %% ../nbs/command/97_cli.ipynb #7e6a68d7
 _NUMBER = {"help": "its number, such as 7.1"}
 _RUN = {"help": "a table's number with --row and --seed, or a run's key or name"}
+_TO = {"required": True, "metavar": "FILE", "help": "ends in .pt, .safetensors or .onnx"}
+_WHICH = {"default": "last", "choices": ("last", "best"), "help": "which weights"}
 _RECORDS = ("export", "merge", "upgrade", "accept")
 
 COMMANDS = {  # name: function, help, options, positional arguments
@@ -114,6 +116,12 @@ COMMANDS = {  # name: function, help, options, positional arguments
             "--pieces",
         ),
         {"run": _RUN},
+    ),
+    "export": (
+        commands.export,
+        "write a trained network for other programs",
+        ("--preset", "--device", "--row", "--column", "--seed", "--pieces"),
+        {"run": _RUN, "--to": _TO, "--which": _WHICH},
     ),
     "plan": (
         commands.plan,

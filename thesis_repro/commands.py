@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OVERRIDES', 'overridden', 'preset_of', 'own_files', 'print_json', 'said', 'reproduce', 'artefact', 'chosen_runs',
-           'run', 'runs', 'attack_of', 'attack', 'where', 'show_atlas', 'claims', 'show_report', 'show_diff',
+           'run', 'runs', 'attack_of', 'attack', 'export', 'where', 'show_atlas', 'claims', 'show_report', 'show_diff',
            'show_records', 'bench', 'show_data', 'show_settings', 'plan']
 
 # %% ../nbs/command/96_commands.ipynb #682bdf60
@@ -213,28 +213,10 @@ def artefact(args) -> int:
 # %% ../nbs/command/96_commands.ipynb #7fa3db7d
 def chosen_runs(args, preset, what: str) -> list:
     "The runs of a table that match --row, --column and --seed. BadInput if none does."
-    from thesis_repro import registry
+    from thesis_repro.model_files import runs_of
 
-    made = registry.find("table", what)
-    plan = made.plan(
-        preset, settings.parts(args.parts) if getattr(args, "parts", "") else made.parts
-    )
-    row, column = (getattr(args, k, None) for k in ("row", "column"))
-    names = {"row": row, "column": column}
-    places = {
-        place: p
-        for place, p in plan.items()
-        if all(
-            n is None or n.lower() == w.lower() for n, w in zip(names.values(), place, strict=True)
-        )
-    }
-    found = dict.fromkeys(r for p in places.values() for r in p.runs)
-    found = [r for r in found if args.seed is None or r.seed == args.seed]
-    if not found:
-        rows, columns = (", ".join(dict.fromkeys(k[i] for k in plan)) for i in (0, 1))
-        there = f"rows are {rows}; columns are {columns}; seeds 0 to {preset.seeds - 1}"
-        raise BadInput(f"table {what}: no such run: {there}")
-    return found
+    parts = settings.parts(args.parts) if getattr(args, "parts", "") else ()
+    return runs_of(preset, what, args.row, args.column, args.seed, parts)
 
 
 def _specified(file: str) -> list:
@@ -331,10 +313,9 @@ def _one_run(args, preset, text: str):
 
     if args.row is None and args.column is None:
         return Store(preset).find(text)
-    found = chosen_runs(args, preset, text)
-    if len(found) > 1:
-        raise BadInput(f"table {text}: {len(found)} runs match: say --row, --column and --seed")
-    return found[0]
+    from thesis_repro.model_files import one_run
+
+    return one_run(preset, text, args.row, args.column, args.seed)
 
 
 def attack(args) -> int:
@@ -370,6 +351,26 @@ def attack(args) -> int:
     return 0
 
 # %% ../nbs/command/96_commands.ipynb #5fd73024
+def export(args) -> int:
+    "Write the network of a run as a file for other programs."
+    from thesis_repro.model_files import KINDS, how_built, network_of, save_model
+    from thesis_repro.store import Store
+
+    if not args.to.endswith(tuple(KINDS)):
+        raise BadInput(f"--to {args.to}: must end in {', '.join(KINDS)}")
+    preset = preset_of(args, args.run if args.row else "")
+    run, store = _one_run(args, preset, args.run), Store(preset)
+    if not (built := how_built(run, images := store.images(run.data))):
+        raise BadInput(f"{run.name}: no classifier: load_model gives its network; no file can")
+    net = network_of(store, run, args.which)
+    path = save_model(net, args.to, tuple(images.x_train.shape[1:]))
+    print(f"{path}: {args.which} weights of {run.name}, read back")
+    print("input: images (n, c, h, w), float32 in [0, 1]; output: logits (n, k)")
+    if path.suffix != ".onnx":
+        print(built)
+    return 0
+
+
 def where(args) -> int:
     "Print where an equation, algorithm, table or figure is: function, notebook, file, results."
     from thesis_repro import atlas

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'STATISTICS', 'mix', 'cross_entropy', 'binary_cross_entropy', 'summed_binary_cross_entropy', 'mixed_loss',
-           'Plain', 'Pairs', 'Beta', 'Fixed', 'Mixup']
+           'Plain', 'onward', 'Pairs', 'Beta', 'Fixed', 'Mixup']
 
 # %% ../nbs/science/21_mixup.ipynb #06b59c44
 from dataclasses import dataclass, replace
@@ -67,6 +67,11 @@ class Plain:
 STATISTICS = {"batch": batch_statistics, "frozen": frozen_statistics}
 
 
+def onward(model, h: torch.Tensor, layer: int) -> torch.Tensor:
+    "Logits (n, k) of features `h` (n, …) at a layer; at the image, layer 0, of any network."
+    return model(h, start=layer) if layer else model(h)
+
+
 @dataclass
 class Pairs:
     "A batch of pairs at a layer: features `h` (n, …) without a graph, places of `partner` (n,)."
@@ -98,7 +103,7 @@ class Pairs:
             STATISTICS[self.statistics](self.model),
             torch.autocast(self.h.device.type, enabled=False),
         ):
-            return self.model(mix(self.h, self.h[self.partner], lam), start=self.layer)
+            return onward(self.model, mix(self.h, self.h[self.partner], lam), self.layer)
 
     def loss_at(self, lam: torch.Tensor) -> torch.Tensor:
         "The loss of eq. 7.4 of every pair at its ratio, (n,) to (n,)."
@@ -148,5 +153,5 @@ class Mixup:
         pairs = Pairs(model, layer, h.detach(), partner, y, self.loss)
         ratio = self.input_ratio if layer == 0 and self.input_ratio else self.ratio
         lam = ratio(pairs, draws)
-        logits = model(mix(h, h[partner], lam), start=layer)
+        logits = onward(model, mix(h, h[partner], lam), layer)
         return mixed_loss(logits, y, pairs.y2, lam, self.loss).mean()

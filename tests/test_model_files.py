@@ -1,0 +1,114 @@
+"""Trained networks for other programs: each file is read back, and none is left half written."""
+
+import pytest
+import torch
+from test_cli import TINY
+
+import thesis_repro
+from thesis_repro import model_files, models, paths, settings
+from thesis_repro.cli import main
+from thesis_repro.files import BadInput
+from thesis_repro.model_files import KINDS, one_run, runs_of, save_model
+from thesis_repro.store import Store
+
+SHAPE = (3, 16, 16)
+
+
+@pytest.fixture
+def net():
+    return models.build("resnet18", 10, 0.03, seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    "A preset in which one run of table 7.1 has been made."
+    folder = tmp_path_factory.mktemp("project")
+    text = (paths.root() / "settings.ini").read_text(encoding="utf-8")
+    (folder / "settings.ini").write_text(text + TINY, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THESIS_REPRO_SETTINGS", str(folder / "settings.ini"))
+        patch.setenv("THESIS_REPRO_OUTPUTS", str(folder / "outputs"))
+        preset = settings.load("tiny", 7)
+        run = one_run(preset, "7.1", "mixup", "Last / CIFAR-10", 0)
+        Store(preset).ensure([run])
+        yield Store(preset), run
+
+
+def test_what_is_written_is_what_other_programs_read(net, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    safetensors = pytest.importorskip("safetensors.torch")
+    files = {k: save_model(net, tmp_path / f"net{k}", SHAPE) for k in KINDS}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "net.pt", "net.safetensors"]
+    x = torch.rand(5, *SHAPE)
+    with torch.no_grad():
+        wanted = net(x)
+    for state in (torch.load(files[".pt"]), safetensors.load_file(files[".safetensors"])):
+        other = models.build("resnet18", 10, 0.03, seed=2).eval()
+        other.load_state_dict(state)
+        with torch.no_grad():
+            assert torch.equal(other(x), wanted)
+    session = onnxruntime.InferenceSession(str(files[".onnx"]))
+    said = session.run(None, {"images": x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(said), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_file_that_reads_back_as_another_network_is_not_left(net, tmp_path, monkeypatch, suffix):
+    monkeypatch.setitem(KINDS, suffix, (lambda net, path, x: path.touch() or 0.5, 0.1))
+    with pytest.raises(BadInput, match="another network"):
+        save_model(net, tmp_path / f"net{suffix}", SHAPE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_state_dicts_that_differ_are_apart(net):
+    state = net.state_dict()
+    assert model_files._furthest(state, state) == 0
+    assert model_files._furthest(state, {**state, "more": torch.ones(1)}) == float("inf")
+    key = next(k for k, v in state.items() if v.is_floating_point())
+    assert model_files._furthest(state, {**state, key: state[key] + 1}) > 0
+
+
+def test_an_unknown_kind_and_a_place_that_cannot_be_written_are_one_line(net, tmp_path):
+    with pytest.raises(BadInput, match=r"net.h5: must end in .pt, .safetensors, .onnx"):
+        save_model(net, tmp_path / "net.h5", SHAPE)
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="cannot be written"):
+        save_model(net, tmp_path / "file" / "net.pt", SHAPE)
+
+
+def test_a_missing_library_names_the_extra(net, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(BadInput, match=r"pip install 'thesis-repro\[export\]'"):
+        save_model(net, tmp_path / "net.onnx", SHAPE)
+
+
+def test_the_network_of_a_tables_cell_is_an_ordinary_module(tiny):
+    store, run = tiny
+    net = thesis_repro.load_model("7.1", "mixup", 0, "Last / CIFAR-10", preset="tiny")
+    assert isinstance(net, torch.nn.Module) and not net.training
+    x, _ = store.batch(run, 4)
+    with torch.no_grad():
+        assert torch.equal(net(x), store.weights(run)(x))
+    with pytest.raises(BadInput, match="2 runs match: say row, column and seed"):
+        one_run(store.preset, "7.1", "mixup", "Last / CIFAR-10")
+    with pytest.raises(BadInput, match="table 7.1: no such run: rows are Baseline"):
+        runs_of(store.preset, "7.1", "Mixdown")
+    with pytest.raises(BadInput, match="there is no such run at preset tiny"):
+        thesis_repro.load_model("7.1", "AIP", 0, "Last / CIFAR-10", preset="tiny")
+
+
+def test_the_command_writes_a_file_and_says_how_it_is_read(tiny, tmp_path, capsys):
+    store, run = tiny
+    words = ["export", run.key, "--preset", "tiny", "--to", str(tmp_path / "net.pt")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "read back" in said
+    code = said.splitlines()[-1]
+    space = {}
+    exec(code, space)
+    space["net"].load_state_dict(torch.load(tmp_path / "net.pt"))
+    x, _ = store.batch(run, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(space["net"].eval()(x), store.weights(run)(x))
+    assert main([*words[:-1], str(tmp_path / "net.h5")]) == 2
+    assert "must end in" in capsys.readouterr().err
