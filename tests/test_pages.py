@@ -5,6 +5,7 @@ import re
 import shutil
 from urllib.parse import unquote
 
+import pandas as pd
 import pytest
 from exhibits import DATA, MACHINE, NASTY, STAND_IN, TINY, Page, drawn, made
 
@@ -331,6 +332,11 @@ def test_the_command(outputs, capsys, monkeypatch):
     front = outputs / "report" / "index.html"
     assert capsys.readouterr().out.strip() == str(front) and opened == [front.as_uri()]
     assert len(json.loads((outputs / "claims.json").read_text())) == len(published.claims())
+    [cell] = (
+        pd.read_csv(outputs / "results.csv", dtype=str).query("ours == ours").to_dict("records")
+    )
+    assert cell["table"] == "7.1" and (cell["row"], cell["column"]) == ("AIP", "Best / SVHN")
+    assert cell["values"] == "97.0 97.2" and cell["preset"] == "smoke"
     monkeypatch.setattr("webbrowser.open", lambda url: False)
     assert cli.main(["report", "--open"]) == 2 and str(front) in capsys.readouterr().err
     assert cli.main(["claims"]) == 0

@@ -2365,6 +2365,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'thesis_repro.report.ranked': ('evidence/report.html#ranked', 'thesis_repro/report.py'),
                                      'thesis_repro.report.reasons': ('evidence/report.html#reasons', 'thesis_repro/report.py'),
                                      'thesis_repro.report.redraw': ('evidence/report.html#redraw', 'thesis_repro/report.py'),
+                                     'thesis_repro.report.results': ('evidence/report.html#results', 'thesis_repro/report.py'),
                                      'thesis_repro.report.scale': ('evidence/report.html#scale', 'thesis_repro/report.py'),
                                      'thesis_repro.report.scorecard': ('evidence/report.html#scorecard', 'thesis_repro/report.py'),
                                      'thesis_repro.report.shown_claims': ('evidence/report.html#shown_claims', 'thesis_repro/report.py'),

@@ -40,7 +40,7 @@ def rests_on(chapters, parameters: dict, pieces=()) -> str:
     return sha256("\n".join([*texts, *_listing(paths.data())]).encode())
 
 # %% ../nbs/command/95_again.ipynb #6dff32a5
-REPORT = ("report", "index.html", "claims.json")
+REPORT = ("report", "index.html", "claims.json", "results.csv")
 
 
 def _note(preset, what: str) -> Path:

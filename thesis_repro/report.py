@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'Archive', 'totals', 'cost_lines', 'overrides', 'redraw', 'Exhibit', 'ranked', 'exhibits', 'Book', 'book',
-           'judge', 'shown_claims', 'findings', 'scorecard', 'failures', 'stopped', 'reasons', 'scale', 'collect']
+           'judge', 'results', 'shown_claims', 'findings', 'scorecard', 'failures', 'stopped', 'reasons', 'scale',
+           'collect']
 
 # %% ../nbs/evidence/60_report.ipynb #f11f67cd
 import contextlib
@@ -30,7 +31,7 @@ from thesis_repro import (
     runs,
     settings,
 )
-from .files import BadInput, atomic_json
+from .files import BadInput, atomic_json, atomic_write
 from .store import Store
 from .tables import SIGNS, compare, number
 
@@ -280,6 +281,20 @@ def judge(preset) -> pd.DataFrame:
     return table
 
 
+def results(preset) -> pd.DataFrame:
+    "Every cell of every table at a preset, one per row; kept as results.csv."
+    frames = [pd.DataFrame(columns=["table", "row", "column"])]
+    for path, facts, wrong in artefacts.saved(preset, "table"):
+        if not wrong:
+            cells = pd.read_csv(path.with_suffix(".csv"), dtype=str, keep_default_na=False)
+            cells.insert(0, "table", facts["number"])
+            frames.append(cells)
+    made = pd.concat(frames)
+    with contextlib.suppress(BadInput):  # on a read-only folder they can still be looked at
+        atomic_write(artefacts.folder(preset) / "results.csv", made.to_csv(index=False))
+    return made
+
+
 _SIZE = {True: "the printed size agrees", False: "the printed size does not agree"}
 
 
@@ -418,6 +433,7 @@ def collect(preset) -> dict:
     "Everything that the report of a preset says; its tables were drawn and its claims judged."
     archive = Archive(preset)
     found = exhibits(preset, redraw(preset, archive))
+    results(preset)
     books = [book(p) for p in sorted(artefacts.folder(preset).glob("notebooks/*.ipynb"))]
     try:
         table, no_claims = judge(preset), ""
