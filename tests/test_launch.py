@@ -108,6 +108,30 @@ def test_a_forked_process_ends_with_its_work_and_not_with_its_idle_workers(tmp_p
     assert len(list(tmp_path.glob("runs/*/*/*/record.json"))) == 2
 
 
+BUSY = """
+import os, sys, warnings
+import {first}
+import thesis_repro
+from thesis_repro import workers
+os.getloadavg = lambda: ({load}, 0.0, 0.0)
+with warnings.catch_warnings(record=True) as said, workers.threads({count}):
+    print([str(w.message) for w in said])
+"""
+
+
+@pytest.mark.parametrize(
+    "first, load, count, warned",
+    [("torch", 99, 2, True), ("torch", 99, 1, False), ("torch", 0, 2, False), ("os", 99, 2, False)],
+)
+def test_threads_that_would_spin_on_a_busy_machine_are_warned_of(first, load, count, warned):
+    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    env["PYTHONPATH"] = str(paths.root())
+    code = BUSY.format(first=first, load=load, count=count)
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    assert ("set OMP_WAIT_POLICY=PASSIVE, or threads = 1" in done.stdout) == warned
+
+
 def test_jobs_and_threads(monkeypatch):
     monkeypatch.setattr(workers, "cores", lambda: 12)
 

@@ -19,9 +19,11 @@ import os
 import platform
 import threading
 import time
+import warnings
 from multiprocessing.util import Finalize
 from pathlib import Path
 
+import thesis_repro
 from . import settings, stopping
 from .files import lock
 from .progress import reporting
@@ -67,9 +69,14 @@ def threads_each(preset: Preset) -> int:
 
 @contextlib.contextmanager
 def threads(count: int):
-    "Within this context torch uses `count` threads."
+    "Within this context torch uses `count` threads; a warning where these would spin in vain."
     import torch
 
+    if count > 1 and thesis_repro.SPINNING and os.getloadavg()[0] > cores():
+        why = (
+            "torch was imported first, so its threads spin while they wait, and others compute here"
+        )
+        warnings.warn(f"{why}: set OMP_WAIT_POLICY=PASSIVE, or threads = 1", stacklevel=3)
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
