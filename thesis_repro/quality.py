@@ -317,7 +317,7 @@ def scored(made: Cloud, real: Cloud) -> dict:
     }
 
 # %% ../nbs/science/87_quality.ipynb #0d230d4a
-NUMBERS = ("FD", "IS", "KD", "precision", "recall")
+NUMBERS = ("FD", "IS", "real IS", "KD", "precision", "recall")
 
 
 @piece
@@ -335,7 +335,7 @@ class Quality(OfImages):
     show: str = pieces.field("FD", one_of=NUMBERS, compare=False)
 
     def check(self):
-        if self.show not in ("FD", "IS") and self.keep <= self.neighbours:
+        if self.show not in NUMBERS[:3] and self.keep <= self.neighbours:
             raise BadInput(f"Quality: show = {self.show}: needs features: keep = 5000")
 
     @property

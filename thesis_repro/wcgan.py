@@ -7,12 +7,12 @@ __all__ = ['HEAD', 'METHODS', 'CONDITIONS', 'GRID', 'PARTS', 'FACES', 'SHOWN', '
            'PEOPLE', 'PRINTED', 'TITLE_3_1', 'table_3_1', 'ROWS_3_2', 'TITLE_3_2', 'table_3_2', 'TITLE_GRID',
            'table_3_2_grid_ours', 'ROWS_3_3', 'TITLE_3_3', 'table_3_3', 'WANTED', 'PANELS', 'TALL', 'NOT_BUILT',
            'TITLE_3_4', 'table_3_4', 'dcgan', 'pggan', 'fused', 'author_code', 'stands_in', 'played', 'faces', 'fitted',
-           'fitting', 'whole_run', 'reader', 'extractor', 'RealScore', 'measurements', 'by_whom', 'planned', 'plan_3_1',
-           'wanted', 'strip', 'drawn_for', 'draw_strips', 'asked_for', 'figure_3_3', 'Tall', 'tall_run', 'figure_3_4',
-           'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6', 'right', 'attribute_accuracy',
-           'printed_accuracies', 'plan_3_4']
+           'fitting', 'affordable', 'whole_run', 'row_of', 'small_run', 'reader', 'extractor', 'measurements',
+           'by_whom', 'planned', 'plan_3_1', 'wanted', 'strip', 'drawn_for', 'draw_strips', 'asked_for', 'figure_3_3',
+           'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6', 'right',
+           'attribute_accuracy', 'printed_accuracies', 'plan_3_4']
 
-# %% ../nbs/chapters/03_wcgan.ipynb #9387cc31
+# %% ../nbs/chapters/03_wcgan.ipynb #7a8cb292
 import functools
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import glyphs, pieces, settings
+from . import glyphs, settings
 from .draws import Draws
 from .extractors import EfficientNetLite, Extractor, Inception, Own
 from .games import NonSaturating, Wasserstein
@@ -40,16 +40,15 @@ from thesis_repro.gan_progressive import (
 )
 from .gans import Auxiliary, Drift, Gan, GradientPenalty, generate
 from .generative import FusedGenerator, PlainBranch
-from .images import Images
 from .measures import Planned, planned_row
 from .mixup import Plain
-from .pieces import piece
 from .published import published
-from .quality import AskedFor, OfImages, Quality, real_cloud, trained_generator
+from .quality import AskedFor, Quality, trained_generator
 from .recipes import Adam, Classify
 from .registry import Drawn, figure, measured_cells, table
-from .runs import Named, Outline, Run, seeded
+from .runs import Named, Run, seeded
 from .store import Store
+from .tall import Tall
 from .training import Length
 from thesis_repro.weighted import (
     Contribution,
@@ -60,7 +59,7 @@ from thesis_repro.weighted import (
     heat,
 )
 
-# %% ../nbs/chapters/03_wcgan.ipynb #2366a21b
+# %% ../nbs/chapters/03_wcgan.ipynb #663bdfb3
 HEAD = ClassHead((512,))  # two fully connected layers (3.2.3)
 
 
@@ -89,7 +88,7 @@ def fused() -> Gan:
     generator = FusedGenerator(base.generator.latent, base.generator.channels)
     return replace(base, generator=generator, terms=(branch,))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #11cd3e67
+# %% ../nbs/chapters/03_wcgan.ipynb #e59630be
 METHODS = {
     "Fused-GAN": fused(),
     "ACGAN": dcgan(),
@@ -116,7 +115,7 @@ def author_code(recipe: Gan) -> Gan:
     terms = tuple(heard if isinstance(t, Auxiliary) else t for t in recipe.terms)
     return replace(recipe, critic=replace(recipe.critic, condition=EveryLayer()), terms=terms)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #132114bc
+# %% ../nbs/chapters/03_wcgan.ipynb #1baa52bd
 PARTS = ("CelebA",)
 FACES = ("Male", "Eyeglasses", "Smiling", "Goatee", "Bangs")
 SHOWN = ("Male", "Blond_Hair", "Eyeglasses", "No_Beard", "Smiling")  # the other five of fig. 3.6
@@ -141,7 +140,7 @@ def faces(preset, names=FACES) -> Named:
     "The thesis's data set with some of its attributes."
     return Named(settings.PARTS["CelebA"], part="CelebA", attributes=played(preset, names))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #2df588f4
+# %% ../nbs/chapters/03_wcgan.ipynb #06329b20
 def fitted(network, depth: int):
     "A network with the layers that so many doublings from 4 × 4 pixels need."
     if isinstance(network, (ProgressiveGenerator, ProgressiveCritic)):
@@ -162,6 +161,14 @@ def fitting(recipe: Gan, shape: tuple) -> Gan:
     return replace(recipe, **both, terms=tuple(terms))
 
 
+def affordable(preset, recipe: Gan):
+    "The preset; for a stand-in small batches, and longer runs or narrower networks."
+    if not stands_in(preset):
+        return preset
+    other = {"width": preset.width / 2} if recipe.growth else {"epochs": 3 * preset.epochs}
+    return replace(preset, batch_size=16, **other)
+
+
 def whole_run(preset, name: str, recipe: Gan, names=FACES) -> Run:
     "A GAN at the thesis's scale; its networks fit the images of the preset."
     data = faces(preset, names)
@@ -169,7 +176,18 @@ def whole_run(preset, name: str, recipe: Gan, names=FACES) -> Run:
     length = Length(20, 16) if recipe.growth else Length(100, 100)
     return Run(data, fitting(recipe, shape), length, home="wcgan/gans", label=name)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #f68b48a7
+
+def row_of(preset, name: str, recipe: Gan, columns: dict, parts=None, names=FACES) -> dict:
+    "The cells of a row, as `measures.planned_row` gives them, of a GAN that the preset can afford."
+    whole = whole_run(preset, name, recipe, names)
+    return planned_row(affordable(preset, recipe), name, whole, columns, parts)
+
+
+def small_run(preset, name: str, recipe: Gan) -> Run:
+    "The run of seed 0 as the preset can afford it."
+    return seeded(affordable(preset, recipe), whole_run(preset, name, recipe))[0]
+
+# %% ../nbs/chapters/03_wcgan.ipynb #3cf092c9
 def reader(preset) -> Run:
     "The network that tells digits apart: an extractor where glyphs stand in for faces."
     data = Named(settings.PARTS["CIFAR-10"], part="CIFAR-10", shrink=2)
@@ -184,25 +202,8 @@ def extractor(preset) -> Extractor:
         return Own(reader(preset))
     return next((e for e in (Inception(), EfficientNetLite()) if not e.missing()), Inception())
 
-
-@piece
-class RealScore(OfImages):
-    "The class score of real test images, the first row of tab. 3.1; of a run only its data."
-
-    extractor: object
-    count: int = pieces.field(10_000, low=2)
-    which: str = pieces.field("last", one_of=("last", "best"))
-    unit = ""
-
-    def value(self, store: Store, run: Run) -> float:
-        return self.number(store, run, "real IS")
-
-    def compute(self, store: Store, run: Run) -> dict:
-        cloud = real_cloud(store, run.data, self.extractor, self.count)
-        return {"real IS": cloud.scores[0].value, "n": cloud.n}
-
-# %% ../nbs/chapters/03_wcgan.ipynb #6abf71df
-ASKED = "as asked (%, ours)"
+# %% ../nbs/chapters/03_wcgan.ipynb #a165b4f4
+ASKED = "as asked"
 NO_PEOPLE = "no answers of people are here"
 NO_CLASSIFIER = "a classifier of the attributes is not built yet"
 
@@ -232,11 +233,10 @@ def planned(rows: dict, preset, parts=PARTS) -> dict:
     "The cells of a table of GANs: row → recipe."
     cells = {}
     for row, recipe in rows.items():
-        whole = whole_run(preset, row, recipe)
-        cells |= planned_row(preset, row, whole, measurements(preset), parts)
+        cells |= row_of(preset, row, recipe, measurements(preset), parts)
     return by_whom(preset, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #703169e4
+# %% ../nbs/chapters/03_wcgan.ipynb #aca40448
 PEOPLE = "Subjective score"
 PRINTED = {  # the rows of tab. 3.1
     "ACGAN": "ACGAN",
@@ -252,9 +252,9 @@ def plan_3_1(preset, parts=PARTS) -> dict:
     cells = planned({row: METHODS[name] for row, name in PRINTED.items()}, preset, parts)
     cells |= {(row, PEOPLE): Planned(reason=NO_PEOPLE) for row in PRINTED if row != "ACGAN"}
     look, count = extractor(preset), preset.test_size or 10_000
-    real = {"IS": look.missing() or RealScore(look, count)}
-    whole = whole_run(preset, "cDCGAN", METHODS["cDCGAN"])
-    return by_whom(preset, planned_row(preset, "Real image", whole, real, parts)) | cells
+    real = {"IS": look.missing() or Quality(look, count, show="real IS")}
+    first = row_of(preset, "Real image", METHODS["cDCGAN"], real, parts)
+    return by_whom(preset, first) | cells
 
 
 TITLE_3_1 = (
@@ -262,7 +262,7 @@ TITLE_3_1 = (
 )
 table_3_1 = table("3.1", TITLE_3_1, "Section 3.3.3", plan_3_1, PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #1ef2b8c1
+# %% ../nbs/chapters/03_wcgan.ipynb #306e4332
 ROWS_3_2 = {
     "Input only": GRID["DCGAN / Input only"],
     "All layers": GRID["DCGAN / All layers"],
@@ -271,23 +271,23 @@ ROWS_3_2 = {
 TITLE_3_2 = "Where the condition enters: inception score, FID"
 table_3_2 = table("3.2", TITLE_3_2, "Section 3.3.4", functools.partial(planned, ROWS_3_2), PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #2cddf0df
+# %% ../nbs/chapters/03_wcgan.ipynb #d87677f3
 TITLE_GRID = "Where the condition enters, on both bases (ours)"
 table_3_2_grid_ours = table(
     "3.2.grid.ours", TITLE_GRID, "not in the thesis", functools.partial(planned, GRID), PARTS
 )
 
-# %% ../nbs/chapters/03_wcgan.ipynb #d6666a1a
+# %% ../nbs/chapters/03_wcgan.ipynb #f713ec05
 ROWS_3_3 = {
     "Recognition branch: no": pggan(Weighted(), head=None),
     "Recognition branch: yes": METHODS["WcPGGAN"],
-    "No branch, the critic told y": pggan(Weighted(), told=EveryLayer(), head=None),
+    "No branch but the critic told y": pggan(Weighted(), told=EveryLayer(), head=None),
     "As the author's code": author_code(METHODS["WcPGGAN"]),
 }
 TITLE_3_3 = "WcPGGAN with and without the recognition branch: inception score, FID"
 table_3_3 = table("3.3", TITLE_3_3, "Section 3.3.4", functools.partial(planned, ROWS_3_3), PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #c4d29f04
+# %% ../nbs/chapters/03_wcgan.ipynb #7670caaa
 WANTED = (("Male",), ("Smiling",), ("Eyeglasses", "Smiling"), ("Male", "Goatee"))
 PANELS = ("Fused-GAN", "cDCGAN", "cPGGAN", "WcDCGAN", "WcPGGAN")
 
@@ -308,13 +308,13 @@ def drawn_for(preset, run: Run, asked: tuple, names=FACES, count: int = 3) -> to
     net, size = trained_generator(Store(preset), run), run.data.outline().shape[1:]
     return generate(net, wanted(preset, names, asked, count), Draws(0), size)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #589ec2f7
+# %% ../nbs/chapters/03_wcgan.ipynb #cb38fc3f
 def draw_strips(rows: dict, titles) -> object:
     "A row of pictures for each name: name → one image (h, w, c) per title."
     from matplotlib.pyplot import subplots
 
     drawn, axes = subplots(
-        len(rows), len(titles), figsize=(8, 0.9 * len(rows) + 0.5), squeeze=False
+        len(rows), len(titles), figsize=(8, 0.75 * len(rows) + 0.5), squeeze=False
     )
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
         for ax, picture in zip(line, pictures, strict=True):
@@ -330,14 +330,14 @@ def asked_for(preset, asked: tuple) -> str:
     "A condition in words."
     return " + ".join(played(preset, asked)).replace("_", " ")
 
-# %% ../nbs/chapters/03_wcgan.ipynb #1726ce58
+# %% ../nbs/chapters/03_wcgan.ipynb #18a69e1a
 @figure("3.3", "Images of each method", PARTS)
 def figure_3_3(preset, parts=PARTS) -> Drawn:
     "What five methods make of four conditions (fig. 3.3), and how often it is what was asked."
     column, plan = {ASKED: measurements(preset)[ASKED]}, {}
     for name in PANELS:
-        plan |= planned_row(preset, name, whole_run(preset, name, METHODS[name]), column)
-    runs = {name: seeded(preset, whole_run(preset, name, METHODS[name]))[0] for name in PANELS}
+        plan |= row_of(preset, name, METHODS[name], column)
+    runs = {name: small_run(preset, name, METHODS[name]) for name in PANELS}
     Store(preset).ensure(runs.values())
     cells = measured_cells(preset, plan)
     rows = {n: [strip(drawn_for(preset, run, a)) for a in WANTED] for n, run in runs.items()}
@@ -345,55 +345,16 @@ def figure_3_3(preset, parts=PARTS) -> Drawn:
     titles = [asked_for(preset, asked) for asked in WANTED]
     return Drawn(draw_strips(rows, titles), frame, tuple(runs.values()), cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #07dc49d8
-@piece
-class Tall:
-    "The middle of a data set's images, three quarters as wide as high."
-
-    data: object
-
-    def cut(self, x):
-        "The middle columns of images (…, h, w)."
-        height, width = x.shape[-2:]
-        narrow = 3 * height // 4
-        return x[..., (width - narrow) // 2 :][..., :narrow]
-
-    def images(self, stream: bool = False) -> Images:
-        "The images, always in memory."
-        whole = self.data.images()
-        parts = {k: self.cut(getattr(whole, k)) for k in ("x_train", "x_val", "x_test")}
-        return replace(whole, **{k: x.contiguous() for k, x in parts.items()})
-
-    def outline(self) -> Outline:
-        "What is known of the images without reading them."
-        whole = self.data.outline()
-        channels, height, _ = whole.shape
-        return replace(whole, shape=(channels, height, 3 * height // 4))
-
-    @property
-    def part(self) -> str:
-        "The thesis's data set that it plays."
-        return self.data.part
-
-    @property
-    def title(self) -> str:
-        "The name for a reader."
-        return f"the middle of {self.data.title}"
-
-    @property
-    def stands_in(self) -> bool:
-        "Whether another data set plays the thesis's."
-        return self.data.stands_in
-
-# %% ../nbs/chapters/03_wcgan.ipynb #84649721
+# %% ../nbs/chapters/03_wcgan.ipynb #0dcfb02c
 def tall_run(preset) -> Run:
     "WcPGGAN on images that are not square (fig. 3.4), as a preset can afford it."
-    whole = whole_run(preset, "WcPGGAN, tall", METHODS["WcPGGAN"])
-    ours = seeded(preset, replace(whole, length=Length(23, 16)))[0]  # seven levels
+    recipe = METHODS["WcPGGAN"]
+    ours, small = small_run(preset, "WcPGGAN, tall", recipe), affordable(preset, recipe)
     celeba = ours.data.name == settings.PARTS["CelebA"]
     data = replace(ours.data, name="celeba_tall", part="") if celeba else Tall(ours.data)
-    recipe = fitting(METHODS["WcPGGAN"].scaled(preset), data.outline().shape)
-    return replace(ours, data=data, recipe=recipe)
+    length = replace(ours.length, epochs=preset.epochs or 23)  # 600,000 images for seven levels
+    recipe = fitting(recipe.scaled(small), data.outline().shape)
+    return replace(ours, data=data, recipe=recipe, length=length)
 
 
 TALL = (("Male",), ("Smiling",), ("Male", "Goatee"))  # as the thesis shows them
@@ -413,17 +374,17 @@ def figure_3_4(preset, parts=PARTS) -> Drawn:
     name = "{} × {}".format(*frame.loc[0, ["width", "height"]])
     return Drawn(draw_strips({name: [strip(x) for x in pictures]}, titles), frame, (run,))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #5f24617e
+# %% ../nbs/chapters/03_wcgan.ipynb #971ebd3e
 def plan_contributions(preset, name: str, names: tuple) -> dict:
     "The cells of fig. 3.5 or 3.6: attribute and layer of a method with Wc-layers."
-    whole = whole_run(preset, name, METHODS[name], names)
-    layers, cells = len(whole.recipe.generator.channels), {}
-    layers += name == "WcDCGAN"  # the last layer makes colours
+    recipe, cells = METHODS[name], {}
+    whole = whole_run(preset, name, recipe, names)
+    layers = len(whole.recipe.generator.channels) + (not recipe.growth)  # DCGAN's last: colours
     for attribute in whole.data.attributes:
-        columns = {
-            f"layer {i}": Contribution(attribute=attribute, layer=i) for i in range(1, layers + 1)
-        }
-        cells |= planned_row(preset, attribute, whole, columns)
+        found = [Contribution(attribute=attribute, layer=i + 1) for i in range(layers)]
+        columns = {f"layer {c.layer}": c for c in found}
+        row = row_of(preset, name, recipe, columns, names=names)
+        cells |= {(attribute, column): p for (_, column), p in row.items()}
     return cells
 
 
@@ -431,9 +392,10 @@ def shares_of(cells) -> pd.DataFrame:
     "Contributions, mean over seeds, attributes × layers."
     rows = [(c.row, int(c.column.split()[1]), np.nanmean(c.values)) for c in cells]
     frame = pd.DataFrame(rows, columns=["attribute", "layer", "contribution"])
-    return frame.pivot(index="attribute", columns="layer", values="contribution")
+    wide = frame.pivot(index="attribute", columns="layer", values="contribution")
+    return wide.loc[list(dict.fromkeys(frame["attribute"]))]
 
-# %% ../nbs/chapters/03_wcgan.ipynb #6ad158af
+# %% ../nbs/chapters/03_wcgan.ipynb #80463d1e
 @figure("3.5", "Contribution of each attribute, WcDCGAN", PARTS)
 def figure_3_5(preset, parts=PARTS) -> Drawn:
     "The contribution of each attribute in each layer of WcDCGAN (fig. 3.5)."
@@ -448,7 +410,7 @@ def figure_3_5(preset, parts=PARTS) -> Drawn:
     runs = tuple(dict.fromkeys(run for p in plan.values() for run in p.runs))
     return Drawn(drawn, shares.reset_index(), runs, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #6ec4b42b
+# %% ../nbs/chapters/03_wcgan.ipynb #52541699
 @figure("3.6", "Contribution of each attribute, WcPGGAN, and pictures of each size", PARTS)
 def figure_3_6(preset, parts=PARTS) -> Drawn:
     "The contribution of each attribute in each layer of WcPGGAN, with its pictures (fig. 3.6)."
@@ -461,7 +423,7 @@ def figure_3_6(preset, parts=PARTS) -> Drawn:
     pictures = at_each_level(net, c, Draws(0))
     return Drawn(draw_levels(shares, pictures), shares.reset_index(), runs, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #55bc1e95
+# %% ../nbs/chapters/03_wcgan.ipynb #0c17acd1
 def right(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     "s (n, attributes): 1 where the likelier answer to probabilities p is the true t, eq. 3.6."
     answers = torch.stack([1 - p, p], -1).argmax(-1)
@@ -472,13 +434,13 @@ def attribute_accuracy(s: torch.Tensor) -> torch.Tensor:
     "The accuracy (attributes,) of answers s (n, attributes), in percent, eq. 3.5."
     return 100 * s.double().mean(0)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #4417974b
+# %% ../nbs/chapters/03_wcgan.ipynb #9de852f6
 def printed_accuracies() -> pd.DataFrame:
     "The printed accuracies of tab. 3.4 in percent, methods × attributes."
     frame = published("3.4").pivot(index="row", columns="column", values="value")
     return frame[list(dict.fromkeys(published("3.4").column))]
 
-# %% ../nbs/chapters/03_wcgan.ipynb #a838f5c9
+# %% ../nbs/chapters/03_wcgan.ipynb #aa3416dc
 NOT_BUILT = "not built yet: data sets of real and generated images"
 
 
