@@ -14,6 +14,10 @@ from thesis_repro.published import claims, columns, published, seal, tables, the
 
 # One digest over every printed cell (row, column, value, std, cited): no number changes unseen.
 DIGESTS = {
+    "table_3_1": "7da85b503c1285fd139652d4956af7881e9da089eda2dead66bc97294afe1ccc",
+    "table_3_2": "e6772aa65b7c9b546d589d86ba313d21587974f6cc07da95cb5e248777079f5c",
+    "table_3_3": "9e6d618cc0dd1da9f3858939aca095e438f87894a37b918d98c1fe3c1d633e16",
+    "table_3_4": "4805c55eec155e59055cff84215df19185a14a0b6b940c4469938de7398e1e86",
     "table_5_1": "df00b3380d741b7881cd24a2842cb935ba24d3471c6719a1dda4b8d46e82f4d3",
     "table_5_2": "840194526e0716c71e7f2223bbc58e30a1b8e4110ba8f7e4ceaebb007d8e27e3",
     "table_5_3": "34832611acb8914b69372d2d3feacc5585ce534c6cedf3160ff3b01070f17a83",
@@ -69,6 +73,10 @@ def test_tables_have_the_cells_that_the_thesis_prints():
         for t in DIGESTS
     }
     assert shape == {
+        "table_3_1": (6, 3, 15),
+        "table_3_2": (3, 2, 6),
+        "table_3_3": (2, 2, 4),
+        "table_3_4": (5, 40, 200),
         "table_5_1": (13, 5, 56),
         "table_5_2": (5, 2, 10),
         "table_5_3": (7, 3, 21),
@@ -121,7 +129,7 @@ def test_a_misprint_stays_as_it_is_printed_and_is_noted():
     noted = {
         (t, c.row, c.column): c.note
         for t in tables()
-        if t < "table_7"
+        if t.startswith(("table_5", "table_6"))
         for c in published(t).itertuples()
         if c.note and not c.cited and c.column != "CW-20"
     }
@@ -154,6 +162,7 @@ def test_every_printed_number_is_what_it_was_in_version_0_1():
     lines = [
         f"{t}|{c.row}|{c.column}|{c.value:.6f}|{c.std:.3f}"
         for t in tables()
+        if t >= "table_5"  # chapters 3 and 4 came later
         for c in published(t).dropna(subset="value").itertuples()
     ]
     assert len(lines) == 548
@@ -314,7 +323,7 @@ def test_a_table_answers_to_its_names(name):
 @pytest.mark.parametrize("name", ["", "7", "7.9", "../claims", "claims", "table_7_1.csv"])
 def test_an_unknown_table_is_named_with_what_there_is(name):
     with pytest.raises(
-        BadInput, match=re.escape(f"unknown table: {name}: published are 5.1, 5.2, 5.3")
+        BadInput, match=re.escape(f"unknown table: {name}: published are 3.1, 3.2, 3.3")
     ):
         published(name)
 

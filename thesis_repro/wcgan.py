@@ -12,7 +12,7 @@ __all__ = ['HEAD', 'METHODS', 'CONDITIONS', 'GRID', 'PARTS', 'FACES', 'SHOWN', '
            'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6', 'right',
            'attribute_accuracy', 'printed_accuracies', 'plan_3_4']
 
-# %% ../nbs/chapters/03_wcgan.ipynb #7a8cb292
+# %% ../nbs/chapters/03_wcgan.ipynb #1adcbbcb
 import functools
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ from thesis_repro.weighted import (
     heat,
 )
 
-# %% ../nbs/chapters/03_wcgan.ipynb #663bdfb3
+# %% ../nbs/chapters/03_wcgan.ipynb #07e89288
 HEAD = ClassHead((512,))  # two fully connected layers (3.2.3)
 
 
@@ -88,7 +88,7 @@ def fused() -> Gan:
     generator = FusedGenerator(base.generator.latent, base.generator.channels)
     return replace(base, generator=generator, terms=(branch,))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #e59630be
+# %% ../nbs/chapters/03_wcgan.ipynb #297b3afb
 METHODS = {
     "Fused-GAN": fused(),
     "ACGAN": dcgan(),
@@ -115,7 +115,7 @@ def author_code(recipe: Gan) -> Gan:
     terms = tuple(heard if isinstance(t, Auxiliary) else t for t in recipe.terms)
     return replace(recipe, critic=replace(recipe.critic, condition=EveryLayer()), terms=terms)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #1baa52bd
+# %% ../nbs/chapters/03_wcgan.ipynb #70c93c9b
 PARTS = ("CelebA",)
 FACES = ("Male", "Eyeglasses", "Smiling", "Goatee", "Bangs")
 SHOWN = ("Male", "Blond_Hair", "Eyeglasses", "No_Beard", "Smiling")  # the other five of fig. 3.6
@@ -140,7 +140,7 @@ def faces(preset, names=FACES) -> Named:
     "The thesis's data set with some of its attributes."
     return Named(settings.PARTS["CelebA"], part="CelebA", attributes=played(preset, names))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #06329b20
+# %% ../nbs/chapters/03_wcgan.ipynb #6cec6a06
 def fitted(network, depth: int):
     "A network with the layers that so many doublings from 4 × 4 pixels need."
     if isinstance(network, (ProgressiveGenerator, ProgressiveCritic)):
@@ -187,7 +187,7 @@ def small_run(preset, name: str, recipe: Gan) -> Run:
     "The run of seed 0 as the preset can afford it."
     return seeded(affordable(preset, recipe), whole_run(preset, name, recipe))[0]
 
-# %% ../nbs/chapters/03_wcgan.ipynb #3cf092c9
+# %% ../nbs/chapters/03_wcgan.ipynb #9cb99197
 def reader(preset) -> Run:
     "The network that tells digits apart: an extractor where glyphs stand in for faces."
     data = Named(settings.PARTS["CIFAR-10"], part="CIFAR-10", shrink=2)
@@ -202,7 +202,7 @@ def extractor(preset) -> Extractor:
         return Own(reader(preset))
     return next((e for e in (Inception(), EfficientNetLite()) if not e.missing()), Inception())
 
-# %% ../nbs/chapters/03_wcgan.ipynb #a165b4f4
+# %% ../nbs/chapters/03_wcgan.ipynb #b3cc72f9
 ASKED = "as asked"
 NO_PEOPLE = "no answers of people are here"
 NO_CLASSIFIER = "a classifier of the attributes is not built yet"
@@ -236,7 +236,7 @@ def planned(rows: dict, preset, parts=PARTS) -> dict:
         cells |= row_of(preset, row, recipe, measurements(preset), parts)
     return by_whom(preset, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #aca40448
+# %% ../nbs/chapters/03_wcgan.ipynb #7275ddf5
 PEOPLE = "Subjective score"
 PRINTED = {  # the rows of tab. 3.1
     "ACGAN": "ACGAN",
@@ -253,7 +253,8 @@ def plan_3_1(preset, parts=PARTS) -> dict:
     cells |= {(row, PEOPLE): Planned(reason=NO_PEOPLE) for row in PRINTED if row != "ACGAN"}
     look, count = extractor(preset), preset.test_size or 10_000
     real = {"IS": look.missing() or Quality(look, count, show="real IS")}
-    first = row_of(preset, "Real image", METHODS["cDCGAN"], real, parts)
+    first = row_of(preset, "cDCGAN", METHODS["cDCGAN"], real, parts)
+    first = {("Real image", column): p for (_, column), p in first.items()}
     return by_whom(preset, first) | cells
 
 
@@ -262,7 +263,7 @@ TITLE_3_1 = (
 )
 table_3_1 = table("3.1", TITLE_3_1, "Section 3.3.3", plan_3_1, PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #306e4332
+# %% ../nbs/chapters/03_wcgan.ipynb #e7b06b4b
 ROWS_3_2 = {
     "Input only": GRID["DCGAN / Input only"],
     "All layers": GRID["DCGAN / All layers"],
@@ -271,13 +272,13 @@ ROWS_3_2 = {
 TITLE_3_2 = "Where the condition enters: inception score, FID"
 table_3_2 = table("3.2", TITLE_3_2, "Section 3.3.4", functools.partial(planned, ROWS_3_2), PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #d87677f3
+# %% ../nbs/chapters/03_wcgan.ipynb #82b985db
 TITLE_GRID = "Where the condition enters, on both bases (ours)"
 table_3_2_grid_ours = table(
     "3.2.grid.ours", TITLE_GRID, "not in the thesis", functools.partial(planned, GRID), PARTS
 )
 
-# %% ../nbs/chapters/03_wcgan.ipynb #f713ec05
+# %% ../nbs/chapters/03_wcgan.ipynb #9beb16ce
 ROWS_3_3 = {
     "Recognition branch: no": pggan(Weighted(), head=None),
     "Recognition branch: yes": METHODS["WcPGGAN"],
@@ -287,7 +288,7 @@ ROWS_3_3 = {
 TITLE_3_3 = "WcPGGAN with and without the recognition branch: inception score, FID"
 table_3_3 = table("3.3", TITLE_3_3, "Section 3.3.4", functools.partial(planned, ROWS_3_3), PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #7670caaa
+# %% ../nbs/chapters/03_wcgan.ipynb #44433f5c
 WANTED = (("Male",), ("Smiling",), ("Eyeglasses", "Smiling"), ("Male", "Goatee"))
 PANELS = ("Fused-GAN", "cDCGAN", "cPGGAN", "WcDCGAN", "WcPGGAN")
 
@@ -308,7 +309,7 @@ def drawn_for(preset, run: Run, asked: tuple, names=FACES, count: int = 3) -> to
     net, size = trained_generator(Store(preset), run), run.data.outline().shape[1:]
     return generate(net, wanted(preset, names, asked, count), Draws(0), size)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #cb38fc3f
+# %% ../nbs/chapters/03_wcgan.ipynb #bd60627d
 def draw_strips(rows: dict, titles) -> object:
     "A row of pictures for each name: name → one image (h, w, c) per title."
     from matplotlib.pyplot import subplots
@@ -330,7 +331,7 @@ def asked_for(preset, asked: tuple) -> str:
     "A condition in words."
     return " + ".join(played(preset, asked)).replace("_", " ")
 
-# %% ../nbs/chapters/03_wcgan.ipynb #18a69e1a
+# %% ../nbs/chapters/03_wcgan.ipynb #75aaa1a7
 @figure("3.3", "Images of each method", PARTS)
 def figure_3_3(preset, parts=PARTS) -> Drawn:
     "What five methods make of four conditions (fig. 3.3), and how often it is what was asked."
@@ -345,7 +346,7 @@ def figure_3_3(preset, parts=PARTS) -> Drawn:
     titles = [asked_for(preset, asked) for asked in WANTED]
     return Drawn(draw_strips(rows, titles), frame, tuple(runs.values()), cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #0dcfb02c
+# %% ../nbs/chapters/03_wcgan.ipynb #fbb1a297
 def tall_run(preset) -> Run:
     "WcPGGAN on images that are not square (fig. 3.4), as a preset can afford it."
     recipe = METHODS["WcPGGAN"]
@@ -374,7 +375,7 @@ def figure_3_4(preset, parts=PARTS) -> Drawn:
     name = "{} × {}".format(*frame.loc[0, ["width", "height"]])
     return Drawn(draw_strips({name: [strip(x) for x in pictures]}, titles), frame, (run,))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #971ebd3e
+# %% ../nbs/chapters/03_wcgan.ipynb #86beb4f0
 def plan_contributions(preset, name: str, names: tuple) -> dict:
     "The cells of fig. 3.5 or 3.6: attribute and layer of a method with Wc-layers."
     recipe, cells = METHODS[name], {}
@@ -395,7 +396,7 @@ def shares_of(cells) -> pd.DataFrame:
     wide = frame.pivot(index="attribute", columns="layer", values="contribution")
     return wide.loc[list(dict.fromkeys(frame["attribute"]))]
 
-# %% ../nbs/chapters/03_wcgan.ipynb #80463d1e
+# %% ../nbs/chapters/03_wcgan.ipynb #9ef74788
 @figure("3.5", "Contribution of each attribute, WcDCGAN", PARTS)
 def figure_3_5(preset, parts=PARTS) -> Drawn:
     "The contribution of each attribute in each layer of WcDCGAN (fig. 3.5)."
@@ -410,7 +411,7 @@ def figure_3_5(preset, parts=PARTS) -> Drawn:
     runs = tuple(dict.fromkeys(run for p in plan.values() for run in p.runs))
     return Drawn(drawn, shares.reset_index(), runs, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #52541699
+# %% ../nbs/chapters/03_wcgan.ipynb #7ce1f3c6
 @figure("3.6", "Contribution of each attribute, WcPGGAN, and pictures of each size", PARTS)
 def figure_3_6(preset, parts=PARTS) -> Drawn:
     "The contribution of each attribute in each layer of WcPGGAN, with its pictures (fig. 3.6)."
@@ -423,7 +424,7 @@ def figure_3_6(preset, parts=PARTS) -> Drawn:
     pictures = at_each_level(net, c, Draws(0))
     return Drawn(draw_levels(shares, pictures), shares.reset_index(), runs, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #0c17acd1
+# %% ../nbs/chapters/03_wcgan.ipynb #b32d45a5
 def right(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     "s (n, attributes): 1 where the likelier answer to probabilities p is the true t, eq. 3.6."
     answers = torch.stack([1 - p, p], -1).argmax(-1)
@@ -434,13 +435,13 @@ def attribute_accuracy(s: torch.Tensor) -> torch.Tensor:
     "The accuracy (attributes,) of answers s (n, attributes), in percent, eq. 3.5."
     return 100 * s.double().mean(0)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #9de852f6
+# %% ../nbs/chapters/03_wcgan.ipynb #7904438d
 def printed_accuracies() -> pd.DataFrame:
     "The printed accuracies of tab. 3.4 in percent, methods × attributes."
     frame = published("3.4").pivot(index="row", columns="column", values="value")
     return frame[list(dict.fromkeys(published("3.4").column))]
 
-# %% ../nbs/chapters/03_wcgan.ipynb #aa3416dc
+# %% ../nbs/chapters/03_wcgan.ipynb #21319482
 NOT_BUILT = "not built yet: data sets of real and generated images"
 
 

@@ -1,0 +1,484 @@
+"""Chapter 3: its equations against references written here, what its methods are made of, how large
+the published networks are, and that its tables and figures can be made small."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from thesis_repro import (
+    atlas,
+    claims,
+    gans,
+    notebooks,
+    preferences,
+    settings,
+    wcgan,
+    weighted,
+)
+from thesis_repro.draws import Draws
+from thesis_repro.files import BadInput
+from thesis_repro.games import Judgement, NonSaturating, Wasserstein
+from thesis_repro.gan_networks import AtInput, DcganGenerator, EveryLayer, Unseen
+from thesis_repro.gan_progressive import ProgressiveGenerator
+from thesis_repro.gans import Auxiliary, Drift, GradientPenalty
+from thesis_repro.pieces import from_specification, specification
+from thesis_repro.published import published
+from thesis_repro.runs import Named, shortfall
+from thesis_repro.store import Store
+from thesis_repro.tables import compare
+from thesis_repro.wcgan import GRID, METHODS
+from thesis_repro.weighted import WcLayer, Weighted
+
+
+@pytest.fixture
+def preset(tmp_path, monkeypatch):
+    "The smallest preset, with a folder of its own for what it makes."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    small = {"train_size": 32, "test_size": 40, "held_out": 10, "epochs": 1}
+    return settings.load("smoke", chapter=3, jobs=1, width=0.01, **small)
+
+
+@pytest.fixture
+def whole():
+    return settings.load("thesis", chapter=3)
+
+
+# The Wc-layer
+
+
+@pytest.mark.parametrize("printed", [False, True])
+def test_the_layer_is_a_convolution_and_a_sigmoid(printed):
+    "Eq. 3.1 in float64 with its gradients, against NumPy and finite differences."
+    torch.manual_seed(0)
+    layer = WcLayer(5, 7, printed).double()
+    c = torch.randint(0, 2, (4, 5)).double()
+    w, b = (p.detach().numpy() for p in (layer.weigh.weight, layer.weigh.bias))
+    phi = c.numpy() @ w.T + b
+    expected = 1 / (1 + np.exp(phi if printed else -phi))
+    np.testing.assert_allclose(layer(c).detach().numpy(), expected, rtol=1e-12)
+    assert torch.autograd.gradcheck(layer, (torch.rand(3, 5).double().requires_grad_(),))
+    kernel = layer.weigh.weight[:, :, None, None]
+    with torch.no_grad():
+        maps = torch.nn.functional.conv2d(c[:, :, None, None], kernel, layer.weigh.bias)
+    torch.testing.assert_close(torch.from_numpy(phi), maps[:, :, 0, 0])
+
+
+def test_it_begins_as_in_the_authors_code():
+    torch.manual_seed(0)
+    layer = WcLayer(5, 4000)
+    assert abs(layer.weigh.weight.std().item() - 0.02) < 0.001
+    assert not layer.weigh.bias.any() and Weighted().width == 32
+
+
+@pytest.mark.parametrize("kind", [DcganGenerator, ProgressiveGenerator])
+def test_every_layer_hears_by_a_layer_of_its_own(kind):
+    net = kind(8, (6, 6, 6), Weighted(4)).build((3, 32, 32), 5).double().eval()
+    layers = [m for m in net.modules() if isinstance(m, WcLayer)]
+    assert len(layers) == 4 and len({id(m.weigh.weight) for m in layers}) == 4
+    z, c = torch.randn(2, 8).double(), torch.eye(5).double()[:2]
+    net(z, c).square().sum().backward()
+    assert all(m.weigh.weight.grad.abs().sum() > 0 for m in layers)
+
+
+# The losses
+
+
+def binary_cross_entropy(logits, y, printed):
+    "Eq. 3.2, written down for one image and one attribute after another."
+    total = 0.0
+    for row, truth in zip(logits.tolist(), y.tolist(), strict=True):
+        for x, t in zip(row, truth, strict=True):
+            p = 1 / (1 + math.exp(-x))
+            total -= t * math.log(p) + (0 if printed else (1 - t) * math.log(1 - p))
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("printed", [False, True])
+def test_the_recognition_loss(printed):
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 5, generator=draw, dtype=torch.float64).requires_grad_()
+    y = torch.randint(0, 2, (6, 5), generator=draw)
+    found = gans.class_loss(logits, y, printed)
+    assert math.isclose(found.item(), binary_cross_entropy(logits, y, printed), rel_tol=1e-12)
+    found.backward()
+    p = logits.detach().sigmoid()
+    slope = (p - 1) * y if printed else p - y
+    torch.testing.assert_close(logits.grad, slope / 6)
+
+
+class Quadratic(torch.nn.Module):
+    "D(x) = a · x + b |x|² / 2, whose slope is known: a + b x."
+
+    def __init__(self, a, b):
+        super().__init__()
+        self.a, self.b = torch.nn.Parameter(a), torch.nn.Parameter(b)
+
+    def forward(self, x, c, grown=None):
+        x = x.flatten(1)
+        return Judgement(x @ self.a + self.b * x.square().sum(1) / 2)
+
+
+def test_the_loss_of_the_progressive_base():
+    "Eq. 3.3 in float64 with the gradient by the critic's weights, of the terms that WcPGGAN has."
+    draw = torch.Generator().manual_seed(1)
+    real, fake = torch.randn(2, 4, 1, 2, 2, generator=draw, dtype=torch.float64)
+    a = torch.randn(4, generator=draw, dtype=torch.float64)
+    b = torch.tensor(0.3, dtype=torch.float64)
+    recipe, draws, c = METHODS["WcPGGAN"], Draws(0, step=3), torch.zeros(4, 5)
+    share = torch.from_numpy(draws.numpy("between").random(4))[:, None]
+
+    def by_hand(a, b):
+        x, made = real.flatten(1), fake.flatten(1)
+        said = [v @ a + b * v.square().sum(1) / 2 for v in (x, made)]
+        between = share * x + (1 - share) * made
+        slopes = (a + b * between).square().sum(1).sqrt()
+        loss = said[1].mean() - said[0].mean() + 10 * (slopes - 1).square().mean()
+        return loss + 0.001 * said[0].square().mean()
+
+    critic = Quadratic(a, b)
+    seen = gans.Seen(torch.nn.ModuleDict({"critic": critic}), real, fake, c, c, draws)
+    seen.of_real, seen.of_fake = seen.judge(real), seen.judge(fake)
+    terms = [t for t in recipe.terms if not isinstance(t, Auxiliary)]
+    loss = recipe.game.critic(seen.of_real.score, seen.of_fake.score)
+    loss = loss + sum(t.critic(seen) for t in terms)
+    torch.testing.assert_close(loss, by_hand(a, b))
+    found = torch.autograd.grad(loss, (critic.a, critic.b))
+    a, b = a.requires_grad_(), b.requires_grad_()
+    expected = torch.autograd.grad(by_hand(a, b), (a, b))
+    torch.testing.assert_close(found, expected)
+
+
+# Contributions
+
+
+def test_contributions_are_shares():
+    "Eq. 3.7 against three loops."
+    draw = torch.Generator().manual_seed(0)
+    w = torch.randn(7, 5, generator=draw)
+    expected = []
+    for t in range(5):
+        shares = [
+            abs(w[n, t].item()) / sum(abs(w[n, m].item()) for m in range(5)) for n in range(7)
+        ]
+        expected.append(sum(shares) / 7)
+    found = weighted.contribution(w)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert math.isclose(found.sum(), 1) and found.dtype == torch.float64
+    torch.testing.assert_close(weighted.contribution(-3 * w), found)
+
+
+def test_contributions_go_from_input_to_output():
+    net = DcganGenerator(8, (6, 6), Weighted(4)).build((3, 16, 16), 5)
+    with torch.no_grad():
+        for i, given in enumerate(net.given):
+            given.weigh.weight.fill_(0.01)
+            given.weigh.weight[:, i] = 100.0
+    assert weighted.contributions(net).argmax(1).tolist() == [0, 1, 2]
+    torch.testing.assert_close(weighted.contributions(net).sum(1), torch.ones(3).double())
+
+
+def test_what_has_no_contribution_is_refused():
+    with pytest.raises(BadInput, match="no Wc-layer"):
+        weighted.contributions(DcganGenerator(8, (6, 6)).build((3, 16, 16), 5))
+    with pytest.raises(BadInput, match="all zero"):
+        weighted.contribution(torch.tensor([[1.0, 2.0], [0.0, 0.0]]))
+
+
+def test_pictures_of_each_level_are_those_of_the_generator():
+    net = ProgressiveGenerator(8, (6, 6, 6), Weighted(4)).build((3, 16, 12), 5)
+    c = torch.eye(5)[:2]
+    pictures = weighted.at_each_level(net, c, Draws(0))
+    assert [tuple(x.shape[2:]) for x in pictures] == [(4, 3), (8, 6), (16, 12)]
+    last = gans.generate(net, c, Draws(0))
+    assert torch.equal(pictures[-1], last)
+
+
+# People, and recognition
+
+
+def test_the_score_of_a_survey():
+    assert preferences.subjective_score([[1, 0], [1, 1]]) == 75
+    for wrong in ([], [0, 2], [0.5]):
+        with pytest.raises(BadInput, match="must be 0"):
+            preferences.subjective_score(wrong)
+
+
+def test_its_interval_is_one_of_people():
+    rng = np.random.default_rng(0)
+    answers = (rng.random((21, 150)) < rng.normal(0.5, 0.1, (21, 1))).astype(int)
+    score, low, high = preferences.score_interval(answers)
+    shares = 100 * answers.mean(1)
+    expected = stats.t.interval(0.95, 20, shares.mean(), stats.sem(shares))
+    np.testing.assert_allclose((low, high), expected, rtol=1e-9)
+    assert math.isclose(score, shares.mean())
+    # everybody's answers twice change nothing; one person is no sample of people
+    twice = preferences.score_interval(np.concatenate([answers, answers], 1))
+    np.testing.assert_allclose(twice, (score, low, high))
+    with pytest.raises(BadInput, match="at least two"):
+        preferences.score_interval(answers[:1])
+
+
+def test_the_interval_of_people_with_unequal_numbers_of_answers():
+    "Against the linearised variance of a ratio, written down."
+    people = [[1, 1, 0], [0], [1, 0, 0, 0, 1], [1, 1]]
+    n, m = np.array([2, 0, 2, 2]), np.array([3, 1, 5, 2])
+    share = n.sum() / m.sum()
+    variance = 4 / 3 * ((n - share * m) ** 2).sum() / m.sum() ** 2
+    score, low, high = preferences.score_interval(people)
+    assert math.isclose(score, 100 * share)
+    half = 100 * stats.t.ppf(0.975, 3) * variance**0.5
+    np.testing.assert_allclose((low, high), (score - half, score + half), rtol=1e-9)
+
+
+def test_accuracy_of_attributes():
+    "Eq. 3.5 and 3.6 against a loop over images."
+    draw = torch.Generator().manual_seed(0)
+    p = torch.rand(50, 3, generator=draw, dtype=torch.float64)
+    t = torch.randint(0, 2, (50, 3), generator=draw)
+    hits = [sum((p[i, k] > 0.5) == bool(t[i, k]) for i in range(50)) for k in range(3)]
+    found = wcgan.attribute_accuracy(wcgan.right(p, t))
+    assert found.tolist() == [2.0 * h for h in hits]
+    assert wcgan.right(torch.tensor([[0.5]]), torch.tensor([[0]])).item() == 1  # a tie: not there
+
+
+# The methods
+
+
+def test_what_the_methods_are_made_of():
+    assert all(
+        from_specification(specification(r)) == r for r in (*METHODS.values(), *GRID.values())
+    )
+    heads = {name for name, r in METHODS.items() if r.critic.classes}
+    assert heads == {"ACGAN", "WcDCGAN", "WcPGGAN"}
+    for name, r in METHODS.items():
+        assert (Auxiliary() in r.terms) == (name in heads)
+        assert (r.critic.condition == Unseen()) == (name in heads)
+    for name in ("cPGGAN", "WcPGGAN"):
+        r = METHODS[name]
+        assert r.game == Wasserstein() and r.terms[:2] == (GradientPenalty(10.0), Drift(0.001))
+        assert r.generator.latent == 512 and r.growth.fade == pytest.approx(8 / 15)
+    for name in ("ACGAN", "cDCGAN", "WcDCGAN"):
+        assert METHODS[name].game == NonSaturating() and METHODS[name].generator.latent == 100
+        assert METHODS[name].critic.compare
+    assert [METHODS[n].generator.condition for n in ("cDCGAN", "WcDCGAN", "cPGGAN", "WcPGGAN")] == [
+        AtInput(),
+        Weighted(),
+        AtInput(),
+        Weighted(),
+    ]
+
+
+def test_down_a_base_of_the_grid_only_the_condition_changes():
+    for base in ("DCGAN", "PGGAN"):
+        rows = [r for name, r in GRID.items() if name.startswith(base)]
+        places = [r.generator.condition for r in rows]
+        assert places == [AtInput(), EveryLayer(), Weighted()]
+        same = [replace(r, generator=replace(r.generator, condition=Unseen())) for r in rows]
+        assert same[0] == same[1] == same[2]
+
+
+def test_the_rows_that_the_thesis_prints_twice_are_one_run():
+    assert GRID["DCGAN / Input only"] == METHODS["ACGAN"] == wcgan.ROWS_3_2["Input only"]
+    last = wcgan.ROWS_3_2["All layers+Wc-layer"]
+    assert last == METHODS["WcPGGAN"] == wcgan.ROWS_3_3["Recognition branch: yes"]
+    first, second, third = (
+        published(t).set_index(["row", "column"]).value for t in ("3.1", "3.2", "3.3")
+    )
+    for column in ("IS", "FID"):
+        assert first["ACGAN", column] == second["Input only", column]
+        best = first["WcPGGAN (Proposed)", column]
+        assert best == second["All layers+Wc-layer", column]
+        assert best == third["Recognition branch: yes", column]
+
+
+def test_without_the_branch_nothing_else_changes():
+    cut, yes = (wcgan.ROWS_3_3[f"Recognition branch: {word}"] for word in ("no", "yes"))
+    assert replace(cut.critic, classes=yes.critic.classes) == yes.critic
+    assert (*cut.terms, Auxiliary()) == yes.terms and cut.generator == yes.generator
+    theirs = wcgan.ROWS_3_3["As the author's code"]
+    assert theirs.terms[-1] == Auxiliary(on_fake=False, to_generator=False)
+    assert theirs.critic.condition == EveryLayer() and theirs.generator == yes.generator
+
+
+def parameters(piece, side=128, labels=5):
+    return sum(p.numel() for p in piece.build((3, side, side), labels).parameters())
+
+
+def test_parameters_of_the_dcgan_base():
+    "Counted by hand: six layers of the generator with batch norm, five of the critic, its heads."
+    widths, told = [512, 256, 128, 64, 32], {"ACGAN": [5, 0, 0, 0, 0, 0], "WcDCGAN": [32] * 6}
+    for name, more in told.items():
+        sizes = [100, *widths, 3]
+        count = sum((sizes[i] + more[i]) * sizes[i + 1] * 16 for i in range(6)) + 2 * sum(widths)
+        count += 6 * (5 * 32 + 32) if name == "WcDCGAN" else 0
+        assert parameters(METHODS[name].generator) == count
+    up = [3, *widths[::-1]]
+    convolutions = sum((up[i] + (i == 4)) * up[i + 1] * 16 for i in range(5)) + 2 * sum(up[2:])
+    features = 512 * 4 * 4
+    recognition = features * 512 + 512 + 512 * 5 + 5
+    assert parameters(METHODS["WcDCGAN"].critic) == convolutions + features + recognition
+
+
+def test_parameters_of_the_progressive_base():
+    "Counted by hand; the widths are those of the author's code."
+    widths = [512, 512, 256, 128, 64, 32]
+    for name, more in (("cPGGAN", 0), ("WcPGGAN", 32)):
+        first = 512 + (more or 5)
+        count = first * widths[0] * 16 + widths[0] + widths[0] ** 2 * 9 + widths[0]
+        for a, b in itertools.pairwise(widths):
+            count += (a + more) * b * 9 + b + b * b * 9 + b
+        count += sum(w * 3 + 3 for w in widths) + (6 * (5 * 32 + 32) if more else 0)
+        whole = wcgan.fitting(METHODS[name], (3, 128, 128))
+        assert parameters(whole.generator) == count
+    fitted = wcgan.fitting(METHODS["WcPGGAN"], (3, 128, 128)).generator.channels
+    assert fitted == (512, 512, 256, 128, 64, 32)
+
+
+def test_networks_fit_images_of_any_size():
+    for side, depth in ((16, 2), (32, 3), (64, 4), (128, 5)):
+        for recipe in METHODS.values():
+            r = wcgan.fitting(recipe, (3, side, side))
+            widths = len(r.generator.channels), len(r.critic.channels)
+            assert widths == ((depth + 1,) * 2 if r.growth else (depth,) * 2)
+            assert r.generator.channels[0] == r.critic.channels[0 if r.growth else -1] == 512
+    assert wcgan.fitting(METHODS["WcPGGAN"], (3, 256, 192)).generator.channels[-1] == 16
+
+
+# The runs
+
+
+def test_at_the_thesis_scale_nothing_is_missing(whole):
+    for name, recipe in METHODS.items():
+        run = wcgan.whole_run(whole, name, recipe)
+        assert wcgan.affordable(whole, recipe) == whole
+        assert shortfall(wcgan.small_run(whole, name, recipe), run) in ("", "bf16")
+        assert run.data == Named("celeba", attributes=wcgan.FACES)
+        assert run.recipe == wcgan.fitting(recipe, (3, 128, 128))
+        length = run.length
+        assert (length.epochs, length.batch_size) == ((20, 16) if recipe.growth else (100, 100))
+    # the author's 600,000 images a level
+    assert abs(20 * 181_637 / 6 - 600_000) < 10_000
+    run = wcgan.tall_run(whole)
+    assert (run.data.name, run.length.epochs) == ("celeba_tall", 23)
+    assert run.data.outline().shape == (3, 256, 192)
+    assert len(run.recipe.generator.channels) == 7
+
+
+def test_glyphs_play_the_attributes_of_faces(preset, whole):
+    assert wcgan.played(whole, wcgan.SHOWN) == wcgan.SHOWN
+    five = ("Inverted", "Framed", "Red", "Dotted", "Striped")
+    assert wcgan.played(preset, wcgan.FACES) == wcgan.played(preset, wcgan.SHOWN) == five
+    c = wcgan.wanted(preset, wcgan.FACES, ("Male", "Goatee"), 2)
+    assert c.tolist() == [[1, 0, 0, 1, 0]] * 2
+    assert wcgan.wanted(whole, wcgan.SHOWN, ("Smiling",), 1).tolist() == [[0, 0, 0, 0, 1]]
+
+
+def test_tall_images_are_the_middle(preset):
+    run = wcgan.tall_run(preset)
+    images, inner = run.data.images(), run.data.data.images()
+    assert torch.equal(images.x_test, inner.x_test[..., 2:14])
+    assert images.x_test.shape[1:] == run.data.outline().shape == (3, 16, 12)
+    assert run.data.stands_in and "glyphs" in run.data.title
+
+
+def test_the_plans(preset):
+    plan = wcgan.plan_3_1(preset)
+    printed = set(zip(published("3.1").row, published("3.1").column, strict=True))
+    assert printed <= set(plan)
+    people = {p.reason for (_, column), p in plan.items() if column == wcgan.PEOPLE}
+    assert people == {wcgan.NO_PEOPLE}
+    for number, rows in (("3.2", wcgan.ROWS_3_2), ("3.3", wcgan.ROWS_3_3)):
+        plan = wcgan.planned(rows, preset)
+        printed = set(zip(published(number).row, published(number).column, strict=True))
+        assert printed <= set(plan)
+        said = [p.reason for (_, column), p in plan.items() if column == "FID"]
+        assert all(s.startswith("by resnet18 of digits10, not by Inception") for s in said)
+    grid = wcgan.planned(GRID, preset)
+    assert grid["DCGAN / Input only", "FID"].runs == (wcgan.plan_3_1(preset)["ACGAN", "FID"].runs)
+    none = wcgan.planned(GRID, preset, ("MNIST",))
+    assert not any(p.runs for p in none.values())
+    assert {p.reason for p in wcgan.plan_3_4(preset).values()} == {wcgan.NOT_BUILT}
+
+
+def test_without_inception_a_distance_is_compared_with_nothing(preset):
+    cells = wcgan.measured_cells(preset, wcgan.planned({"cDCGAN": METHODS["cDCGAN"]}, preset))
+    frame = compare("3.1", cells).set_index(["row", "column"])
+    assert frame.loc[("cDCGAN", "FID"), "verdict"] == "not comparable"
+    assert math.isfinite(frame.loc[("cDCGAN", "FID"), "ours"])
+    assert frame.loc[("cDCGAN", wcgan.ASKED), "verdict"] == "ours only"
+
+
+# The printed numbers
+
+
+def test_the_second_half_of_table_3_4_is_read_as_the_text_counts():
+    frame = wcgan.printed_accuracies()
+    assert frame.shape == (5, 40)
+    up = (frame.sub(frame.loc["Baseline"]).round(1) > 0).sum(1)
+    assert (up["ours (w/o AL)"], up["Fused-GAN"]) == (19, 9)
+    lost = frame.columns[frame.loc["ours (w/ AL)"].isna()]
+    assert len(lost) == 20 and lost[0] == "Male" and "Pointy Nose" in lost
+    assert (
+        frame.loc["Baseline", "Male"] == 98.2 and frame.loc["cPGGAN (w/ AL)", "Oval Face"] == 72.1
+    )
+    assert (frame.loc["Baseline"] < 90).sum() == 15
+
+
+def test_the_thesis_own_numbers_have_the_signs_of_its_claims():
+    judged = claims.claim_table(chapter=3).set_index("id")
+    known = judged.dropna(subset="thesis")
+    assert len(judged) == 28 and len(known) == 21
+    for c in known.itertuples():
+        off = c.thesis - c.bound
+        assert abs(off) <= 0.05 if c.direction == "=" else off > 0, c.Index
+    sized = known.dropna(subset="size")
+    assert (sized.thesis - sized["size"]).abs().max() < 0.011
+    assert set(judged.verdict) == {"not run"}
+
+
+# The chapter
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_the_atlas_finds_every_equation(number):
+    found = atlas.where(f"eq-3.{number}")
+    assert found.state == "made" and found.function
+
+
+def test_the_atlas_finds_tables_and_figures():
+    items = {i.id: i for i in atlas.items()}
+    for n in range(1, 5):
+        assert items[f"tab-3.{n}"].function == f"thesis_repro.wcgan.table_3_{n}"
+    for n in range(3, 7):
+        assert items[f"fig-3.{n}"].function == f"thesis_repro.wcgan.figure_3_{n}"
+
+
+def test_tables_and_figures_are_made(preset):
+    made = wcgan.figure_3_3(preset)
+    assert not made.failed and list(made.frame["method"]) == list(wcgan.PANELS)
+    made = wcgan.figure_3_4(preset)
+    assert not made.failed and set(made.frame["width"]) == {12}
+    for figure in (wcgan.figure_3_5, wcgan.figure_3_6):
+        made = figure(preset)
+        shares = made.frame.set_index("attribute")
+        assert not made.failed and shares.shape == (5, 3)
+        assert np.allclose(shares.sum(), 1)
+    store = Store(preset)
+    run = wcgan.small_run(preset, "WcPGGAN", METHODS["WcPGGAN"])
+    net = weighted.trained_generator(store, run)
+    np.testing.assert_allclose(shares.to_numpy().T, weighted.contributions(net), rtol=1e-12)
+
+
+def test_its_parameters_are_those_of_the_other_chapters():
+    (own,), (other,) = notebooks.chapters("3"), notebooks.chapters("7")
+    assert own.stem == "03_wcgan"
+    mine, theirs = notebooks.parameters(own), notebooks.parameters(other)
+    assert [(n, p.type, p.default) for n, p in mine.items()] == [
+        (n, p.type, p.default) for n, p in theirs.items()
+    ]
+    assert notebooks.faults(own) == []
