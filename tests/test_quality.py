@@ -427,7 +427,7 @@ def test_all_numbers_of_an_extractor_are_measured_once(trained):
     values = {m.title: m.value(store, run) for m in others}
     assert [*values] == [f"{n}-squares" for n in quality.NUMBERS]
     assert all(map(math.isfinite, values.values()))
-    assert [m.unit for m in others] == ["", "", "", "%", "%"]
+    assert [m.unit for m in others] == ["", "", "", "", "%", "%"]
     found = first.kept(store, run)
     low, high = found["FD interval"]
     assert low < found["FD"] < high and found["n"] == found["real n"] == 100
