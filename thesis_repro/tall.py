@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['middle', 'Tall']
 
-# %% ../nbs/science/94_tall.ipynb #af6e34d4
+# %% ../nbs/science/94_tall.ipynb #262a0f95
 import dataclasses
 
 import torch
@@ -14,14 +14,14 @@ from .images import Images
 from .pieces import piece
 from .runs import Outline
 
-# %% ../nbs/science/94_tall.ipynb #462af9d5
+# %% ../nbs/science/94_tall.ipynb #7898aa06
 def middle(x: torch.Tensor) -> torch.Tensor:
     "The middle columns of images (…, h, w), three quarters as many as rows."
     height, width = x.shape[-2:]
     narrow = 3 * height // 4
     return x[..., (width - narrow) // 2 :][..., :narrow].contiguous()
 
-# %% ../nbs/science/94_tall.ipynb #5687f19d
+# %% ../nbs/science/94_tall.ipynb #de67c25f
 @piece
 class Tall:
     "The middle of a data set's images, three quarters as wide as high (fig. 3.4)."
@@ -39,6 +39,10 @@ class Tall:
         whole = self.data.outline()
         channels, height, _ = whole.shape
         return dataclasses.replace(whole, shape=(channels, height, 3 * height // 4))
+
+    def scaled(self, preset) -> "Tall":
+        "The same of the data set that a preset can afford."
+        return dataclasses.replace(self, data=self.data.scaled(preset))
 
     @property
     def part(self) -> str:
