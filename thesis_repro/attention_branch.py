@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from . import pieces
 from .files import BadInput
 from .gan_networks import narrower
+from .gans import class_loss
 from .images import Images
 from .models import Normalise, PostActivation, full
 from .pieces import piece
@@ -113,5 +113,5 @@ class AttentionNetwork:
 
 
 def both_losses(said: Attended, y: torch.Tensor) -> torch.Tensor:
-    "The cross entropy (eq. 4.4) of both ends of an attention branch network, with equal weights."
-    return F.cross_entropy(said.logits, y) + F.cross_entropy(said.branch, y)
+    "The class loss (eq. 4.4) of both ends of an attention branch network, with equal weights."
+    return class_loss(said.logits, y) + class_loss(said.branch, y)
