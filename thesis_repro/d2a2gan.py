@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['SPREADS', 'SLOPE', 'NAMES', 'D2A2GAN', 'GANS', 'ABLATION', 'AUTHOR', 'PARTS', 'TITLE_4_1', 'table_4_1', 'SHOWN',
            'FEW', 'COUNTS', 'SERIES', 'ON_STAND_INS', 'ACCURACY', 'TITLE_4_2', 'table_4_2', 'SVHN_TEST', 'TITLE_4_6',
-           'table_4_6_ours', 'TITLE_4_OURS', 'table_4_ours', 'feature_extractor', 'attention_map', 'attended', 'StdMap',
-           'AttentionCritic', 'map_distance', 'Consistency', 'taught', 'd2a2gan', 'map_error', 'MapError', 'in_turns',
-           'whole_run', 'stands_in', 'larger', 'afforded', 'as_long', 'row_of', 'classifier', 'RealScore', 'asked',
-           'columns_4_1', 'plan_4_1', 'figure_4_5', 'figure_4_1', 'plan_figure_4_4', 'figure_4_4', 'plan_figure_4_7',
-           'figure_4_7', 'trained_on', 'too_few', 'plan_figure_4_6', 'accuracies_4_6', 'figure_4_6', 'plan_4_2',
+           'table_4_6_ours', 'TITLE_4_OURS', 'table_4_ours', 'feature_extractor', 'attention_map', 'attended',
+           'AttentionCritic', 'map_distance', 'Consistency', 'taught', 'd2a2gan', 'map_error', 'MapError', 'whole_run',
+           'classifier', 'asked', 'columns_4_1', 'plan_4_1', 'figure_4_5', 'figure_4_1', 'plan_figure_4_4',
+           'figure_4_4', 'plan_figure_4_7', 'figure_4_7', 'plan_figure_4_6', 'accuracies_4_6', 'figure_4_6', 'plan_4_2',
            'constant_answers', 'within', 'protocols', 'plan_4_6_ours', 'plan_4_ours']
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #a559904e
@@ -20,14 +19,14 @@ import pandas as pd
 import torch
 import torch.nn as nn
 
-from . import distributed, gans, pieces, settings
-from .attention_branch import AttentionNetwork, Branch, both_losses
-from .augmented import Augmented, Targets
-from .certainty import Certainty, Posterior
+from . import gans, pieces, settings
+from .attention_branch import AttentionNetwork, Branch, both_losses, convolutions
+from .augmented import Augmented
+from .certainty import Certainty, Posterior, RealScore
 from .extractors import Inception, Own
 from .files import BadInput
 from .games import Judgement, NonSaturating, Wasserstein
-from .gan_blocks import MinibatchStd, full
+from .gan_blocks import MinibatchStd, StdMap, full
 from thesis_repro.gan_networks import (
     AtInput,
     ClassHead,
@@ -52,16 +51,17 @@ from thesis_repro.gan_pictures import (
     side_by_side,
 )
 from .gan_progressive import Growth, ProgressiveCritic, ProgressiveGenerator
+from .gan_runs import in_turns, row_of, stands_in, too_few, trained_on
 from .gans import Auxiliary, Drift, Gan, GradientPenalty, Term
 from .images import pixels
 from .measures import Planned, Recorded
 from .mixup import Mixup, Plain
 from .models import frozen_statistics
 from .pieces import piece
-from .quality import AskedFor, OfImages, Quality, real_cloud
+from .quality import AskedFor, OfImages, Quality
 from .recipes import SGD, Adam, Classify, Decay, Phase
 from .registry import Drawn, figure, measured_cells, table
-from .runs import Named, Run, scaled, shortfall
+from .runs import Named, Run, scaled
 from .store import Store
 from .training import Length
 
@@ -88,46 +88,8 @@ def attended(f: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
     "f′ = (1 + M) f of features (n, c, h, w) and maps (n, h, w) (eq. 4.7)."
     return (1 + attention[:, None]).to(f.dtype) * f
 
-# %% ../nbs/chapters/04_d2a2gan.ipynb #ad10326d
-class StdMap(nn.Module):
-    "Appends how much the images of the batch differ at each place, averaged over the channels."
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        whole = full(distributed.gathered(x))
-        std = (whole.var(0, correction=0) + 1e-8).sqrt().mean(0)
-        maps = distributed.own(std.expand(len(whole), 1, *std.shape).to(x.dtype))
-        return torch.cat([x, maps], 1)
-
-
+# %% ../nbs/chapters/04_d2a2gan.ipynb #1aee4e45
 SPREADS = {"number": functools.partial(MinibatchStd, 0), "map": StdMap}
-
-# %% ../nbs/chapters/04_d2a2gan.ipynb #777e2eb9
-def _halving(inputs: int, channels: tuple[int, ...], slope: float) -> nn.Sequential:
-    "Convolutions that halve the map, each with batch norm and a leaky ReLU."
-    sizes = [inputs, *channels]
-    return nn.Sequential(
-        *(
-            layer
-            for a, b in zip(sizes, channels, strict=False)
-            for layer in (
-                nn.Conv2d(a, b, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(b),
-                nn.LeakyReLU(slope),
-            )
-        )
-    )
-
-
-def _widening(inputs: int, channels: tuple[int, ...]) -> nn.Sequential:
-    "3 × 3 convolutions that keep the map, each with batch norm and a ReLU."
-    sizes = [inputs, *channels]
-    return nn.Sequential(
-        *(
-            layer
-            for a, b in zip(sizes, channels, strict=False)
-            for layer in (nn.Conv2d(a, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-        )
-    )
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #349b49e4
 class _AttentionCritic(Network):
@@ -139,8 +101,8 @@ class _AttentionCritic(Network):
             raise BadInput("AttentionCritic: images without classes: it has nothing to name")
         self.labels, last = labels, how.channels[-1]
         self.features = feature_extractor(shape[0], how.channels, how.slope)
-        self.branch = Branch(_widening(last, how.branch), how.branch[-1], labels, how.mixed)
-        self.rest = _halving(last, how.after, how.slope)
+        self.branch = Branch(convolutions(last, how.branch), how.branch[-1], labels, how.mixed)
+        self.rest = convolutions(last, how.after, (4, 2, 1), how.slope)
         size = start_of(shape, len(how.channels) + len(how.after))
         self.compare = SPREADS[how.spread]()
         self.score = nn.Conv2d(how.after[-1] + 1, 1, size)
@@ -310,66 +272,10 @@ AUTHOR = d2a2gan(Auxiliary(), Consistency(optimiser=_HALVED), spread="map")
 PARTS = ("CIFAR-10", "SVHN")
 
 
-def in_turns(recipe) -> bool:
-    "Whether a GAN shares its epochs with a network of one of its terms."
-    own = (p for term in getattr(recipe, "terms", ()) for p in term.phases())
-    return any(phase.turns != (1, 0) for phase in own)
-
-
 def whole_run(part: str, name: str, recipe: Gan) -> Run:
     "A GAN at its full scale: 100 epochs of its own."
     data, length = Named(settings.PARTS[part], part=part), Length(100 * (1 + in_turns(recipe)), 100)
     return Run(data, recipe, length, home="d2a2gan/gans", label=f"{name} {part}")
-
-# %% ../nbs/chapters/04_d2a2gan.ipynb #484471bb
-def stands_in(preset, part: str) -> bool:
-    "Whether another data set plays the thesis's at a preset."
-    return Named(settings.dataset(preset, part), part=part).stands_in
-
-
-def larger(preset, run: Run):
-    "The preset as a run needs it: twice the epochs with a teacher; on a stand-in, more of a GAN."
-    epochs = preset.epochs * (1 + in_turns(run.recipe))
-    preset = replace(preset, epochs=epochs)
-    if not (stands_in(preset, run.part) and isinstance(run.recipe, Gan)):
-        return preset
-    width = preset.width * (0.5 if run.recipe.growth else 4)
-    return replace(preset, width=width, epochs=2 * epochs)
-
-# %% ../nbs/chapters/04_d2a2gan.ipynb #3733acc4
-def afforded(preset, whole: Run, seed: int = 0) -> Run:
-    "The same as a preset can afford it, and with it the generator of its data and the drawn few."
-    ours = scaled(larger(preset, whole), whole)
-    if stands_in(preset, whole.part) and getattr(ours.recipe, "average", 0):
-        ours = replace(ours, recipe=replace(ours.recipe, average=0.9))
-    data = ours.data
-    if isinstance(data, Augmented):
-        made = whole.data.generator and afforded(preset, whole.data.generator, seed)
-        data = replace(data, generator=made, draw=seed)
-    return replace(ours, data=data, seed=seed)
-
-
-def as_long(run: Run, like: Run) -> Run:
-    "The run, of as many steps as another one, on more images, that is as many epochs long."
-    times = -(-(like.data.few + like.data.count) // run.data.few)
-    return replace(run, length=replace(run.length, epochs=run.length.epochs * times))
-
-
-def row_of(preset, row: str, whole: Run, columns: dict, parts=PARTS, like=None) -> dict:
-    "The cells of a row: column → measurement, or why there is none; of as many steps as `like`."
-    runs = [afforded(preset, whole, seed) for seed in range(preset.seeds)]
-    if like:
-        runs = [as_long(run, afforded(preset, like, run.seed)) for run in runs]
-        whole = as_long(whole, like)
-    short, runs, cells = shortfall(runs[0], whole), tuple(runs), {}
-    other = "" if whole.part in parts else f"{whole.part} was not asked for"
-    for name, m in columns.items():
-        if isinstance(m, str):
-            cells[row, name] = Planned(reason=m)
-            continue
-        why = other or m.extractor.missing() if hasattr(m, "extractor") else other
-        cells[row, name] = Planned((), m, why) if why else Planned(runs, m, short)
-    return cells
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #42ac8e2e
 def classifier(preset, part: str) -> Run:
@@ -379,22 +285,6 @@ def classifier(preset, part: str) -> Run:
     whole = Run(data, Classify("resnet18", Plain()), Length(100, 100), **how)
     longer = 4 if stands_in(preset, part) else 1
     return scaled(replace(preset, epochs=longer * preset.epochs), whole)
-
-# %% ../nbs/chapters/04_d2a2gan.ipynb #9532da5f
-@piece
-class RealScore(OfImages):
-    "The inception score (eq. 2.12) of real test images; of a run only its data counts."
-
-    extractor: object
-    count: int = pieces.field(10_000, low=2)
-    unit, which = "", "last"
-
-    def value(self, store: Store, run: Run) -> float:
-        return self.number(store, run, "IS")
-
-    def compute(self, store: Store, run: Run) -> dict:
-        real = real_cloud(store, run.data, self.extractor, self.count)
-        return {"IS": real.scores[0].value, "n": real.n}
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #fe11a36c
 def asked(preset) -> int:
@@ -517,28 +407,11 @@ def figure_4_7(preset, parts=PARTS) -> Drawn:
     runs = tuple(dict.fromkeys(run for p in plan.values() for run in p.runs))
     return Drawn(draw_ranked(frame), frame, runs, tuple(cells))
 
-# %% ../nbs/chapters/04_d2a2gan.ipynb #f2ac0544
-def trained_on(
-    generator: Run | None, part: str, few: int, count=0, targets="hard", method=Targets()
-):
-    "A ResNet-18 on `few` real images and `count` of a generator's: the thesis's run."
-    real = Named(settings.PARTS[part], part=part)
-    data = Augmented(real, generator, count, few, targets=targets)
-    label = f"{few} real {count} {targets} of {generator.label if generator else 'none'} {part}"
-    recipe = Classify("resnet18", method)
-    return Run(data, recipe, Length(100, 100), home="d2a2gan/augmented", label=label)
-
 # %% ../nbs/chapters/04_d2a2gan.ipynb #2da222df
 FEW, COUNTS = (100, 1000), (100, 1000, 10_000, 50_000)
 SERIES = {"cDCGAN": ("hard",), **dict.fromkeys(("ACGAN", "PGGAN", "D2A2GAN"), ("hard", "soft"))}
 ON_STAND_INS = ("ACGAN / soft", "D2A2GAN / hard", "D2A2GAN / soft")
 ACCURACY = Recorded("last.accuracy")
-
-
-def too_few(preset, few: int) -> str:
-    "Why a preset has not as many real images; empty if it has."
-    there = preset.train_size
-    return f"{few:,} real images: the preset has {there:,}" if 0 < there < few else ""
 
 
 def plan_figure_4_6(preset, parts=PARTS) -> dict:
