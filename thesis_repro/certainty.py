@@ -22,7 +22,7 @@ from .store import Store
 # %% ../nbs/science/101_certainty.ipynb #c2e1d8f2
 def entropy(p: torch.Tensor) -> torch.Tensor:
     "H (n,) in nats of class probabilities (n, k), from 0 to log k (eq. 4.9)."
-    return -torch.xlogy(p, p).sum(1)
+    return torch.special.entr(p).sum(1)
 
 # %% ../nbs/science/101_certainty.ipynb #36b9fc98
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
