@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Network', 'narrower', 'Given', 'Condition', 'Unseen', 'AtInput', 'EveryLayer', 'Middle', 'Projection', 'MlpGenerator',
-           'MlpCritic', 'start_of', 'DcganGenerator', 'ClassHead', 'Heads', 'DcganCritic', 'SplitGenerator']
+           'MlpCritic', 'start_of', 'dcgan_weights', 'DcganGenerator', 'ClassHead', 'Heads', 'DcganCritic',
+           'SplitGenerator']
 
 # %% ../nbs/science/82_gan_networks.ipynb #e77c2204
 import dataclasses
@@ -218,7 +219,7 @@ def _norm(name: str, channels: int) -> nn.Module:
     return kinds.get(name, nn.Identity())
 
 
-def _drawn(network: nn.Module) -> nn.Module:
+def dcgan_weights(network: nn.Module) -> nn.Module:
     "The network with DCGAN's weights: N(0, 0.02), those of batch norm N(1, 0.02)."
     for m in network.modules():
         if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
@@ -274,7 +275,7 @@ class DcganGenerator:
 
     def build(self, shape: tuple, labels: int) -> Network:
         "The generator of images of that shape, with conditions of `labels` numbers (0: none)."
-        return _drawn(_Deconvolutions(self, shape, labels))
+        return dcgan_weights(_Deconvolutions(self, shape, labels))
 
     def scaled(self, width: float) -> "DcganGenerator":
         "The same with layers of that width."
@@ -351,7 +352,7 @@ class DcganCritic:
 
     def build(self, shape: tuple, labels: int) -> Network:
         "The critic of images of that shape, with conditions of `labels` numbers (0: none)."
-        critic = _drawn(_Convolutions(self, shape, labels))
+        critic = dcgan_weights(_Convolutions(self, shape, labels))
         return spectral(critic) if self.norm == "spectral" else critic
 
     def scaled(self, width: float) -> "DcganCritic":
@@ -406,7 +407,7 @@ class SplitGenerator:
 
     def build(self, shape: tuple, labels: int) -> Network:
         "The generator of images of that shape, with conditions of `labels` numbers (0: none)."
-        return _drawn(_Split(self, shape, labels))
+        return dcgan_weights(_Split(self, shape, labels))
 
     def scaled(self, width: float) -> "SplitGenerator":
         "The same with layers of that width."

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from . import games, gan_blocks, pieces
 from .draws import Draws
+from .files import BadInput
 from .games import Judgement, NonSaturating
 from .gan_networks import DcganCritic, DcganGenerator, Network
 from .gan_progressive import at_level
@@ -221,6 +222,11 @@ class Gan:
     average: float = pieces.field(0.0, low=0, high=1)  # what averaged weights keep in a step
     prior: str = pieces.field("normal", one_of=("normal", "uniform"))
     flip: bool = False  # whether real images are mirrored at random
+    parts: bool = False  # whether the history keeps what each part adds to the losses
+
+    def check(self):
+        if self.parts and self.growth:
+            raise BadInput("Gan: parts = True: not for networks that grow")
 
     def prepared(self, images: Images) -> Images:
         return dataclasses.replace(images, crop=0, flip=self.flip)
@@ -261,19 +267,37 @@ class Gan:
         z = draws.noise("latent", lambda g: gan_blocks.latent(shape, g, self.prior), x.device)
         return Seen(nets, x, generator(z.to(x.dtype), c, grown), batch.y, c, draws, grown)
 
+    def added(self, who: str, seen: Seen) -> list[tuple[str, torch.Tensor | float]]:
+        "What the game and each term add to the loss of the `critic` or the `generator`, by name."
+        said = [s for s in (seen.of_real, seen.of_fake) if s is not None]
+        game = getattr(self.game, who)(*(gan_blocks.full(s.score) for s in said))
+        terms = [(type(term).__name__, getattr(term, who)(seen)) for term in self.terms]
+        return [("game", game), *terms]
+
     def critic_loss(self, nets: dict, batch: Batch) -> torch.Tensor:
         "The loss of the critic on real images and on as many generated ones."
         seen = batch.kept["seen"] = self.look(nets, batch)
         seen.of_real, seen.of_fake = seen.judge(seen.real), seen.judge(seen.fake.detach())
-        scores = (gan_blocks.full(said.score) for said in (seen.of_real, seen.of_fake))
-        return sum((term.critic(seen) for term in self.terms), self.game.critic(*scores))
+        return sum(part for _, part in self.added("critic", seen))
 
     def generator_loss(self, nets: dict, batch: Batch) -> torch.Tensor:
         "The loss of the generator: what the critic says of the same images now."
         seen = batch.kept.pop("seen")
         seen.of_real, seen.of_fake = None, seen.judge(seen.fake)
-        loss = self.game.generator(gan_blocks.full(seen.of_fake.score))
-        return sum((term.generator(seen) for term in self.terms), loss)
+        return sum(part for _, part in self.added("generator", seen))
+
+    def noted(self, nets: nn.ModuleDict, x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+        "Each part of both losses on a hundred uint8 images (in turns, if fewer); nothing learns."
+        index, modes = torch.arange(100) % len(y), [(net, net.training) for net in nets.values()]
+        nets.eval()
+        seen = self.look(nets, Batch(pixels(x[index]), y[index], Draws(0)))
+        seen.of_real, seen.of_fake = seen.judge(seen.real), seen.judge(seen.fake)
+        parts = [(f"critic {name}", part) for name, part in self.added("critic", seen)]
+        seen.of_real = None
+        parts += [(f"generator {name}", part) for name, part in self.added("generator", seen)]
+        for net, mode in modes:
+            net.train(mode)
+        return {name: torch.as_tensor(part).item() for name, part in parts}
 
     @torch.no_grad()
     def clip(self, nets: nn.ModuleDict, batch: Batch) -> None:
@@ -303,7 +327,8 @@ class Gan:
         c, how = condition(y, generator.labels), {"prior": self.prior}
         made = generate(generator, c, Draws(0), x.shape[2:], **how)
         found = health(made, x)
-        return {**found, "score": -found["pixel FD"]}
+        noted = self.noted(nets, x, y) if self.parts else {}
+        return {**found, **noted, "score": -found["pixel FD"]}
 
     def results(self, nets: nn.ModuleDict, images: Images) -> dict:
         generator, x, y = generator_of(nets), images.x_test[:1000], images.y_test[:1000]

@@ -200,12 +200,20 @@ _WORDS = {
 }
 
 
+def _pieces(value) -> bool:
+    "Whether a value is a row of pieces, such as the terms of a GAN."
+    return isinstance(value, tuple) and any(map(pieces.is_piece, value))
+
+
 def _differences(ours, thesis, path: str = ""):
     "The fields in which two pieces differ: path, our value, the thesis's."
     if pieces.is_piece(ours) and type(ours) is type(thesis):
         for f in (f for f in dataclasses.fields(ours) if f.compare and f.name != "seed"):
             pair = getattr(ours, f.name), getattr(thesis, f.name)
             yield from _differences(*pair, f"{path}.{f.name}".strip("."))
+    elif _pieces(ours) and _pieces(thesis) and len(ours) == len(thesis):
+        for pair in zip(ours, thesis, strict=True):
+            yield from _differences(*pair, path)
     elif ours != thesis:
         yield path, ours, thesis
 
