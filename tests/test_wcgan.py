@@ -21,7 +21,6 @@ from thesis_repro import (
     wcgan,
     weighted,
 )
-from thesis_repro.augmented import MultiLabel
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.games import Judgement, NonSaturating, Wasserstein
@@ -425,7 +424,7 @@ def test_table_3_4_at_both_scales(preset, whole):
     assert len(clean) == 120 and all(p.runs[0].recipe.select == "held-out" for p in clean.values())
     small = wcgan.plan_3_4_ours(preset)
     assert {c for _, c in small} == set(glyphs.ATTRIBUTES)
-    data = small["of WcPGGAN", "Low"].runs[0].data
+    data = small["+ WcPGGAN", "Low"].runs[0].data
     assert data.count == 32 and data.asked == ("Low", "Dotted", "Framed")
 
 
@@ -449,12 +448,14 @@ def test_the_recogniser():
     with torch.no_grad():
         torch.testing.assert_close(net(x), other(2 * large - 1))
     small = Recognise(select="test").scaled(settings.load("smoke", chapter=3))
-    assert (small.network, small.select, small.method) == ("resnet18", "test", MultiLabel())
+    assert small == Recognise(network="resnet18", width=0.125, select="test")
+    assert Recognise().scaled(settings.load("thesis", chapter=3)) == Recognise()
 
 
 def test_a_recogniser_learns_from_real_and_generated_images(preset):
-    cells = {p for p in wcgan.plan_3_4_ours(preset).items() if p[0] == ("of WcPGGAN", "Low")}
-    (cell,) = wcgan.measured_cells(preset, dict(cells))
+    preset, place = replace(preset, train_size=150), ("+ WcPGGAN", "Low")
+    (cell,) = wcgan.measured_cells(preset, {place: wcgan.plan_3_4_ours(preset)[place]})
+    assert "resnet18 in place of resnet101" in cell.reason and "Adam" not in cell.reason
     assert 0 <= cell.values[0] <= 100
 
 

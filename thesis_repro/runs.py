@@ -206,6 +206,11 @@ def _differences(ours, thesis, path: str = ""):
         for f in (f for f in dataclasses.fields(ours) if f.compare and f.name != "seed"):
             pair = getattr(ours, f.name), getattr(thesis, f.name)
             yield from _differences(*pair, f"{path}.{f.name}".strip("."))
+    elif all(isinstance(v, tuple) and all(map(pieces.is_piece, v)) for v in (ours, thesis)) and (
+        len(ours) == len(thesis)
+    ):
+        for pair in zip(ours, thesis, strict=True):
+            yield from _differences(*pair, path)
     elif ours != thesis:
         yield path, ours, thesis
 
