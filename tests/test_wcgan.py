@@ -14,6 +14,7 @@ from thesis_repro import (
     atlas,
     claims,
     gans,
+    glyphs,
     notebooks,
     preferences,
     settings,
@@ -28,6 +29,7 @@ from thesis_repro.gan_progressive import ProgressiveGenerator
 from thesis_repro.gans import Auxiliary, Drift, GradientPenalty
 from thesis_repro.pieces import from_specification, specification
 from thesis_repro.published import published
+from thesis_repro.recogniser import Recognise
 from thesis_repro.runs import Named, shortfall
 from thesis_repro.store import Store
 from thesis_repro.tables import compare
@@ -402,7 +404,59 @@ def test_the_plans(preset):
     assert grid["DCGAN / Input only", "FID"].runs == (wcgan.plan_3_1(preset)["ACGAN", "FID"].runs)
     none = wcgan.planned(GRID, preset, ("MNIST",))
     assert not any(p.runs for p in none.values())
-    assert {p.reason for p in wcgan.plan_3_4(preset).values()} == {wcgan.NOT_BUILT}
+
+
+def test_table_3_4_at_both_scales(preset, whole):
+    stand_in = wcgan.plan_3_4(preset)
+    assert len(stand_in) == 200 and not any(p.runs for p in stand_in.values())
+    assert sum(p.reason == wcgan.NO_SELECTION for p in stand_in.values()) == 80
+    plan = wcgan.plan_3_4(whole)
+    assert {row for (row, _), p in plan.items() if p.runs} == set(wcgan.ROWS_3_4)
+    run = plan["ours (w/o AL)", "5 o Clock Shadow"].runs[0]
+    assert isinstance(run.recipe, Recognise) and run.recipe.select == "test"
+    assert run.length.epochs == 300 and run.length.batch_size == 100
+    assert (run.data.count, len(run.data.asked)) == (4000, 15) and "Big_Lips" in run.data.asked
+    assert run.data.generator.recipe == wcgan.fitting(METHODS["WcPGGAN"], (3, 128, 128))
+    assert run.data.generator.data == run.data.real == Named("celeba")
+    assert plan["Baseline", "Young"].runs[0].data == Named("celeba")
+    assert {p.measurement.which for p in plan.values() if p.runs} == {"best"}
+    clean = wcgan.plan_3_4_ours(whole)
+    assert len(clean) == 120 and all(p.runs[0].recipe.select == "held-out" for p in clean.values())
+    small = wcgan.plan_3_4_ours(preset)
+    assert {c for _, c in small} == set(glyphs.ATTRIBUTES)
+    data = small["+ WcPGGAN", "Low"].runs[0].data
+    assert data.count == 32 and data.asked == ("Low", "Dotted", "Framed")
+
+
+def test_who_says_what_an_image_shows(preset, whole):
+    assert wcgan.measurements(preset)[wcgan.ASKED].classifier is None
+    judge = wcgan.measurements(whole)[wcgan.ASKED].classifier
+    assert judge.data == Named("celeba") and judge.recipe == Recognise()
+    assert wcgan.plan_3_4_ours(whole)["Baseline", "Male"].runs[0] == judge
+
+
+def test_the_recogniser():
+    "Its logits are those of torchvision on enlarged images; small presets get a small network."
+    from torchvision.models import resnet101
+
+    images = Named("glyphs", 20, 20, 10).images()
+    net = Recognise(size=32).networks(images, 3)["model"].eval()
+    torch.manual_seed(3)
+    other = resnet101(num_classes=10).eval()
+    x = images.x_test[:2] / 255
+    large = torch.nn.functional.interpolate(x, (32, 32), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), other(2 * large - 1))
+    small = Recognise(select="test").scaled(settings.load("smoke", chapter=3))
+    assert small == Recognise(network="resnet18", width=0.125, select="test")
+    assert Recognise().scaled(settings.load("thesis", chapter=3)) == Recognise()
+
+
+def test_a_recogniser_learns_from_real_and_generated_images(preset):
+    preset, place = replace(preset, train_size=150), ("+ WcPGGAN", "Low")
+    (cell,) = wcgan.measured_cells(preset, {place: wcgan.plan_3_4_ours(preset)[place]})
+    assert "resnet18 in place of resnet101" in cell.reason and "Adam" not in cell.reason
+    assert 0 <= cell.values[0] <= 100
 
 
 def test_without_inception_a_distance_is_compared_with_nothing(preset):

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['Enlarged', 'Recognise']
 
-# %% ../nbs/science/91_recogniser.ipynb #9a076044
+# %% ../nbs/science/91_recogniser.ipynb #1fda542b
 import dataclasses
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from . import pieces
+from . import models, pieces
 from .augmented import MultiLabel
 from .images import Images
 from .pieces import piece
-from .recipes import SGD, Batch, Classify, Decay, Phase
+from .recipes import SGD, Batch, Decay, Phase
 
-# %% ../nbs/science/91_recogniser.ipynb #2a20dac1
+# %% ../nbs/science/91_recogniser.ipynb #7d43e45e
 class Enlarged(nn.Module):
     "A network that sees images (n, c, h, w) in [0, 1] in another size, from −1 to 1."
 
@@ -30,14 +30,16 @@ class Enlarged(nn.Module):
         x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return self.network(2 * x - 1)
 
-# %% ../nbs/science/91_recogniser.ipynb #337a08a5
+# %% ../nbs/science/91_recogniser.ipynb #bf68dddf
 @piece
 class Recognise:
-    "ResNet-101 on attributes (3.3.5); `scaled` below full width gives a small network."
+    "ResNet-101 on attributes (3.3.5); at less than full `width` the library's ResNet-18."
 
     method: object = MultiLabel()
     optimiser: object = SGD(0.1, 0.9, 1e-4, decay=Decay((0.5, 0.75), 0.1))
-    size: int = pieces.field(224, low=32)
+    network: str = pieces.field("resnet101", one_of=("resnet101", "resnet18"))
+    width: float = pieces.field(1.0, above=0, high=1)  # of resnet18
+    size: int = pieces.field(224, low=32)  # what resnet101 sees
     select: str = pieces.field("held-out", one_of=("held-out", "test"))
 
     def prepared(self, images: Images) -> Images:
@@ -46,6 +48,9 @@ class Recognise:
     def networks(self, images: Images, seed: int) -> nn.ModuleDict:
         from torchvision.models import resnet101
 
+        if self.network == "resnet18":
+            shape = self.width, images.x_train.shape[1], images.mean, images.std
+            return nn.ModuleDict({"model": models.build("resnet18", images.classes, *shape, seed)})
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)
             network = resnet101(num_classes=images.classes)
@@ -67,8 +72,8 @@ class Recognise:
     def results(self, nets: nn.ModuleDict, images: Images) -> dict:
         return self.method.evaluate(nets["model"], images.x_test, images.y_test)
 
-    def scaled(self, preset):
+    def scaled(self, preset) -> "Recognise":
+        "The same, or the small network, as a preset can afford it."
         if preset.width == 1:
             return self
-        how = {"width": preset.width, "select": self.select}
-        return Classify("resnet18", self.method, self.optimiser, **how)
+        return dataclasses.replace(self, network="resnet18", width=preset.width)

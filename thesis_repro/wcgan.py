@@ -13,7 +13,7 @@ __all__ = ['HEAD', 'METHODS', 'CONDITIONS', 'GRID', 'PARTS', 'FACES', 'SHOWN', '
            'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6', 'right',
            'attribute_accuracy', 'accuracies_of', 'plan_3_4', 'plan_3_4_ours']
 
-# %% ../nbs/chapters/03_wcgan.ipynb #d7393c8e
+# %% ../nbs/chapters/03_wcgan.ipynb #5788ef54
 import functools
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ from thesis_repro.weighted import (
     heat,
 )
 
-# %% ../nbs/chapters/03_wcgan.ipynb #8a36dd6d
+# %% ../nbs/chapters/03_wcgan.ipynb #8956ea2c
 HEAD = ClassHead((512,))  # two fully connected layers (3.2.3)
 
 
@@ -91,7 +91,7 @@ def fused() -> Gan:
     generator = FusedGenerator(base.generator.latent, base.generator.channels)
     return replace(base, generator=generator, terms=(branch,))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #6f451cb4
+# %% ../nbs/chapters/03_wcgan.ipynb #5723318b
 METHODS = {
     "Fused-GAN": fused(),
     "ACGAN": dcgan(),
@@ -118,7 +118,7 @@ def author_code(recipe: Gan) -> Gan:
     terms = tuple(heard if isinstance(t, Auxiliary) else t for t in recipe.terms)
     return replace(recipe, critic=replace(recipe.critic, condition=EveryLayer()), terms=terms)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #96a2b1f6
+# %% ../nbs/chapters/03_wcgan.ipynb #e1687be3
 PARTS = ("CelebA",)
 FACES = ("Male", "Eyeglasses", "Smiling", "Goatee", "Bangs")
 SHOWN = ("Male", "Blond_Hair", "Eyeglasses", "No_Beard", "Smiling")  # the other five of fig. 3.6
@@ -143,7 +143,7 @@ def faces(preset, names=FACES) -> Named:
     "The thesis's data set with some of its attributes."
     return Named(settings.PARTS["CelebA"], part="CelebA", attributes=played(preset, names))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #4c8fb3e7
+# %% ../nbs/chapters/03_wcgan.ipynb #2a749a32
 def fitted(network, depth: int):
     "A network with the layers that so many doublings from 4 × 4 pixels need."
     if isinstance(network, (ProgressiveGenerator, ProgressiveCritic)):
@@ -190,7 +190,7 @@ def small_run(preset, name: str, recipe: Gan) -> Run:
     "The run of seed 0 as the preset can afford it."
     return seeded(affordable(preset, recipe), whole_run(preset, name, recipe))[0]
 
-# %% ../nbs/chapters/03_wcgan.ipynb #0a315765
+# %% ../nbs/chapters/03_wcgan.ipynb #fe90f44f
 def reader(preset) -> Run:
     "The network that tells digits apart: an extractor where glyphs stand in for faces."
     data = Named(settings.PARTS["CIFAR-10"], part="CIFAR-10", shrink=2)
@@ -205,7 +205,7 @@ def extractor(preset) -> Extractor:
         return Own(reader(preset))
     return next((e for e in (Inception(), EfficientNetLite()) if not e.missing()), Inception())
 
-# %% ../nbs/chapters/03_wcgan.ipynb #505b24ce
+# %% ../nbs/chapters/03_wcgan.ipynb #9133a972
 ASKED = "as asked"
 NO_PEOPLE = "no answers of people are here"
 
@@ -263,7 +263,7 @@ def planned(rows: dict, preset, parts=PARTS) -> dict:
         cells |= row_of(preset, row, recipe, measurements(preset), parts)
     return by_whom(preset, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #fa5f5eea
+# %% ../nbs/chapters/03_wcgan.ipynb #a2fd5fe3
 PEOPLE = "Subjective score"
 PRINTED = {  # the rows of tab. 3.1
     "ACGAN": "ACGAN",
@@ -290,7 +290,7 @@ TITLE_3_1 = (
 )
 table_3_1 = table("3.1", TITLE_3_1, "Section 3.3.3", plan_3_1, PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #e315bd82
+# %% ../nbs/chapters/03_wcgan.ipynb #2454ac94
 ROWS_3_2 = {
     "Input only": GRID["DCGAN / Input only"],
     "All layers": GRID["DCGAN / All layers"],
@@ -299,13 +299,13 @@ ROWS_3_2 = {
 TITLE_3_2 = "Where the condition enters: inception score, FID"
 table_3_2 = table("3.2", TITLE_3_2, "Section 3.3.4", functools.partial(planned, ROWS_3_2), PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #c4893fb3
+# %% ../nbs/chapters/03_wcgan.ipynb #c16f79e3
 TITLE_GRID = "Where the condition enters, on both bases (ours)"
 table_3_2_grid_ours = table(
     "3.2.grid.ours", TITLE_GRID, "not in the thesis", functools.partial(planned, GRID), PARTS
 )
 
-# %% ../nbs/chapters/03_wcgan.ipynb #3be786eb
+# %% ../nbs/chapters/03_wcgan.ipynb #98de4303
 ROWS_3_3 = {
     "Recognition branch: no": pggan(Weighted(), head=None),
     "Recognition branch: yes": METHODS["WcPGGAN"],
@@ -315,7 +315,7 @@ ROWS_3_3 = {
 TITLE_3_3 = "WcPGGAN with and without the recognition branch: inception score, FID"
 table_3_3 = table("3.3", TITLE_3_3, "Section 3.3.4", functools.partial(planned, ROWS_3_3), PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #cbd89991
+# %% ../nbs/chapters/03_wcgan.ipynb #6a758d64
 WANTED = (("Male",), ("Smiling",), ("Eyeglasses", "Smiling"), ("Male", "Goatee"))
 PANELS = ("Fused-GAN", "cDCGAN", "cPGGAN", "WcDCGAN", "WcPGGAN")
 
@@ -327,8 +327,9 @@ def wanted(preset, names: tuple, asked: tuple, count: int) -> torch.Tensor:
 
 
 def strip(images: torch.Tensor) -> np.ndarray:
-    "uint8 images (n, c, h, w) side by side, as one (h, n w, c)."
-    return images.permute(2, 0, 3, 1).flatten(1, 2).numpy()
+    "uint8 images (n, c, h, w) side by side, as one (h, n (w + 1) − 1, c), a white line between."
+    parted = torch.nn.functional.pad(images, (0, 1), value=255)
+    return parted.permute(2, 0, 3, 1).flatten(1, 2)[:, :-1].numpy()
 
 
 def drawn_for(preset, run: Run, asked: tuple, names=FACES, count: int = 3) -> torch.Tensor:
@@ -336,7 +337,7 @@ def drawn_for(preset, run: Run, asked: tuple, names=FACES, count: int = 3) -> to
     net, size = trained_generator(Store(preset), run), run.data.outline().shape[1:]
     return generate(net, wanted(preset, names, asked, count), Draws(0), size)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #cb056ce6
+# %% ../nbs/chapters/03_wcgan.ipynb #03ae0e33
 def draw_strips(rows: dict, titles) -> object:
     "A row of pictures for each name: name → one image (h, w, c) per title."
     from matplotlib.pyplot import subplots
@@ -358,7 +359,7 @@ def asked_for(preset, asked: tuple) -> str:
     "A condition in words."
     return " + ".join(played(preset, asked)).replace("_", " ")
 
-# %% ../nbs/chapters/03_wcgan.ipynb #8f1d3622
+# %% ../nbs/chapters/03_wcgan.ipynb #af8013c8
 @figure("3.3", "Images of each method", PARTS)
 def figure_3_3(preset, parts=PARTS) -> Drawn:
     "What five methods make of four conditions (fig. 3.3), and how often it is what was asked."
@@ -373,7 +374,7 @@ def figure_3_3(preset, parts=PARTS) -> Drawn:
     titles = [asked_for(preset, asked) for asked in WANTED]
     return Drawn(draw_strips(rows, titles), frame, tuple(runs.values()), cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #d50862ee
+# %% ../nbs/chapters/03_wcgan.ipynb #84d81a50
 def tall_run(preset) -> Run:
     "WcPGGAN on images that are not square (fig. 3.4), as a preset can afford it."
     recipe = METHODS["WcPGGAN"]
@@ -402,7 +403,7 @@ def figure_3_4(preset, parts=PARTS) -> Drawn:
     name = "{} × {}".format(*frame.loc[0, ["width", "height"]])
     return Drawn(draw_strips({name: [strip(x) for x in pictures]}, titles), frame, (run,))
 
-# %% ../nbs/chapters/03_wcgan.ipynb #ad374b4b
+# %% ../nbs/chapters/03_wcgan.ipynb #9e0b2408
 def plan_contributions(preset, name: str, names: tuple) -> dict:
     "The cells of fig. 3.5 or 3.6: attribute and layer of a method with Wc-layers."
     recipe, cells = METHODS[name], {}
@@ -423,7 +424,7 @@ def shares_of(cells) -> pd.DataFrame:
     wide = frame.pivot(index="attribute", columns="layer", values="contribution")
     return wide.loc[list(dict.fromkeys(frame["attribute"]))]
 
-# %% ../nbs/chapters/03_wcgan.ipynb #5f3bb276
+# %% ../nbs/chapters/03_wcgan.ipynb #65a0a134
 @figure("3.5", "Contribution of each attribute, WcDCGAN", PARTS)
 def figure_3_5(preset, parts=PARTS) -> Drawn:
     "The contribution of each attribute in each layer of WcDCGAN (fig. 3.5)."
@@ -438,7 +439,7 @@ def figure_3_5(preset, parts=PARTS) -> Drawn:
     runs = tuple(dict.fromkeys(run for p in plan.values() for run in p.runs))
     return Drawn(drawn, shares.reset_index(), runs, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #5668f0a1
+# %% ../nbs/chapters/03_wcgan.ipynb #bdc39beb
 @figure("3.6", "Contribution of each attribute, WcPGGAN, and pictures of each size", PARTS)
 def figure_3_6(preset, parts=PARTS) -> Drawn:
     "The contribution of each attribute in each layer of WcPGGAN, with its pictures (fig. 3.6)."
@@ -451,7 +452,7 @@ def figure_3_6(preset, parts=PARTS) -> Drawn:
     pictures = at_each_level(net, c, Draws(0))
     return Drawn(draw_levels(shares, pictures), shares.reset_index(), runs, cells)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #4d1503cd
+# %% ../nbs/chapters/03_wcgan.ipynb #49165ca6
 def right(p: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     "s (n, attributes): 1 where the likelier answer to probabilities p is the true t, eq. 3.6."
     answers = torch.stack([1 - p, p], -1).argmax(-1)
@@ -462,7 +463,7 @@ def attribute_accuracy(s: torch.Tensor) -> torch.Tensor:
     "The accuracy (attributes,) of answers s (n, attributes), in percent, eq. 3.5."
     return 100 * s.double().mean(0)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #442a85d5
+# %% ../nbs/chapters/03_wcgan.ipynb #a5d2a687
 NO_SELECTION = "images selected by people are not here"
 ROWS_3_4 = {"Baseline": "", "Fused-GAN": "Fused-GAN", "ours (w/o AL)": "WcPGGAN"}
 
@@ -490,8 +491,8 @@ def plan_3_4(preset, parts=PARTS) -> dict:
 TITLE_3_4 = "Accuracy of attributes with and without generated images (%)"
 table_3_4 = table("3.4", TITLE_3_4, "Section 3.3.5", plan_3_4, PARTS)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #8f31a3c8
-ROWS_CLEAN = {"Baseline": "", "with images of Fused-GAN": "Fused-GAN", "of WcPGGAN": "WcPGGAN"}
+# %% ../nbs/chapters/03_wcgan.ipynb #aba1101e
+ROWS_CLEAN = {"Baseline": "", "+ Fused-GAN": "Fused-GAN", "+ WcPGGAN": "WcPGGAN"}
 
 
 def plan_3_4_ours(preset, parts=PARTS) -> dict:
