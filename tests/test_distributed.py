@@ -50,7 +50,11 @@ from thesis_repro import (
 from thesis_repro.adversarial import Adversarial, Trades
 from thesis_repro.aip import aip
 from thesis_repro.attacks import PGD
+from thesis_repro.attention_branch import AttentionNetwork
+from thesis_repro.d2a2gan import AttentionCritic, Consistency
 from thesis_repro.files import BadInput, Unwritable
+from thesis_repro.gan_networks import DcganGenerator
+from thesis_repro.gans import Auxiliary, Gan
 from thesis_repro.learned_ratios import MetaMixup
 from thesis_repro.m2at import MaskAndMix
 from thesis_repro.mixup import Beta, Mixup, Plain
@@ -259,8 +263,15 @@ def classify(method) -> Classify:
     return Classify("resnet18", method, SGD(0.05, clip=5.0), 0.0625)
 
 
-RECIPES = {name: classify(method) for name, method in METHODS.items()} | GANS
-ADAMS = {*GANS, "in turns"}  # gradients that should be zero are divided by their own size
+LOOKS = Gan(
+    DcganGenerator(8, (16,)),
+    AttentionCritic((8, 8), (8,), (8,), spread="map"),
+    terms=(Auxiliary(), Consistency(teacher=AttentionNetwork((8, 8, 8), 1))),
+    parts=True,
+)
+BOTH = GANS | {"D2A2GAN": LOOKS}
+RECIPES = {name: classify(method) for name, method in METHODS.items()} | BOTH
+ADAMS = {*BOTH, "in turns"}  # gradients that should be zero are divided by their own size
 ROUNDED = ("plain", "adversarial", "ACGAN", "WGAN-GP")  # in float32 as well
 
 

@@ -290,7 +290,8 @@ class Gan:
         "Each part of both losses on a hundred uint8 images (in turns, if fewer); nothing learns."
         index, modes = torch.arange(100) % len(y), [(net, net.training) for net in nets.values()]
         nets.eval()
-        seen = self.look(nets, Batch(pixels(x[index]), y[index], Draws(0)))
+        like = next(nets["generator"].parameters())
+        seen = self.look(nets, Batch(pixels(x[index]).to(like.dtype), y[index], Draws(0)))
         seen.of_real, seen.of_fake = seen.judge(seen.real), seen.judge(seen.fake)
         parts = [(f"critic {name}", part) for name, part in self.added("critic", seen)]
         seen.of_real = None
