@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from gan import GANS, two
 from methods import left_by, same, store_at
 
-from thesis_repro import augmented, plan, settings
+from thesis_repro import augmented, costs, plan, settings
 from thesis_repro.augmented import Augmented, MultiLabel, Recognised, Targets, few_of, recognition
 from thesis_repro.files import BadInput
 from thesis_repro.mixup import Plain
@@ -142,6 +142,10 @@ def test_a_plan_counts_the_generator(tmp_path):
     assert plan._needed(run.needs()) == {run.data.generator.key: run.data.generator}
 
 
+def test_what_learns_attributes_has_a_cost():
+    assert costs.training(learner(FACES, MultiLabel())) > 0
+
+
 def test_generated_images_with_rare_attributes(tmp_path):
     images = FACES.images()
     y = augmented.wanted(images, 25, ("Large", "Red"))
@@ -193,6 +197,8 @@ def test_each_attribute_has_an_accuracy(tmp_path):
     x, y = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([[1, 0], [1, 1], [1, 1]])
     found = recognition(Says(), x, y, batch_size=2)
     torch.testing.assert_close(found, torch.tensor([200 / 3, 200 / 3]).double())
+    classes = recognition(Says(), x, torch.tensor([0, 0, 1]), batch_size=2)
+    torch.testing.assert_close(classes, torch.tensor([100 / 3, 100.0]).double())
     store, run = store_at(tmp_path), learner(FACES, MultiLabel())
     [record] = store.ensure([run])
     measured = [Recognised(name) for name in FACES.attributes]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from gan import TinyGan
+from gan import GANS, TinyGan, two
 from torch.utils.flop_counter import FlopCounterMode
 
 from thesis_repro import checkpoints, costs, data, models, timing, training
@@ -350,3 +350,24 @@ def test_counting_imports_no_compiler():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("gan", GANS)
+def test_what_is_counted_on_shapes_is_what_is_counted_on_numbers(gan, monkeypatch):
+    recipe = two(gan).recipe
+    by_shapes = costs.counted_step(recipe, 10, SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.Module, "to", refusing(torch.nn.Module.to))
+        by_numbers = costs.counted_step(recipe, 10, SMALL)
+    assert np.allclose(by_shapes, by_numbers) and by_shapes.sum() > 0
+
+
+def refusing(to):
+    "A `to` that does not go to shapes."
+
+    def refused(module, device):
+        if device == "meta":
+            raise RuntimeError("numbers are needed")
+        return to(module, device)
+
+    return refused

@@ -770,6 +770,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'thesis_repro.costs.Product': ('engine/costs.html#product', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs.Turn': ('engine/costs.html#turn', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs.Turn.choice': ('engine/costs.html#turn.choice', 'thesis_repro/costs.py'),
+                                    'thesis_repro.costs.Turn.noise': ('engine/costs.html#turn.noise', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs.Turn.part': ('engine/costs.html#turn.part', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs.Turn.reached': ('engine/costs.html#turn.reached', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs._answers': ('engine/costs.html#_answers', 'thesis_repro/costs.py'),

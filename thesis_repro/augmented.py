@@ -169,13 +169,17 @@ class Targets:
 # %% ../nbs/science/90_augmented.ipynb #120b5949
 @torch.no_grad()
 def recognition(model, x, y: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
-    "Percent of uint8 images x for which each attribute y (n, k) is recognised (eq. 3.5): (k,)."
+    """Percent of uint8 images x for which each attribute y (n, k) is recognised (eq. 3.5): (k,).
+
+    Of classes y (n,) each is an attribute of its own.
+    """
     device, right = next(model.parameters()).device, 0
     learned = model.training
     model.eval()
     for i in range(0, len(y), batch_size):
         found = model(pixels(x[i : i + batch_size], device)) > 0
-        right += (found == y[i : i + batch_size].to(device).bool()).sum(0).double()
+        wanted = gans.condition(y[i : i + batch_size].to(device), found.shape[1]).bool()
+        right += (found == wanted).sum(0).double()
     model.train(learned)
     return 100 * right.cpu() / len(y)
 

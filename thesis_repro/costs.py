@@ -139,6 +139,10 @@ class Turn(Draws):
     turn: int = 0
     asked: dict = dataclasses.field(default_factory=dict, compare=False)
 
+    def noise(self, purpose: str, recipe: Callable, device="cpu") -> torch.Tensor:
+        "What is drawn, on a device that may have no numbers."
+        return super().noise(purpose, recipe).to(device)
+
     def choice(self, purpose: str, options: tuple):
         "The options in turn."
         self.asked["options"] = len(options)
@@ -178,12 +182,21 @@ def counted_step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     few = _noise(classes, shape)
     nets = recipe.networks(few, 0).train()
 
-    def count(draws):
-        done = _phases(recipe, nets, Batch(pixels(few.x_train), few.y_train, draws))
-        return sum(work(seen, FEW) / every for seen, every in done)
+    def on(device):
+        x, y = pixels(few.x_train).to(device), few.y_train.to(device)
+
+        def count(draws):
+            done = _phases(recipe, nets.to(device), Batch(x, y, draws))
+            return sum(work(seen, FEW) / every for seen, every in done)
+
+        return _over_a_run(count, both_ends=True)
 
     with torch.random.fork_rng(devices=[]):
-        return _over_a_run(count, both_ends=True)
+        try:
+            return on("meta")
+        except (RuntimeError, NotImplementedError):  # it decides by numbers
+            nets = recipe.networks(few, 0).train()
+            return on("cpu")
 
 # %% ../nbs/engine/36_costs.ipynb #4ed0fe7e
 def _stood_in(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:

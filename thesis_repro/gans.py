@@ -57,7 +57,8 @@ class Seen:
         "The norms (n,) of the gradients of the critic's scores at images x, in full precision."
         critic = self.nets["critic"]
         critic = getattr(critic, "_orig_mod", critic)  # torch.compile has no second derivatives
-        with torch.autocast(x.device.type, enabled=False):
+        kind = "cpu" if x.is_meta else x.device.type  # where only shapes are followed
+        with torch.autocast(kind, enabled=False):
             return games.slopes(lambda x: critic(x, self.c, self.grown).score, x)
 
 # %% ../nbs/science/85_gans.ipynb #8a1b45ba
