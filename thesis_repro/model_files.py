@@ -101,11 +101,14 @@ def _write_onnx(net, path: Path, x) -> float:
     _library("onnxscript")
     runtime = _library("onnxruntime")
     how = {"input_names": ["images"], "output_names": ["logits"], "dynamo": True}
-    how |= {"dynamic_shapes": ({0: torch.export.Dim("n")},), "external_data": False}
+    how |= {"dynamic_shapes": ({0: torch.export.Dim("n")},)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
-        torch.onnx.export(net, (x,), path, verbose=False, **how)
+        program = torch.onnx.export(net, (x,), verbose=False, **how)
+        for node in program.model.graph.all_nodes():  # the folders of the machine that exports
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+        program.save(path, external_data=False)
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         more = torch.cat([x, x.flip(3)])  # another number of images
         said, own = session.run(None, {"images": more.numpy()})[0], net(more)
