@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 
 from thesis_repro import atlas, diff, kept, notebooks, paths, rendering
-from thesis_repro.artefacts import provenance
 from thesis_repro.files import atomic_write
 
 
@@ -85,16 +84,22 @@ def executed(copy: Path) -> bool:
     return subprocess.run(command, cwd=copy, env=env).returncode == 0
 
 
-def same_machine() -> bool:
-    "Whether the kept outputs, which are made with the baseline, are of this machine and versions."
-    made, here = diff.numbers(paths.root() / "tests" / "baseline" / "smoke.csv").made, provenance()
-    versions = " ".join(f"{k} {v}" for k, v in here["versions"].items())
-    return made.get("hardware") == here["hardware"] and made.get("versions") == versions
+def exact() -> bool:
+    """Whether outputs are compared to the word: where the smoke numbers are those of the baseline.
+
+    On another machine a training may end elsewhere, and verdicts and whole numbers differ.
+    """
+    baseline = diff.numbers(paths.root() / "tests" / "baseline" / "smoke.csv")
+    lines = diff.moved(baseline, diff.numbers("smoke"))
+    moved = lines[(lines.state != "same") & ~lines.unit.isin(("s", "times"))]
+    if len(moved):
+        print(f"{len(moved)} smoke numbers are not those of the baseline: forms are compared only")
+    return moved.empty
 
 
 def outputs(write: bool = False) -> list[str]:
     "What the notebooks keep is what they show today; the chapters as executed at smoke."
-    faults, exact = [], same_machine()
+    faults, same = [], not write and exact()
     with copied() as copy:
         if not executed(copy):
             faults.append("nbs: notebooks fail: see above")
@@ -105,7 +110,7 @@ def outputs(write: bool = False) -> list[str]:
             if write:
                 shutil.copy(fresh, own)
             else:
-                faults += kept.stale(own, fresh, exact)
+                faults += kept.stale(own, fresh, same)
     for chapter in notebooks.chapters():
         fresh = paths.outputs("smoke") / "notebooks" / chapter.name
         if write and fresh.exists():
@@ -113,7 +118,7 @@ def outputs(write: bool = False) -> list[str]:
         elif not fresh.exists():
             faults.append(f"{chapter.name}: not executed at smoke: run make reproduce first")
         else:
-            faults += kept.stale(chapter, fresh, exact)
+            faults += kept.stale(chapter, fresh, same)
     if write:
         subprocess.run(
             [Path(sys.executable).with_name("nbdev-clean")], cwd=paths.root(), check=True

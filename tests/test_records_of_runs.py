@@ -14,6 +14,33 @@ from thesis_repro.pieces import specification
 from thesis_repro.records import read, repeatable, write_diverged
 from thesis_repro.training import Compute
 
+# The machine
+
+
+def freshly() -> str:
+    records.sums.cache_clear()
+    return records.sums()
+
+
+def test_the_hash_of_the_sums_depends_on_the_kernels_and_on_nothing_else(monkeypatch):
+    wanted, threads = freshly(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            assert freshly() == wanted and torch.get_num_threads() == 3
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_num_threads(threads)
+
+    def other_order(x, w, conv=torch.conv2d, **how):
+        return conv(x.flip(1), w.flip(1), **how)  # the same sum from the other end
+
+    monkeypatch.setattr(records.F, "conv2d", other_order)
+    assert freshly() != wanted
+    records.sums.cache_clear()
+
+
 # The commit
 
 

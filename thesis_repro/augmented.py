@@ -8,20 +8,21 @@ __all__ = ['few_of', 'wanted', 'posterior', 'Augmented', 'Targets', 'recognition
 # %% ../nbs/science/90_augmented.ipynb #19001020
 import functools
 from dataclasses import replace
+from operator import attrgetter
 
 import torch
-import torch.nn.functional as F
 
 from . import gans, pieces, settings
 from .draws import Draws
 from .files import BadInput, brief
-from .images import Images, OnDisk, pixels
-from .measures import Kept
+from .images import Images, OnDisk, balanced_subset, pixels
+from .measures import Kept, weights_of
 from .mixup import cross_entropy
 from .models import full
 from .pieces import piece
 from .quality import images_for
-from .runs import Named, Outline, Run
+from .robustness import evaluating
+from .runs import Named, Outline, Run, scaled
 from .settings import Preset
 from .store import Store
 
@@ -31,14 +32,11 @@ def few_of(y: torch.Tensor, few: int, draw: int = 0) -> torch.Tensor:
 
     Of attributes y (n, k) any images. BadInput if there are not enough.
     """
-    order = torch.from_numpy(Draws(draw).numpy("few").permutation(len(y)))
-    if y.dim() > 1 and few <= len(y):
-        return order[:few].sort().values
-    each = few // max(1, len(counts := torch.bincount(y))) if y.dim() == 1 else 0
-    if not each or few % len(counts) or each > counts.min():
+    counts = torch.bincount(y) if y.dim() == 1 else torch.tensor([len(y)])
+    each, left = divmod(few, len(counts))
+    if left or not 0 < each <= counts.min():
         raise BadInput(f"{few} real images of {len(y):,}: not as many of each class")
-    found = [order[y[order] == k][:each] for k in range(len(counts))]
-    return torch.cat(found).sort().values
+    return torch.from_numpy(balanced_subset(y.numpy(), few, "few", draw))
 
 # %% ../nbs/science/90_augmented.ipynb #46178a1b
 def wanted(images: Images, count: int, asked: tuple[str, ...] = (), draw: int = 0) -> torch.Tensor:
@@ -65,7 +63,7 @@ def posterior(store: Store, run: Run, x: torch.Tensor, y: torch.Tensor) -> torch
     critic = store.networks(run)["critic"]
     like, parts = next(critic.parameters()), []
     for some, labels in zip(x.split(250), y.split(250), strict=True):
-        c = gans.condition(labels, getattr(critic, "labels", 0)).to(like)
+        c = gans.condition(labels, critic.labels).to(like)
         logits = critic((2 * pixels(some) - 1).to(like), c).logits
         if logits is None:
             raise BadInput(f"{run.name}: its critic names no class: hard targets only")
@@ -99,11 +97,18 @@ class Augmented:
 
     def images(self, stream: bool = False) -> Images:
         "The real images, without the generated ones."
-        return _with_few(self.real.images(stream), self.few, self.draw)
+        images = self.real.images(stream)
+        if not self.few:
+            return images
+        index = few_of(images.y_train, self.few, self.draw)
+        return replace(images, x_train=images.x_train[index], y_train=images.y_train[index])
 
     def made(self, store: Store) -> Images:
         "All images; generated ones are made by the generator's weights."
-        return _augmented(store, self) if self.count else self.images(store.preset.stream)
+        if not self.count:
+            return self.images(store.preset.stream)
+        (record,) = store.ensure([self.generator])
+        return _made(store, record.weights["last"], self)
 
     def outline(self) -> Outline:
         "What is known of the images without making any."
@@ -113,25 +118,16 @@ class Augmented:
 
     def scaled(self, preset: Preset) -> "Augmented":
         "The same with the data sets, the generator and as many images as a preset can afford."
-        from thesis_repro.runs import scaled
-
         generator = scaled(preset, self.generator) if self.generator else None
         count = min(self.count, preset.train_size) if preset.train_size else self.count
         return replace(self, real=self.real.scaled(preset), generator=generator, count=count)
 
-    part = property(lambda self: self.real.part)
-    title = property(lambda self: self.real.title)
-    is_file = property(lambda self: self.real.is_file)
-    stands_in = property(lambda self: self.real.stands_in)
+    part = property(attrgetter("real.part"))
+    title = property(attrgetter("real.title"))
+    is_file = property(attrgetter("real.is_file"))
+    stands_in = property(attrgetter("real.stands_in"))
 
 # %% ../nbs/science/90_augmented.ipynb #cc3dbe21
-def _with_few(images: Images, few: int, draw: int) -> Images:
-    if not few:
-        return images
-    index = few_of(images.y_train, few, draw)
-    return replace(images, x_train=images.x_train[index], y_train=images.y_train[index])
-
-
 @functools.lru_cache(maxsize=2)
 def _made(store: Store, weights: str, data: Augmented) -> Images:
     "The images of `data`, kept in memory as long as the generator has these weights."
@@ -144,17 +140,10 @@ def _made(store: Store, weights: str, data: Augmented) -> Images:
     x = torch.cat([x for x, _ in images_for(store, data.generator, y)])
     real, labels = images.y_train, y
     if data.targets == "soft":
-        real, labels = (
-            F.one_hot(real, images.classes).float(),
-            posterior(store, data.generator, x, y),
-        )
+        real = gans.condition(real, images.classes)
+        labels = posterior(store, data.generator, x, y)
     both = torch.cat([images.x_train, x]), torch.cat([real, labels])
     return replace(images, x_train=both[0], y_train=both[1])
-
-
-def _augmented(store: Store, data: Augmented) -> Images:
-    (record,) = store.ensure([data.generator])
-    return _made(store, record.weights["last"], data)
 
 # %% ../nbs/science/90_augmented.ipynb #9a63d9ac
 @piece
@@ -163,8 +152,7 @@ class Targets:
 
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws) -> torch.Tensor:
         logits = model(x)
-        target = F.one_hot(y, logits.shape[1]).float() if y.dim() == 1 else y
-        return cross_entropy(logits, target).mean()
+        return cross_entropy(logits, gans.condition(y, logits.shape[1])).mean()
 
 # %% ../nbs/science/90_augmented.ipynb #120b5949
 @torch.no_grad()
@@ -174,13 +162,11 @@ def recognition(model, x, y: torch.Tensor, batch_size: int = 500) -> torch.Tenso
     Of classes y (n,) each is an attribute of its own.
     """
     device, right = next(model.parameters()).device, 0
-    learned = model.training
-    model.eval()
-    for i in range(0, len(y), batch_size):
-        found = model(pixels(x[i : i + batch_size], device)) > 0
-        wanted = gans.condition(y[i : i + batch_size].to(device), found.shape[1]).bool()
-        right += (found == wanted).sum(0).double()
-    model.train(learned)
+    with evaluating(model):
+        for i in range(0, len(y), batch_size):
+            found = model(pixels(x[i : i + batch_size], device)) > 0
+            wanted = gans.condition(y[i : i + batch_size].to(device), found.shape[1]).bool()
+            right += (found == wanted).sum(0).double()
     return 100 * right.cpu() / len(y)
 
 
@@ -207,12 +193,10 @@ class Recognised(Kept):
 
     def on(self, store: Store, run: Run) -> dict:
         "What it depends on: of the weights only those that are measured."
-        record = store.record(run)
-        weights = record.weights[self.which] if record else None
-        return {"run": run.key, "weights": weights, "how": self}
+        return {"run": run.key, "weights": weights_of(store, run, self.which), "how": self}
 
     def value(self, store: Store, run: Run) -> float:
-        return (self.kept(store, run) or {}).get(self.attribute, float("nan"))
+        return self.number(store, run, self.attribute)
 
     def compute(self, store: Store, run: Run) -> dict:
         images, net = store.images(run.data), store.weights(run, self.which)

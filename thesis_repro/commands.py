@@ -309,12 +309,11 @@ def attack_of(args):
 # %% ../nbs/command/96_commands.ipynb #5ab05258
 def _one_run(args, preset, text: str):
     "The run that a text means: a table's row and seed, or a key, or the beginning of a name."
+    from thesis_repro.model_files import one_run
     from thesis_repro.store import Store
 
     if args.row is None and args.column is None:
         return Store(preset).find(text)
-    from thesis_repro.model_files import one_run
-
     return one_run(preset, text, args.row, args.column, args.seed)
 
 
@@ -353,17 +352,16 @@ def attack(args) -> int:
 # %% ../nbs/command/96_commands.ipynb #5fd73024
 def export(args) -> int:
     "Write the network of a run as a file for other programs."
-    from thesis_repro.model_files import KINDS, how_built, network_of, save_model
+    from thesis_repro.model_files import how_built, kind_of, save_model
     from thesis_repro.store import Store
 
-    if not args.to.endswith(tuple(KINDS)):
-        raise BadInput(f"--to {args.to}: must end in {', '.join(KINDS)}")
+    kind_of(args.to)  # what cannot be written is refused before a network is read
     preset = preset_of(args, args.run if args.row else "")
     run, store = _one_run(args, preset, args.run), Store(preset)
-    if not (built := how_built(run, images := store.images(run.data))):
+    images = store.images(run.data)
+    if not (built := how_built(run, images)):
         raise BadInput(f"{run.name}: no classifier: load_model gives its network; no file can")
-    net = network_of(store, run, args.which)
-    path = save_model(net, args.to, tuple(images.x_train.shape[1:]))
+    path = save_model(store.weights(run, args.which), args.to, tuple(images.x_train.shape[1:]))
     print(f"{path}: {args.which} weights of {run.name}, read back")
     print("input: images (n, c, h, w), float32 in [0, 1]; output: logits (n, k)")
     if path.suffix != ".onnx":

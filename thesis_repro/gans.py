@@ -26,6 +26,7 @@ from .models import Diverged
 from .moments import Moments, frechet_distance
 from .pieces import piece
 from .recipes import Adam, Batch, Phase
+from .robustness import evaluating
 
 # %% ../nbs/science/85_gans.ipynb #f623158d
 def condition(y: torch.Tensor, labels: int) -> torch.Tensor:
@@ -174,15 +175,14 @@ def generate(
     like = next(generator.parameters())
     draw = draws.torch("generated")
     z = gan_blocks.latent((len(c), generator.latent), draw, prior, truncation)
-    learned, parts = generator.training, []
-    generator.eval()
-    for some, given in zip(z.split(batch), c.split(batch), strict=True):
-        x = generator(some.to(like), given.to(like)).float()
-        if not x.isfinite().all():
-            raise Diverged("the generated images are not finite")
-        x = F.interpolate(x, size) if size and tuple(x.shape[2:]) != tuple(size) else x
-        parts.append(((x.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
-    generator.train(learned)
+    parts = []
+    with evaluating(generator):
+        for some, given in zip(z.split(batch), c.split(batch), strict=True):
+            x = generator(some.to(like), given.to(like)).float()
+            if not x.isfinite().all():
+                raise Diverged("the generated images are not finite")
+            x = F.interpolate(x, size) if size and tuple(x.shape[2:]) != tuple(size) else x
+            parts.append(((x.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
     return torch.cat(parts)
 
 # %% ../nbs/science/85_gans.ipynb #7618ebdb

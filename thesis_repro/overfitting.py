@@ -20,6 +20,7 @@ from .draws import Draws
 from .images import Images, pixels
 from .pieces import field, piece
 from .recipes import Classify
+from .robustness import evaluating
 from .runs import Named
 from .surfaces import surface_columns
 
@@ -45,12 +46,11 @@ class Mislabelled(Named):
 # %% ../nbs/science/79_overfitting.ipynb #2acc2c55
 def under_attack(model, x, y, attack=PGD()) -> dict:
     "Accuracy in percent and mean loss of the first 500 images (bytes) under an attack."
-    mode, labels = model.training, y[:500]
-    model.eval()
-    attacked = attack(model, pixels(x[:500]), labels, Draws(0))
-    with torch.no_grad():
-        logits = model(attacked)
-    model.train(mode)
+    labels = y[:500]
+    with evaluating(model):
+        attacked = attack(model, pixels(x[:500]), labels, Draws(0))
+        with torch.no_grad():
+            logits = model(attacked)
     accuracy = 100 * (logits.argmax(1) == labels).float().mean().item()
     return {"accuracy": accuracy, "loss": F.cross_entropy(logits, labels).item()}
 

@@ -29,7 +29,7 @@ from .extractors import Looking, Own, look
 from .files import BadInput, atomic_write
 from .gan_blocks import latent
 from .gan_networks import Network
-from .measures import Kept
+from .measures import Kept, weights_of
 from .moments import Moments, frechet_distance, frechet_distances
 from .pieces import is_piece, piece
 from .runs import Run
@@ -272,19 +272,12 @@ class OfImages(Kept):
 
     def on(self, store: Store, run: Run) -> dict:
         "What it depends on: of the weights only those that are measured."
-        record = store.record(run)
-        weights = record.weights[self.which] if record else None
-        others = _checksums(store, self)
+        weights, others = weights_of(store, run, self.which), _checksums(store, self)
         return {"run": run.key, "weights": weights, "how": self, "others": others}
 
     def code(self) -> dict[str, str]:
         others = {type(p) for run in runs_in(self) for p in pieces.inside(run)}
         return code.fingerprint({type(p) for p in pieces.inside(self)} - others)
-
-    def number(self, store: Store, run: Run, name: str) -> float:
-        "One of its numbers, nan if it is absent."
-        found = (self.kept(store, run) or {}).get(name)
-        return math.nan if found is None else found
 
 # %% ../nbs/science/87_quality.ipynb #9ebc3bab
 def enough(n: int, features: int) -> None:

@@ -188,9 +188,6 @@ _WORDS = {
     "data.train": "{0:,} training images",
     "data.test": "{0:,} test images",
     "data.held_out": "{0:,} images held out",
-    "real.train": "{0:,} training images",
-    "real.test": "{0:,} test images",
-    "real.held_out": "{0:,} images held out",
     "data.count": "{0:,} of {1:,} generated images",
     "recipe.network": "{0} in place of {1}",
     "recipe.width": "width {0:g}",
@@ -222,8 +219,8 @@ def shortfall(ours: Run, thesis: Run) -> str:
     "How our run falls short of the thesis's, in words; empty if it does not."
     said = []
     for path, a, b in _differences(ours, thesis):
-        *_, place, field = ("", *path.split("."))
-        if (place, field) in (("data", "name"), ("real", "name")):
+        *_, place, field = ("", *path.replace(".real.", ".").split("."))
+        if (place, field) == ("data", "name"):
             said.append(f"the file {ours.data.title}" if ours.data.is_file else f"stand-in {a}")
         else:
             words = _WORDS.get(f"{place}.{field}".strip("."), "{2} {0} in place of {1}")
