@@ -1,5 +1,7 @@
 """Chapter 7's tables against the thesis's section 7.3.1 and 7.4, read by hand."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
@@ -31,7 +33,7 @@ def training_of(cell):
     return {
         "seeds": [r.seed for r in cell.runs],
         "data": (images.name, images.part, images.train, images.test, images.held_out),
-        "network": (run.recipe.network, run.recipe.width, run.recipe.select),
+        "network": (run.recipe.network, run.recipe.width, run.recipe.select, run.recipe.crop),
         "epochs": run.length.epochs,
         "batch": run.length.batch_size,
         "optimiser": (type(how).__name__, how.lr, how.momentum, how.weight_decay),
@@ -43,14 +45,19 @@ def training_of(cell):
 
 
 def as_the_thesis(dataset, network, read, length):
-    "What training_of must give."
+    """What training_of must give.
+
+    The public manifold mixup code has Nesterov's momentum, crops padded by 2 (Tiny ImageNet: 4,
+    and a first stride of 2), all training images, and the best epoch by the test images.
+    """
+    tiny = dataset == "Tiny ImageNet"
     return {
         "seeds": [0, 1, 2, 3, 4],
-        "data": (FILES[dataset], dataset, 0, 0, 1000),
-        "network": (network, 1.0, "held-out"),
+        "data": (FILES[dataset], dataset, 0, 0, 0),
+        "network": (network + "_stride2" * tiny, 1.0, "test", 4 if tiny else 2),
         "batch": 128,
         "optimiser": ("SGD", 0.1, 0.9, 1e-4),
-        "plain": (False, 0.0, "steps", 0.1, "fp32"),
+        "plain": (True, 0.0, "steps", 0.1, "fp32"),
         "read": read,
         "reason": "",
         **length,
@@ -174,6 +181,22 @@ def test_table_7_4():
     assert printed("7.4") == plan.keys() and aip.table_7_4.along == "rows"
     shared = aip.table_7_1.plan(THESIS, PARTS)["AIP", "Best / CIFAR-10"].runs
     assert plan["AIP", "CIFAR-10"].runs == shared
+
+
+def test_the_clean_recipe_has_no_habits_of_public_code():
+    "`recipe = papers`: what a reader of the papers alone would run; it says how it differs."
+    papers = dataclasses.replace(THESIS, recipe="papers")
+    for dataset in PARTS:
+        cell = aip.table_7_1.plan(papers, PARTS)["AIP", f"Best / {dataset}"]
+        how = as_the_thesis(dataset, "preactresnet18", "best.accuracy", LONG)
+        how |= {"data": (FILES[dataset], dataset, 0, 0, 1000), "reason": cell.reason}
+        how |= {"network": ("preactresnet18", 1.0, "held-out", 4)}
+        how |= {"plain": (False, 0.0, "steps", 0.1, "fp32")}
+        assert training_of(cell) == how
+        for word in ("1,000 images held out", "best epoch by held-out images", "plain momentum"):
+            assert word in cell.reason, cell.reason
+        assert ("preactresnet18_stride2" in cell.reason) == (dataset == "Tiny ImageNet")
+        assert ("crops padded by 4" in cell.reason) == (dataset != "Tiny ImageNet")
 
 
 def test_table_7_5(tmp_path, monkeypatch):

@@ -121,6 +121,7 @@ def test_depths_are_as_named():
     named = {
         "resnet18": 18,
         "preactresnet18": 18,
+        "preactresnet18_stride2": 18,
         "preactresnet34": 34,
         "wrn28_10": 28,
         "wrn34_10": 34,
@@ -131,7 +132,7 @@ def test_depths_are_as_named():
 # ---- what a network computes
 
 
-def reference(model, x, pre, wide):
+def reference(model, x, pre, wide, first=1):
     "The logits in plain functional calls, from the weights alone, in evaluation mode."
     w = model.state_dict()
 
@@ -145,15 +146,15 @@ def reference(model, x, pre, wide):
         weight = w[key + "weight"]
         return F.conv2d(h, weight, stride=stride, padding=weight.shape[-1] // 2)
 
-    h = conv((x - 0.5) / 0.25, "stages.0.1.")
+    h = conv((x - 0.5) / 0.25, "stages.0.1.", first)
     start = 2
     if not pre:
         h, start = torch.relu(norm(h, "stages.0.2.")), 4
     for s in range(3 if wide else 4):
         j = start if s == 0 else 0
         while f"stages.{s}.{j}.conv1.weight" in w:
-            key, first = f"stages.{s}.{j}.", j == (start if s == 0 else 0)
-            stride = 2 if s and first else 1
+            key, halved = f"stages.{s}.{j}.", s > 0 and j == 0
+            stride = 2 if halved else 1
             if pre:
                 a = torch.relu(norm(h, key + "norm1."))
                 path = conv(a, key + "shortcut.", stride) if key + "shortcut.weight" in w else h
@@ -179,7 +180,8 @@ def test_logits_against_plain_formulas(name):
     model = randomise(build(name, 7, width=0.05, seed=3)).double().eval()
     x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
     with torch.no_grad():
-        expected = reference(model, x, pre=name != "resnet18", wide=name.startswith("wrn"))
+        kind = {"pre": name != "resnet18", "wide": name.startswith("wrn")}
+        expected = reference(model, x, **kind, first=2 if name.endswith("stride2") else 1)
         assert model(x).dtype == torch.float64
         torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
     assert expected.std() > 1e-3
@@ -200,7 +202,7 @@ def test_stop_and_start_compose_exactly(name, training):
             assert torch.equal(model(model(x, stop=layer), start=layer), whole)
         assert torch.equal(model(model(model(x, stop=1), start=1, stop=3), start=3), whole)
     sides = [model(x, stop=layer).shape[-1] for layer in range(1, 4)]
-    assert sides == [16, 8, 4]
+    assert sides == ([8, 4, 2] if name.endswith("stride2") else [16, 8, 4])
 
 
 def test_train_mode_composes_exactly_with_recorded_statistics():

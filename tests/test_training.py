@@ -285,6 +285,19 @@ def test_the_best_epoch_by_test_images_is_chosen_only_where_that_is_said(digits,
     refused(lambda: replace(recipe, select="nope"), "select = nope: must be one of held-out, test")
 
 
+def test_without_held_out_images_nothing_is_chosen_by_them(digits):
+    none = replace(digits, x_val=digits.x_val[:0], y_val=digits.y_val[:0])
+    recipe = Classify("preactresnet18", Plain(), width=0.125)
+    refused(lambda: recipe.prepared(none), "no images of digits10 are held out", 'select = "test"')
+    assert replace(recipe, select="test").prepared(none).x_test is none.x_test
+
+
+def test_a_recipe_crops_by_no_more_than_the_data_set(digits):
+    for own, asked, wanted in ((4, 2, 2), (1, 2, 1), (4, 4, 4)):
+        recipe = Classify("preactresnet18", Plain(), crop=asked)
+        assert recipe.prepared(replace(digits, crop=own)).crop == wanted
+
+
 def test_history_is_the_mean_loss_of_the_epoch(begin):
     losses = []
 

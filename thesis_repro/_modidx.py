@@ -2394,6 +2394,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'thesis_repro/recipes.py'),
                                       'thesis_repro.recipes.Classify.classifier': ( 'engine/recipes.html#classify.classifier',
                                                                                     'thesis_repro/recipes.py'),
+                                      'thesis_repro.recipes.Classify.clean': ( 'engine/recipes.html#classify.clean',
+                                                                               'thesis_repro/recipes.py'),
                                       'thesis_repro.recipes.Classify.evaluated': ( 'engine/recipes.html#classify.evaluated',
                                                                                    'thesis_repro/recipes.py'),
                                       'thesis_repro.recipes.Classify.judge': ( 'engine/recipes.html#classify.judge',

@@ -177,7 +177,7 @@ def timed_methods(rounds: int = 8) -> dict:
 ROUNDS = {"CIFAR-10": 6, "CIFAR-100": 4, "SVHN": 8, "Tiny ImageNet": 4}
 PARTS = tuple(ROUNDS)
 NETWORKS = {"PreActResNet34": "preactresnet34", "WideResNet28-10": "wrn28_10"}
-OPTIMISER = SGD(0.1, 0.9, 1e-4, decay=Decay((0.5, 0.75), 0.1))
+OPTIMISER = SGD(0.1, 0.9, 1e-4, nesterov=True, decay=Decay((0.5, 0.75), 0.1))
 
 
 def loss_name(dataset: str) -> str:
@@ -187,9 +187,10 @@ def loss_name(dataset: str) -> str:
 
 def experiment(dataset: str, network: str, method, home: str, label: str) -> Run:
     "A run of section 7.3.1: 500 epochs (WRN: 400), a tenth of the rate at one half and ¾."
-    epochs = 400 if network.startswith("wrn") else 500
-    recipe = Classify(network, method, OPTIMISER)
-    images = Named(settings.PARTS[dataset], part=dataset)
+    epochs, tiny = 400 if network.startswith("wrn") else 500, dataset == "Tiny ImageNet"
+    network += "_stride2" if tiny and network == "preactresnet18" else ""
+    recipe = Classify(network, method, OPTIMISER, select="test", crop=4 if tiny else 2)
+    images = Named(settings.PARTS[dataset], held_out=0, part=dataset)
     return Run(images, recipe, Length(epochs, 128), home=f"aip/{home}", label=label)
 
 # %% ../nbs/chapters/07_aip.ipynb #1602e6aa

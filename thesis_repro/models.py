@@ -123,11 +123,13 @@ class Architecture(NamedTuple):
     stem: int
     blocks: tuple
     channels: tuple
+    stride: int = 1  # of the stem
 
 
 ARCHITECTURES = {
     "resnet18": Architecture(PostActivation, 64, (2, 2, 2, 2), (64, 128, 256, 512)),
     "preactresnet18": Architecture(PreActivation, 64, (2, 2, 2, 2), (64, 128, 256, 512)),
+    "preactresnet18_stride2": Architecture(PreActivation, 64, (2, 2, 2, 2), (64, 128, 256, 512), 2),
     "preactresnet34": Architecture(PreActivation, 64, (3, 4, 6, 3), (64, 128, 256, 512)),
     "wrn28_10": Architecture(PreActivation, 16, (4, 4, 4), (160, 320, 640)),
     "wrn34_10": Architecture(PreActivation, 16, (5, 5, 5), (160, 320, 640)),
@@ -157,7 +159,7 @@ def _segments(
     stem = a.stem if a.stem < a.channels[0] else _scaled(a.stem, width)
     scaled = [_scaled(c, width) for c in a.channels]
     pre = a.block is PreActivation
-    first = [Normalise(mean, std), _conv(channels, stem, 3)] + (
+    first = [Normalise(mean, std), _conv(channels, stem, 3, a.stride)] + (
         [] if pre else [nn.BatchNorm2d(stem), nn.ReLU()]
     )
     # Identity mappings, appendix: one more norm and ReLU after the last sum; some code has none

@@ -135,6 +135,7 @@ class Classify:
     width: float = pieces.field(1.0, above=0, high=16)
     # which images the best epoch is chosen by
     select: str = pieces.field("held-out", one_of=("held-out", "test"))
+    crop: int = pieces.field(4, low=0, high=64)  # at most so many pixels around a random crop
 
     def check(self):
         if not callable(self.method) and not hasattr(self.method, "joint_loss"):
@@ -146,7 +147,10 @@ class Classify:
         if images.attributes and self.evaluated is evaluate:
             why = f"{images.name} has attributes, and no classes"
             raise BadInput(f"Classify: {why}: the method must be such as MultiLabel()")
-        return images
+        if self.select == "held-out" and not len(images.y_val):
+            why = f"no images of {images.name} are held out to choose the best epoch by"
+            raise BadInput(f'Classify: {why}: hold some out, or select = "test"')
+        return replace(images, crop=min(images.crop, self.crop))
 
     def classifier(self, images: Images, seed: int) -> nn.Module:
         "The classifier alone, untrained."
@@ -190,10 +194,19 @@ class Classify:
         return getattr(self.method, "evaluate", evaluate)
 
     def scaled(self, preset) -> "Classify":
-        method, wide = self.method, self.network.startswith("wrn")
+        own = self.clean() if preset.recipe == "papers" else self
+        method, wide = own.method, own.network.startswith("wrn")
         if preset.bce == "sum" and getattr(method, "loss", "") == "bce":
             method = replace(method, loss="bce_sum")
         network = (
-            preset.wide_network if wide and preset.wide_network != "themselves" else self.network
+            preset.wide_network if wide and preset.wide_network != "themselves" else own.network
         )
-        return replace(self, network=network, method=method, width=preset.width)
+        return replace(own, network=network, method=method, width=preset.width)
+
+    def clean(self) -> "Classify":
+        "Without the habits of public code: the best epoch by held-out images, plain momentum."
+        optimiser = self.optimiser
+        if getattr(optimiser, "nesterov", False):
+            optimiser = replace(optimiser, nesterov=False)
+        network, default = self.network.removesuffix("_stride2"), {"select": "held-out", "crop": 4}
+        return replace(self, network=network, optimiser=optimiser, **default)

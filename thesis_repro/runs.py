@@ -70,7 +70,9 @@ class Named:
 
     def scaled(self, preset: Preset) -> "Named":
         "The data set that plays this one's part at a preset, with as many images."
-        sizes = {"train": preset.train_size, "test": preset.test_size, "held_out": preset.held_out}
+        clean = preset.recipe == "papers" or self.held_out > 0
+        sizes = {"train": preset.train_size, "test": preset.test_size}
+        sizes["held_out"] = preset.held_out if clean else 0
         name = settings.dataset(preset, self.part) if self.part else self.name
         return dataclasses.replace(self, name=name, **sizes)
 
@@ -191,6 +193,9 @@ _WORDS = {
     "data.count": "{0:,} of {1:,} generated images",
     "recipe.network": "{0} in place of {1}",
     "recipe.width": "width {0:g}",
+    "recipe.select": "best epoch by {0} images",
+    "recipe.crop": "crops padded by {0}",
+    "optimiser.nesterov": "plain momentum in place of Nesterov's",
     "length.epochs": "{0} of {1} epochs",
     "length.batch_size": "batches of {0}",
     "precision": "{0}",
