@@ -79,7 +79,7 @@ lock:
 
 CHECKS := check-export check-clean check-parameters check-readme lint chapters check-outputs check-baseline check-arithmetic
 
-.PHONY: $(CHECKS) pytest arithmetic outputs
+.PHONY: $(CHECKS) pytest arithmetic mutations outputs
 
 # One after the other, with the seconds each took; pytest comes last and says so itself.
 test: $(STAMP)
@@ -114,6 +114,10 @@ check-arithmetic: $(STAMP)
 # All notebooks, chapters and numerical tests under other arithmetic (hours); WRITE=yes notes how far numbers move.
 arithmetic: $(STAMP)
 	$(BIN)/python tests/arithmetic.py $(if $(WRITE),--write)
+
+# Small faults, made on purpose, that a test must notice (hours); tests/mutations.txt lists those that may survive.
+mutations: $(STAMP)
+	$(BIN)/python tests/mutations.py $(MODULES)
 
 # Each test file in a process of its own, one thread each.
 pytest: $(STAMP)

@@ -1,0 +1,225 @@
+"""Small faults, made on purpose: which of them does no test notice?
+
+python tests/mutations.py [MODULE …] [--list] [--only WORD] [--jobs N]
+
+Each fault changes one constant, sign or comparison in what a method computes, a table plans or a
+verdict says; the tests of its module must fail. tests/mutations.txt lists those that may survive,
+each with its reason, because nobody could notice: `module: function: fault: reason`. What was
+found is kept in .make/mutations/ until the module or its tests change, so that a stopped run goes
+on where it was. Exit code 1 if a fault survives that is not listed there.
+"""
+
+import argparse
+import ast
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".make" / "mutations"
+TESTS = {  # module → its tests, the fastest first
+    "aip": ("aip_tables", "aip"),
+    "m2at": ("m2at",),
+    "margin_reweighting": ("margin_reweighting",),
+    "zoo_attacks": ("zoo_references", "zoo"),
+    "zoo_losses": ("zoo_references", "zoo"),
+    "zoo_weights": ("zoo_references", "zoo"),
+    "zoo": ("zoo_references", "zoo", "background"),
+    "verdicts": ("verdicts", "claims"),
+    "claims": ("claims",),
+}
+OTHERS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*"}
+OTHERS |= {ast.Lt: ">", ast.Gt: "<", ast.LtE: ">=", ast.GtE: "<=", ast.Eq: "!="}
+LIMIT = 300  # seconds after which a fault counts as noticed: a loop without an end is one
+
+
+class Fault(NamedTuple):
+    "A change of the text from `start` to `end` of a line, in a function of a module."
+
+    module: str
+    function: str
+    line: int
+    start: int
+    end: int
+    new: str
+    old: str
+    number: int  # of its kind in the function
+
+    def __str__(self) -> str:
+        which = f" (no. {self.number + 1})" if self.number else ""
+        return f"{self.module}: {self.function}: {self.old} → {self.new}{which}"
+
+
+def other_constant(value) -> str:
+    "Another constant than this one; empty for one that is no number."
+    if isinstance(value, bool):
+        return str(not value)
+    if isinstance(value, int):
+        return str(value + 1)
+    return repr(value * 2 if value else 1.0) if isinstance(value, float) else ""
+
+
+def changes(node: ast.AST, text: str) -> Iterator[tuple[int, int, int, str]]:
+    "The changes of a node: line, start, end, what stands there then."
+    if isinstance(node, ast.Constant) and (new := other_constant(node.value)):
+        yield node.lineno, node.col_offset, node.end_col_offset, new
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        yield node.lineno, node.col_offset, node.col_offset + 1, ""
+    sides = ()
+    if isinstance(node, ast.BinOp):
+        sides = ((node.left, node.op, node.right),)
+    elif isinstance(node, ast.Compare):
+        lefts = (node.left, *node.comparators)
+        sides = zip(lefts, node.ops, node.comparators, strict=False)
+    for left, op, right in sides:
+        if type(op) in OTHERS and left.end_lineno == right.lineno:
+            between = text[left.end_lineno - 1].encode()[left.end_col_offset : right.col_offset]
+            place = left.end_col_offset + between.find(between.strip(b" ()"))
+            yield left.end_lineno, place, place + len(between.strip(b" ()")), OTHERS[type(op)]
+
+
+def skipped(node: ast.AST) -> bool:
+    "What computes nothing that a table shows: drawing, the bounds of a piece's fields, slices."
+    if isinstance(node, ast.FunctionDef):
+        named = [ast.unparse(d) for d in node.decorator_list]
+        return node.name.startswith(("draw", "_draw")) or any("figure" in d for d in named)
+    return isinstance(node, (ast.Slice, ast.JoinedStr, ast.keyword)) and (
+        getattr(node, "arg", "") in ("low", "high", "above", "below")
+        or node.__class__ != ast.keyword
+    )
+
+
+def walk(node: ast.AST, name: str = "module") -> Iterator[tuple[str, ast.AST]]:
+    "All nodes of a module with the name of the function or class they are in."
+    for child in ast.iter_child_nodes(node):
+        if not skipped(child):
+            inside = isinstance(child, (ast.FunctionDef, ast.ClassDef))
+            own = child.name if inside and name == "module" else name
+            own = f"{name}.{child.name}" if inside and name != "module" else own
+            yield own, child
+            yield from walk(child, own)
+
+
+def faults(module: str) -> list[Fault]:
+    "All faults of a module, in the order of its lines."
+    source = (ROOT / "thesis_repro" / f"{module}.py").read_text(encoding="utf-8")
+    text, found, seen = source.splitlines(), [], {}
+    for function, node in walk(ast.parse(source)):
+        for line, start, end, new in changes(node, text):
+            old = text[line - 1].encode()[start:end].decode()
+            kind = function, old, new
+            seen[kind] = seen.get(kind, -1) + 1
+            found.append(Fault(module, function, line, start, end, new, old, seen[kind]))
+    return sorted(found, key=lambda f: (f.line, f.start))
+
+
+def tried(fault: Fault, done) -> None:
+    "In a child: run the tests on a copy of the library with the fault; tell whether they fail."
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        for name in ("data", "nbs", "docs", "tests", "settings.ini", "pyproject.toml", "README.md"):
+            (home / name).symlink_to(ROOT / name)
+        how = {"ignore": shutil.ignore_patterns("__pycache__")}
+        package = Path(shutil.copytree(ROOT / "thesis_repro", home / "thesis_repro", **how))
+        file = package / f"{fault.module}.py"
+        lines = [line.encode() for line in file.read_text(encoding="utf-8").split("\n")]
+        line = lines[fault.line - 1]
+        new = line[: fault.start] + fault.new.encode() + line[fault.end :]
+        lines[fault.line - 1] = new
+        file.write_bytes(b"\n".join(lines))
+        os.environ |= {"THESIS_REPRO_ROOT": folder, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+        sys.path[:0] = [folder, str(home / "tests")]
+        os.chdir(folder)
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+        import pytest
+
+        files = [str(home / "tests" / f"test_{name}.py") for name in TESTS[fault.module]]
+        codes = (int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", f])) for f in files)
+        done.put(next((code for code in codes if code), 0))
+
+
+def noticed(fault: Fault) -> bool:
+    "Whether a test fails with the fault, or does not end."
+    context = multiprocessing.get_context("fork")
+    done = context.SimpleQueue()
+    child = context.Process(target=tried, args=(fault, done))
+    child.start()
+    child.join(LIMIT)
+    if child.is_alive():
+        child.kill()
+        child.join()
+        return True
+    return bool(child.exitcode) or done.empty() or done.get() != 0
+
+
+def allowed() -> dict[str, str]:
+    "The faults that may survive, and why."
+    lines = (ROOT / "tests" / "mutations.txt").read_text(encoding="utf-8").splitlines()
+    found = (line.rpartition(": ") for line in lines if line and not line.startswith("#"))
+    return {fault: why for fault, _, why in found}
+
+
+def mark(module: str) -> str:
+    "A checksum of what decides whether a fault of a module is noticed."
+    from thesis_repro.files import sha256
+
+    files = [ROOT / "tests" / f"test_{name}.py" for name in TESTS[module]]
+    texts = [f.read_bytes() for f in [ROOT / "thesis_repro" / f"{module}.py", *files]]
+    return sha256(b"\0".join(texts))
+
+
+def judged(module: str, word: str, jobs: int) -> dict[str, bool]:
+    "Which faults of a module are noticed; what is known already is not tried again."
+    file, of = FOLDER / f"{module}.json", mark(module)
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known = known if known.get("of") == of else {"of": of, "noticed": {}}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    asked = [f for f in faults(module) if word in str(f)]
+    left = [f for f in asked if str(f) not in known["noticed"]]
+    with ThreadPoolExecutor(jobs) as pool:
+        for i, (fault, seen) in enumerate(zip(left, pool.map(noticed, left), strict=True)):
+            known["noticed"][str(fault)] = seen
+            file.write_text(json.dumps(known, indent=1, ensure_ascii=False))
+            print(f"{i + 1}/{len(left)} {'' if seen else 'SURVIVES '}{fault}", flush=True)
+    return {str(f): known["noticed"][str(f)] for f in asked}
+
+
+def main() -> int:
+    "Make the faults of some modules, and say which survive."
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help=", ".join(TESTS))
+    parser.add_argument("--list", action="store_true", help="only list the faults")
+    parser.add_argument("--only", default="", metavar="WORD", help="faults whose line has this")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="at once (2)")
+    given = parser.parse_args()
+    modules = given.modules or list(TESTS)
+    if unknown := set(modules) - TESTS.keys():
+        parser.error(f"{', '.join(unknown)}: known are {', '.join(TESTS)}")
+    if given.list:
+        print(*(f for m in modules for f in faults(m) if given.only in str(f)), sep="\n")
+        return 0
+    import matplotlib  # noqa: F401  what every child would import by itself
+    import pandas  # noqa: F401
+    import scipy.stats  # noqa: F401
+    import torchvision  # noqa: F401
+
+    found = {k: v for m in modules for k, v in judged(m, given.only, given.jobs).items()}
+    may, survivors = allowed(), [fault for fault, seen in found.items() if not seen]
+    print(*(f"{s}: {may.get(s, 'NOT LISTED')}" for s in survivors), sep="\n")
+    print(f"{len(found)} faults, {len(survivors)} survive, {len(may.keys() & found)} may")
+    return 1 if set(survivors) - may.keys() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
