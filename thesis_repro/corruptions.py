@@ -6,7 +6,7 @@
 __all__ = ['CORRUPTIONS', 'SEVERITIES', 'ALEXNET', 'gaussian_noise', 'shot_noise', 'impulse_noise', 'disk', 'defocus_blur',
            'brightness', 'contrast', 'pixelate', 'jpeg', 'corrupted', 'mean_corruption_error', 'CorruptionError']
 
-# %% ../nbs/science/94_corruptions.ipynb #ce8d5aaa
+# %% ../nbs/science/94_corruptions.ipynb #0911840d
 import io
 import math
 
@@ -23,7 +23,7 @@ from .robustness import evaluate
 from .runs import Run
 from .store import Store
 
-# %% ../nbs/science/94_corruptions.ipynb #126c2afc
+# %% ../nbs/science/94_corruptions.ipynb #6bc06317
 def gaussian_noise(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:
     "Normal noise of deviation c on images in [0, 1]."
     return x + rng.normal(scale=c, size=x.shape)
@@ -39,9 +39,9 @@ def impulse_noise(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarr
     hit, salt = rng.random(x.shape) <= c, rng.random(x.shape) < 0.5
     return np.where(hit, salt, x)
 
-# %% ../nbs/science/94_corruptions.ipynb #a9bed378
+# %% ../nbs/science/94_corruptions.ipynb #c9230d21
 def disk(radius: float, softness: float) -> np.ndarray:
-    "A disk of that radius in pixels as a kernel of sum one, blurred by a small Gaussian."
+    "A disk of that radius in pixels as a kernel of about sum one, blurred by a small Gaussian."
     half, taps = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
     across = np.arange(-half, half + 1)
     inside = (across[:, None] ** 2 + across**2 <= radius**2).astype(float)
@@ -57,7 +57,7 @@ def defocus_blur(x: np.ndarray, c: tuple, rng: np.random.Generator) -> np.ndarra
     "The mean over a disk: c is its radius and its softness."
     return ndimage.correlate(x, disk(*c)[None, None], mode="mirror")
 
-# %% ../nbs/science/94_corruptions.ipynb #deb71937
+# %% ../nbs/science/94_corruptions.ipynb #d92c603a
 def brightness(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:
     "The value of HSV is c larger; black becomes grey."
     value = x.max(1, keepdims=True)
@@ -70,7 +70,7 @@ def contrast(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:
     mean = x.mean((2, 3), keepdims=True)
     return mean + c * (x - mean)
 
-# %% ../nbs/science/94_corruptions.ipynb #1be7f41e
+# %% ../nbs/science/94_corruptions.ipynb #fc6e4892
 def _by_pillow(x: np.ndarray, change) -> np.ndarray:
     "Images (n, c, h, w) in [0, 1], each changed as a picture of Pillow."
     from PIL import Image
@@ -105,7 +105,7 @@ def jpeg(x: np.ndarray, c: int, rng: np.random.Generator) -> np.ndarray:
 
     return _by_pillow(x, change)
 
-# %% ../nbs/science/94_corruptions.ipynb #39359803
+# %% ../nbs/science/94_corruptions.ipynb #3f5c70c4
 CORRUPTIONS = {  # name → function, strengths for small images, and for ImageNet
     "gaussian_noise": (
         gaussian_noise,
@@ -130,7 +130,7 @@ CORRUPTIONS = {  # name → function, strengths for small images, and for ImageN
 }
 SEVERITIES = (1, 2, 3, 4, 5)
 
-# %% ../nbs/science/94_corruptions.ipynb #24ecb2ca
+# %% ../nbs/science/94_corruptions.ipynb #8c377965
 def corrupted(x: torch.Tensor, kind: str, severity: int, draws=Draws(0)) -> torch.Tensor:
     "uint8 images (n, c, h, w), corrupted: strengths as for ImageNet from 128 pixels on. BadInput."
     if kind not in CORRUPTIONS or severity not in SEVERITIES:
@@ -142,7 +142,7 @@ def corrupted(x: torch.Tensor, kind: str, severity: int, draws=Draws(0)) -> torc
     # as the benchmark has it: cut, not rounded; what rounding lost of a whole number is given back
     return torch.from_numpy(np.floor(255 * np.clip(found, 0, 1) + 1e-6).astype(np.uint8))
 
-# %% ../nbs/science/94_corruptions.ipynb #3a9b5e19
+# %% ../nbs/science/94_corruptions.ipynb #850c8ced
 ALEXNET = {  # top-1 errors of AlexNet on ImageNet-C in percent, from the benchmark's own code
     "gaussian_noise": 88.6428,
     "shot_noise": 89.4468,
@@ -170,7 +170,7 @@ def mean_corruption_error(errors: dict, reference: dict = ALEXNET) -> float:
     shares = [sum(e) / (len(e) * reference[kind]) for kind, e in errors.items()]
     return 100 * sum(shares) / len(shares)
 
-# %% ../nbs/science/94_corruptions.ipynb #c3065d87
+# %% ../nbs/science/94_corruptions.ipynb #b1577506
 @piece
 class CorruptionError(Kept):
     "mCE of a run's last weights on its first `size` test images (0: all), by AlexNet's errors."
