@@ -109,7 +109,7 @@ def test_only_the_classes_that_occur_may_be_answered(folders):
     shifted = Shade()
     with torch.no_grad():  # looks like class 0 and 2: of 1 and 3 the nearer is still right
         shifted.places += 45 / 255
-    x = torch.stack([torch.from_numpy(imagenet.centre(f, SIDE)) for f, _ in found])
+    x = torch.stack([torch.tensor(imagenet.centre(f, SIDE)) for f, _ in found])
     free = shifted(x.permute(0, 3, 1, 2) / 255).argmax(1)
     assert free.tolist() == [0, 2]
     assert imagenet.accuracy_among(shifted, found, SIDE) == 100
