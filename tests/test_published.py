@@ -87,7 +87,7 @@ def test_tables_have_the_cells_that_the_thesis_prints():
         "table_7_4": (2, 4, 8),
         "table_7_5": (1, 3, 3),
     }
-    assert set(tables()) == set(shape)
+    assert {t for t in tables() if t[6].isdigit()} == set(shape)  # the others are companions'
     assert not any(published(t).duplicated(["row", "column"]).any() for t in shape)
 
 
