@@ -2211,6 +2211,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'thesis_repro.published._check': ('evidence/published.html#_check', 'thesis_repro/published.py'),
                                         'thesis_repro.published._content': ( 'evidence/published.html#_content',
                                                                              'thesis_repro/published.py'),
+                                        'thesis_repro.published._in_order': ( 'evidence/published.html#_in_order',
+                                                                              'thesis_repro/published.py'),
                                         'thesis_repro.published._read': ('evidence/published.html#_read', 'thesis_repro/published.py'),
                                         'thesis_repro.published._sums': ('evidence/published.html#_sums', 'thesis_repro/published.py'),
                                         'thesis_repro.published.claims': ('evidence/published.html#claims', 'thesis_repro/published.py'),

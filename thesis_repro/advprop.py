@@ -9,7 +9,7 @@ __all__ = ['CRAFT', 'STRENGTHS', 'FINE', 'AGAIN', 'NOISE', 'METHODS', 'VARIANTS'
            'plan_2', 'gains', 'draw_gains', 'figure_advprop_1', 'figure_advprop_2', 'OnBranch', 'for_epochs',
            'columns_3', 'plan_3']
 
-# %% ../nbs/companions/advprop.ipynb #0401cef1
+# %% ../nbs/companions/advprop.ipynb #8c390202
 import dataclasses
 import math
 from dataclasses import replace
@@ -36,10 +36,10 @@ from .split_norms import AuxiliaryNorms, Branch
 from .store import Store
 from .training import Length
 
-# %% ../nbs/companions/advprop.ipynb #bc56b468
+# %% ../nbs/companions/advprop.ipynb #2fd65167
 CRAFT = PGD(4 / 255, 1 / 255, 5, targeted=True)
 
-# %% ../nbs/companions/advprop.ipynb #533ee648
+# %% ../nbs/companions/advprop.ipynb #ed4e7e78
 @piece
 class AdvProp:
     """Clean images through the main norms, adversarial ones through norms of their own.
@@ -74,7 +74,7 @@ class AdvProp:
             total = total + method(Branch(model, nets["auxiliary"], number), *of)
         return total
 
-# %% ../nbs/companions/advprop.ipynb #ad794cf7
+# %% ../nbs/companions/advprop.ipynb #57a8c6fb
 @piece
 class Together:
     "Adversarial training on clean and adversarial images that share all norms."
@@ -91,7 +91,7 @@ class Together:
         both = cross_entropy(clean, e.one_hot), cross_entropy(adversarial, e.target)
         return sum(losses.mean() for losses in both)
 
-# %% ../nbs/companions/advprop.ipynb #5f980259
+# %% ../nbs/companions/advprop.ipynb #67bdccd5
 STRENGTHS = {
     "PGD-5": CRAFT,
     "PGD-3": PGD(2 / 255, 1 / 255, 3, targeted=True),
@@ -100,7 +100,7 @@ STRENGTHS = {
 }
 FINE = AdvProp(tuple(Adversarial(STRENGTHS[name]) for name in ("PGD-1", "PGD-3", "PGD-5")))
 
-# %% ../nbs/companions/advprop.ipynb #a7fbc779
+# %% ../nbs/companions/advprop.ipynb #e4cf6b10
 @piece
 class RandomSigns(Bounded):
     "In place of an attack: every value of an image moves by ε up or down, at random."
@@ -119,7 +119,7 @@ class RandomSigns(Bounded):
 AGAIN = AdvProp((Adversarial(None),))
 NOISE = AdvProp((Adversarial(RandomSigns()),))
 
-# %% ../nbs/companions/advprop.ipynb #82d05900
+# %% ../nbs/companions/advprop.ipynb #82bc30e6
 def steps(method) -> float:
     "The multiplications of a training step of a method, in those of vanilla training."
     both = (Classify("resnet18", m) for m in (method, Plain()))
@@ -136,7 +136,7 @@ VARIANTS = {
     "AdvProp, random signs": NOISE,
 }
 
-# %% ../nbs/companions/advprop.ipynb #15b2803a
+# %% ../nbs/companions/advprop.ipynb #5e6345ea
 PARTS = ("ImageNet",)
 SIDES = dict(enumerate((224, 240, 260, 300, 380, 456, 528, 600)))
 SMALL = {"EfficientNet-B0": 1.0, "EfficientNet-B3": 2.0, "EfficientNet-B7": 4.0, "ResNet-50": 1.0}
@@ -152,7 +152,7 @@ def run_of(size: str, method, label: str = "") -> Run:
     how = {"home": "advprop/" + network.replace("_", "-"), "label": label or "run"}
     return Run(Photographs(side=side), recipe, Length(epochs, 256), **how)
 
-# %% ../nbs/companions/advprop.ipynb #61acb950
+# %% ../nbs/companions/advprop.ipynb #aa8382b1
 @piece
 class VanillaSteps(Measurement):
     "What a run's training multiplies, in steps of vanilla training over `epochs` (0: its own)."
@@ -187,7 +187,7 @@ def by_size(preset, columns: dict, parts) -> dict:
                 cells |= planned_row(preset, row, run_of(size, method, name), columns, parts)
     return cells
 
-# %% ../nbs/companions/advprop.ipynb #3124f516
+# %% ../nbs/companions/advprop.ipynb #e4eb7f3e
 def plan_1(preset, parts=PARTS) -> dict:
     "The cells of table advprop.1."
     return by_size(
@@ -203,7 +203,7 @@ table_advprop_1 = table(
     PARTS,
 )
 
-# %% ../nbs/companions/advprop.ipynb #de4c34b6
+# %% ../nbs/companions/advprop.ipynb #78e7b45d
 def corruption_error(preset) -> CorruptionError:
     "mCE: by ImageNet-C, or by the corruptions that are made for a stand-in."
     if stood_in(preset):
@@ -222,7 +222,7 @@ table_advprop_2 = table(
     "advprop.2", "Corruptions (mCE) and hard photographs (top-1, %)", "Results", plan_2, PARTS
 )
 
-# %% ../nbs/companions/advprop.ipynb #252428b8
+# %% ../nbs/companions/advprop.ipynb #297122d7
 def gains(accuracy: list, error: list) -> pd.DataFrame:
     "Points gained over vanilla, and of AdvProp over AT, by size and seed, of two lists of cells."
     frame = pd.DataFrame(
@@ -237,7 +237,7 @@ def gains(accuracy: list, error: list) -> pd.DataFrame:
     found["AdvProp over AT"] = wide.AdvProp - wide.AT
     return pd.DataFrame(found).reset_index()
 
-# %% ../nbs/companions/advprop.ipynb #efd839f1
+# %% ../nbs/companions/advprop.ipynb #81b173c0
 def draw_gains(frame: pd.DataFrame):
     "Gains by size: of accuracy left, of mCE right; a dot for each seed, a line for their mean."
     from matplotlib.pyplot import subplots
@@ -249,10 +249,10 @@ def draw_gains(frame: pd.DataFrame):
             style = {"color": f"C{i}", "ls": "--" if "over" in name else "-"}
             ax.plot(own.groupby("size", sort=False)[name].mean(), label=name, **style)
             ax.plot(own["size"], own[name], "o", color=f"C{i}", ms=4)
+        ax.set_xticks(range(own["size"].nunique()), own["size"].str[-2:].unique())
         ax.axhline(0, color="0.5", lw=0.8)
         ax.set(title=f"{what}: difference ({better} is better)")
-        ax.tick_params(axis="x", labelsize=8)
-    axes[0].legend(title="gain over vanilla of", fontsize=8)
+    axes[1].legend(fontsize=8)
     return fig
 
 
@@ -269,7 +269,7 @@ def figure_advprop_1(preset, parts=PARTS) -> Drawn:
     runs = dict.fromkeys(r for p in plan.values() for r in p.runs)
     return Drawn(draw_gains(frame), frame, tuple(runs), cells)
 
-# %% ../nbs/companions/advprop.ipynb #3c1208e3
+# %% ../nbs/companions/advprop.ipynb #47c6bf3d
 @figure("advprop.2", "Error by corruption", PARTS, "ours")
 def figure_advprop_2(preset, parts=PARTS) -> Drawn:
     "The error of each corruption, mean over severities, by training, of EfficientNet-B7."
@@ -293,7 +293,7 @@ def figure_advprop_2(preset, parts=PARTS) -> Drawn:
     ax.legend(title="")
     return Drawn(fig, frame, tuple(r for p in plan.values() for r in p.runs), cells)
 
-# %% ../nbs/companions/advprop.ipynb #f6acae36
+# %% ../nbs/companions/advprop.ipynb #99586f2d
 @piece
 class OnBranch(Kept):
     "Accuracy through an auxiliary set of norms (0: the last), on images that were attacked there."
@@ -321,7 +321,7 @@ class OnBranch(Kept):
 def _as_they_are(model, x, y, draws):
     return x
 
-# %% ../nbs/companions/advprop.ipynb #b080452a
+# %% ../nbs/companions/advprop.ipynb #b60417c9
 BUDGET = 5  # vanilla steps of a step of AdvProp, as counted
 UNDER = PGD(4 / 255, 1 / 255, 5)
 
@@ -339,7 +339,7 @@ def for_epochs(preset, row: str, run: Run, share: float, columns: dict, parts) -
         found[place] = dataclasses.replace(p, runs=runs, reason=short)
     return found
 
-# %% ../nbs/companions/advprop.ipynb #6d3a30c1
+# %% ../nbs/companions/advprop.ipynb #bc2393ee
 def columns_3(preset, method) -> dict:
     "What table advprop.3 asks of a network trained by a method."
     size = preset.attack_size

@@ -81,9 +81,14 @@ def _read(name: str, columns: list[str], numbers: tuple[str, ...]) -> pd.DataFra
 
 # %% ../nbs/evidence/50_published.ipynb #2cac3b8a
 def tables() -> list[str]:
-    "The names of the published tables, such as `table_7_1`, in the thesis's order."
+    "The names of the published tables, such as `table_7_1`, in the thesis's order, then others."
     names = [Path(n).stem for n in _sums() if n.startswith("table_")]
-    return sorted(names, key=lambda name: [int(d) for d in re.findall(r"\d+", name)])
+    return sorted(names, key=_in_order)
+
+
+def _in_order(name: str) -> list[tuple]:
+    "A key that puts table_7_2 before table_7_10, and a companion's tables after all chapters'."
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in name.split("_")[1:]]
 
 
 def published(table: str) -> pd.DataFrame:
