@@ -54,12 +54,12 @@ def own(folder, monkeypatch, name, text):
 # ---- the files
 
 
-@pytest.mark.parametrize("table", DIGESTS)
 def thesis_tables():
     "The tables of the thesis; a companion's are tested with it."
     return [t for t in tables() if t[6].isdigit()]
 
 
+@pytest.mark.parametrize("table", DIGESTS)
 def test_no_printed_number_changes(table):
     lines = [
         f"{c.row}|{c.column}|{c.value:.6f}|{c.std:.2f}|{c.cited}"
@@ -353,7 +353,7 @@ def copied(tmp_path, monkeypatch):
 
 def read_all():
     "Everything that can be read from the folder."
-    for t in thesis_tables():
+    for t in tables():
         published(t)
     claims()
 
@@ -436,7 +436,7 @@ def test_every_row_keeps_to_the_order_of_the_columns():
 
 
 def test_every_number_is_there_with_its_spread_and_its_mark():
-    numbers = thesis_values()
+    numbers = {c: p for c, p in thesis_values().items() if c[0] in thesis_tables()}
     assert len(numbers) == 548
     aip = numbers["table_7_1", "AIP", "Best / Tiny ImageNet"]
     assert (aip.value, aip.std, aip.cited) == (64.27, 0.18, False)
