@@ -345,9 +345,14 @@ def _once(count: Callable, thing, *how):
     return _COUNTED[key]
 
 
+def _known(recipe) -> bool:
+    "Whether it trains one of the networks of models.ARCHITECTURES."
+    return isinstance(recipe, Classify) and recipe.network in models.ARCHITECTURES
+
+
 def step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a training step of a recipe on images (c, h, w), (3, 3), per image."
-    if not isinstance(recipe, Classify):
+    if not _known(recipe):
         return _once(_stood_in, recipe, classes, shape)
     net = network(recipe.network, recipe.width, classes, shape)
     return _once(passes, recipe.method, shape, classes).through(net)
@@ -380,7 +385,7 @@ FOLDED = 0.5  # of what is launched for a layer in training
 
 def looked(recipe, classes: int, shape: tuple[int, ...], forward=1.0, backward=0.0) -> np.ndarray:
     "The work of so many passes of an image through a trained recipe's network, (3, 3)."
-    if not isinstance(recipe, Classify):
+    if not _known(recipe):
         one = step(recipe, classes, shape)[0]
     else:
         net = network(recipe.network, recipe.width, classes, shape)
@@ -400,7 +405,7 @@ def _judgement(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def judged(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of judging a recipe after an epoch per image, (3, 3)."
-    if not isinstance(recipe, Classify):
+    if not _known(recipe):
         return _once(_judgement, recipe, classes, shape)
     selection = getattr(recipe.method, "selection", None)
     return looked(recipe, classes, shape, *attack_passes(selection))
@@ -441,7 +446,7 @@ def _size(recipe, classes: int, shape: tuple[int, ...]) -> int:
 def disk(run: Run) -> int:
     "Bytes that a finished run leaves."
     o, recipe = run.data.outline(), run.recipe
-    if isinstance(recipe, Classify):
+    if _known(recipe):
         size = network(recipe.network, recipe.width, o.classes, o.shape).bytes
     else:
         size = _once(_size, recipe, o.classes, o.shape)
