@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'RATES', 'PLAIN', 'TEACHER', 'table_output_control_targets_ours', 'table_output_control_noise_ours',
-           'table_output_control_1', 'trained', 'asked', 'network', 'four_wishes', 'draw_figure_1', 'figure_1',
-           'loss_of_images', 'figure_2', 'Ordered', 'plan_targets', 'drawn_way', 'figure_3', 'figure_4', 'figure_5',
-           'plan_noise', 'planned_cell', 'plan_output_control_1', 'differences', 'speeds', 'bench', 'relearned',
-           'exemplars_after']
+           'table_output_control_1', 'trained', 'in_small', 'asked', 'network', 'four_wishes', 'draw_figure_1',
+           'figure_1', 'loss_of_images', 'figure_2', 'Ordered', 'count', 'plan_targets', 'drawn_way', 'figure_3',
+           'figure_4', 'figure_5', 'plan_noise', 'planned_cell', 'kinds_of', 'plan_output_control_1', 'differences',
+           'speeds', 'bench', 'relearned', 'exemplars_after']
 
-# %% ../nbs/companions/output_control.ipynb #59e10930
+# %% ../nbs/companions/output_control.ipynb #18bee338
 import math
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ from .store import Store
 from .timing import paired_seconds
 from .training import Length
 
-# %% ../nbs/companions/output_control.ipynb #eeacbc22
+# %% ../nbs/companions/output_control.ipynb #c8c5300f
 PARTS = ("CIFAR-10",)
 RATES = (10, 20, 30, 40, 50)  # percent of the training images
 
@@ -51,7 +51,7 @@ RATES = (10, 20, 30, 40, 50)  # percent of the training images
 def trained(method, label: str, data=None, seed: int = 0) -> Run:
     "A training of VGG16 at the paper's scale."
     data = data or Named(settings.PARTS["CIFAR-10"], part="CIFAR-10")
-    recipe = Classify("vgg16", method, SGD(0.1, 0.9, 5e-4))
+    recipe = Classify("vgg16", method, SGD(0.05, 0.9, 5e-4))
     how = {"home": "output_control/table_1", "label": label}
     return Run(data, recipe, Length(300, 128), seed, **how)
 
@@ -59,11 +59,15 @@ def trained(method, label: str, data=None, seed: int = 0) -> Run:
 PLAIN = trained(Plain(), "none replaced")  # eq. 12
 TEACHER = trained(Plain(), "teacher", seed=100)  # eq. 12; a seed that no row of the table has
 
-# %% ../nbs/companions/output_control.ipynb #3dec8423
+# %% ../nbs/companions/output_control.ipynb #89926954
+def in_small(preset) -> bool:
+    "Whether the images are a stand-in, on which fewer updates are made of fewer images."
+    return seeded(preset, PLAIN)[0].data.stands_in
+
+
 def asked(preset) -> ToOrder:
     "As many updates as an output may need: 1,000, on a stand-in 200."
-    stand_in = seeded(preset, PLAIN)[0].data.stands_in
-    return ToOrder(steps=200 if stand_in else 1000, stop=0.01)
+    return ToOrder(steps=200 if in_small(preset) else 1000, stop=0.01)
 
 
 def network(preset, count: int):
@@ -80,7 +84,7 @@ def four_wishes(y: torch.Tensor, classes: int) -> torch.Tensor:
     rows = [kinds[0][0], three[1], kinds[1][2], kinds[2][3]]
     return torch.stack(rows).to(torch.float32)
 
-# %% ../nbs/companions/output_control.ipynb #b306f647
+# %% ../nbs/companions/output_control.ipynb #d91b3a4a
 def draw_figure_1(x, made, before, target):
     "Images before and after with their outputs: asked for, before, after."
     from matplotlib.pyplot import subplots
@@ -108,11 +112,8 @@ def figure_1(preset, parts=PARTS) -> Drawn:
     made = asked(preset)(net, x, target)
     before = loss_of_images(net, x, target)
     said = {"asked for": target, "before": before, "after": made.log_p.exp()}
-    rows = [
-        (i, k, *(float(p[i, k]) for p in said.values()))
-        for i in range(4)
-        for k in range(target.shape[1])
-    ]
+    places = [(i, k) for i in range(4) for k in range(target.shape[1])]
+    rows = [(i, k, *(float(p[i, k]) for p in said.values())) for i, k in places]
     frame = pd.DataFrame(rows, columns=["image", "class", *said])
     return Drawn(draw_figure_1(x, made, before, target), frame, (run,))
 
@@ -122,7 +123,7 @@ def loss_of_images(net, x, target) -> torch.Tensor:
     "What a network says of images as they are, (n, k)."
     return loss_of(net, x, target)[1].exp()
 
-# %% ../nbs/companions/output_control.ipynb #877fad55
+# %% ../nbs/companions/output_control.ipynb #7655c556
 @figure("output_control.2", "An image as a weight", PARTS, "Figure 2")
 def figure_2(preset, parts=PARTS) -> Drawn:
     "One test image as pixels, as weights before and after, as pixels again, and the outputs."
@@ -132,12 +133,8 @@ def figure_2(preset, parts=PARTS) -> Drawn:
     target = targets("two classes", y, Store(preset).images(run.data).classes)
     made = asked(preset)(net, x, target.to(x))
     weights = [unbounded(x)[0].mean(0).cpu(), unbounded(made.x)[0].mean(0).cpu()]
-    pictures = {
-        "pixels x": x[0],
-        "weights W (eq. 2)": weights[0],
-        "W, updated": weights[1],
-        "image z (eq. 4)": made.x[0],
-    }
+    pictures = {"pixels x": x[0], "weights W (eq. 2)": weights[0]}
+    pictures |= {"W, updated": weights[1], "image z (eq. 4)": made.x[0]}
     fig, axes = subplots(1, 5, figsize=(11, 2.4), layout="constrained")
     for ax, (name, picture) in zip(axes, pictures.items(), strict=False):
         if picture.dim() == 2:
@@ -155,7 +152,7 @@ def figure_2(preset, parts=PARTS) -> Drawn:
     )
     return Drawn(fig, frame, (run,))
 
-# %% ../nbs/companions/output_control.ipynb #a023844e
+# %% ../nbs/companions/output_control.ipynb #2935142e
 @piece
 class Ordered(Kept):
     """What is left of test images that are made to order for a run's network (sys-output-control).
@@ -190,16 +187,22 @@ class Ordered(Kept):
     @property
     def unit(self) -> str:
         "Of what is shown."
-        return {"reached": "share", "noise": "grey levels", "colour": "grey levels"}.get(
-            self.show, ""
-        )
+        units = {"reached": "share", "share of noise": "share", "updates": "updates"}
+        units |= {"noise": "grey levels", "colour": "grey levels"}
+        return next((u for name, u in units.items() if self.show == name), "nats")
 
-# %% ../nbs/companions/output_control.ipynb #da4ed76d
+# %% ../nbs/companions/output_control.ipynb #d46b1f1f
+def count(preset) -> int:
+    "How many test images a number of these tables is a mean of."
+    return 32 if in_small(preset) else 256
+
+
 def plan_targets(preset, parts=PARTS) -> dict:
     "How near the networks of the table bring images to three kinds of outputs."
     cells = {}
     for kind in TARGETS:
-        short, long = (Ordered(how, kind=kind) for how in (ToOrder(stop=0.01), asked(preset)))
+        ways = ToOrder(stop=0.01), asked(preset)
+        short, long = (Ordered(how, kind=kind, size=count(preset)) for how in ways)
         shown = {"KL before": (short, "KL before"), "KL after 100": (short, "KL")}
         shown["reached"] = long, "reached"
         columns = {c: replace(m, show=show) for c, (m, show) in shown.items()}
@@ -215,7 +218,7 @@ table_output_control_targets_ours = table(
     PARTS,
 )
 
-# %% ../nbs/companions/output_control.ipynb #69e9e6f1
+# %% ../nbs/companions/output_control.ipynb #da7d0677
 def drawn_way(preset, name: str) -> Drawn:
     "Eight test images made in one of the `WAYS`, their changes, and the numbers below."
     net, run, x, y = network(preset, 8)
@@ -245,12 +248,13 @@ def figure_5(preset, parts=PARTS) -> Drawn:
     "Momentum, and a low-pass filter in every step and at the end."
     return drawn_way(preset, "momentum, low-pass")
 
-# %% ../nbs/companions/output_control.ipynb #329a6b4d
+# %% ../nbs/companions/output_control.ipynb #ff09809d
 def plan_noise(preset, parts=PARTS) -> dict:
     "Noise, colour and updates of the `WAYS`, after a hundred updates and at the loss of SGD."
     cells = {}
     for name, way in WAYS.items():
-        free, equal = Ordered(way), Ordered(way, like=WAYS["SGD"])
+        free = Ordered(way, size=count(preset))
+        equal = replace(free, like=WAYS["SGD"])
         shown = {"KL": (free, "KL"), "noise": (free, "noise"), "colour": (free, "colour")}
         shown |= {
             "noise at equal loss": (equal, "noise"),
@@ -269,7 +273,7 @@ table_output_control_noise_ours = table(
     PARTS,
 )
 
-# %% ../nbs/companions/output_control.ipynb #13fb7b1b
+# %% ../nbs/companions/output_control.ipynb #0fe7ed76
 def planned_cell(preset, whole: Run, updates: int = 0) -> Planned:
     "A cell of table 1; with `updates`, images that are made in training get so many."
     ours = seeded(preset, whole)
@@ -280,23 +284,24 @@ def planned_cell(preset, whole: Run, updates: int = 0) -> Planned:
     return Planned(ours, Recorded("last.accuracy"), shortfall(ours[0], whole))
 
 
+def kinds_of(share: float) -> dict:
+    "The rows of table 1 at a share of images: method, data, and updates on a stand-in (0: all)."
+    before = Replaced(PLAIN.data, TEACHER, share)
+    return {
+        "": (Halves(), before, 0),
+        "made in training": (InTraining(share), Taught(PLAIN.data, TEACHER), 4),
+        "with labels alone": (Halves(), replace(before, pictures=False), 0),
+    }
+
+
 def plan_output_control_1(preset, parts=PARTS) -> dict:
     "Table 1 of Hirano et al. with two rows of ours (sys-output-control)."
-    real, row = PLAIN.data, "Top-1 accuracy"
+    row = "Top-1 accuracy"
     cells = {(row, "0 %"): planned_cell(preset, PLAIN)}
     for rate in RATES:
-        data, place = Replaced(real, TEACHER, rate / 100), f"{rate} %"
-        kinds = {
-            row: (Halves(), data),
-            f"{row} made in training": (InTraining(rate / 100), Taught(real, TEACHER)),
-        }
-        kinds[f"{row} with labels alone"] = Halves(), replace(data, pictures=False)
-        for name, (method, data) in kinds.items():
-            cells[name, place] = planned_cell(
-                preset,
-                trained(method, f"{name}, {place}", data),
-                4 * (data == Taught(real, TEACHER)),
-            )
+        for name, (method, data, updates) in kinds_of(rate / 100).items():
+            whole = trained(method, f"{name} {rate}", data)
+            cells[f"{row} {name}".strip(), f"{rate} %"] = planned_cell(preset, whole, updates)
     return cells
 
 
@@ -308,22 +313,17 @@ table_output_control_1 = table(
     PARTS,
 )
 
-# %% ../nbs/companions/output_control.ipynb #d09f1e31
+# %% ../nbs/companions/output_control.ipynb #b1565e3e
 def differences(measured: Table, level: float = 0.99) -> pd.DataFrame:
     "Accuracy at each rate minus that without replacement, in points, with its interval."
-    values = {("t", c.row, c.column): list(c.values) for c in measured.frame.itertuples()}
+    values = {("t", r, c): v for r, c, v in measured.frame[["row", "column", "values"]].to_numpy()}
     base, rows = "t[Top-1 accuracy, 0 %]", []
     for _, row, column in (place for place in values if place[2] != "0 %"):
-        name = row.removeprefix("Top-1 accuracy").strip() or "as printed"
-        short = {
-            ("t", name, column): values["t", row, column],
-            ("t", "Top-1 accuracy", "0 %"): values["t", "Top-1 accuracy", "0 %"],
-        }
-        found = quantity_interval(f"t[{name}, {column}] - {base}", short, level)
-        rows.append((name, column, *found, not found[1] <= 0 <= found[2] and found[1] == found[1]))
+        found = quantity_interval(f"t[{row}, {column}] - {base}", values, level)
+        rows.append((row, column, *found, found[1] > 0 or found[2] < 0))
     return pd.DataFrame(rows, columns=["row", "rate", "difference", "low", "high", "differs"])
 
-# %% ../nbs/companions/output_control.ipynb #d890169a
+# %% ../nbs/companions/output_control.ipynb #7b833cb6
 def speeds(repeats: int = 3, side: int = 16, width: float = 0.125, device="cpu") -> pd.DataFrame:
     "Seconds an image and update: one after the other, and 256 at once, on a VGG16."
     images = synthetic_images(256, side)
@@ -348,7 +348,7 @@ def bench(preset) -> list[dict]:
     found = [figure(f"images made to order: {n}", v, "images/s") for n, v in rates.items()]
     return [*found, figure("256 at once against one by one", ratio, "times", at_least=20)]
 
-# %% ../nbs/companions/output_control.ipynb #cbf5a929
+# %% ../nbs/companions/output_control.ipynb #fad98c75
 def relearned(weights: torch.Tensor, exemplars: torch.Tensor, y: torch.Tensor, lr=0.5, steps=10):
     "Θ′(ε): linear weights (d, k) after some steps on exemplars (n, d), differentiable in these."
     for _ in range(steps):
