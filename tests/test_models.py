@@ -204,7 +204,7 @@ def vgg_reference(model, x):
         )
         h = torch.relu((F.conv2d(h, w[k], padding=1) - mean) / (var + 1e-5).sqrt() * scale + shift)
     h = F.max_pool2d(h, 2) if h.shape[-1] > 1 else h
-    last = [k for k in w if w[k].dim() == 2][0]
+    last = next(k for k in w if w[k].dim() == 2)
     return h.mean((2, 3)) @ w[last].T + w[last.replace("weight", "bias")]
 
 

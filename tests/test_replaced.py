@@ -1,4 +1,4 @@
-"""Training on replaced images: eq. 9 and 12 by hand, which images, whose output, what is refused."""
+"""Training on replaced images: eq. 9 and 12 by hand, which images, whose output."""
 
 import math
 from dataclasses import replace

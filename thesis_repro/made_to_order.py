@@ -7,7 +7,7 @@ __all__ = ['MARGIN', 'TARGETS', 'WAYS', 'unbounded', 'bounded', 'mobility', 'ima
            'distribution', 'two_classes', 'another_class', 'descent', 'momentum', 'low_pass', 'high_frequencies',
            'Made', 'loss_of', 'ToOrder', 'descended', 'one_by_one', 'draw_made', 'anything', 'targets']
 
-# %% ../nbs/science/65_made_to_order.ipynb #36d0cf35
+# %% ../nbs/science/65_made_to_order.ipynb #52e9c35d
 import math
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from .files import BadInput
 from .models import Diverged, full
 from .pieces import field, piece
 
-# %% ../nbs/science/65_made_to_order.ipynb #eeeb6fca
+# %% ../nbs/science/65_made_to_order.ipynb #f4b8df97
 MARGIN = 1 / 1020  # a quarter of a grey level
 
 
@@ -34,12 +34,12 @@ def bounded(y: torch.Tensor) -> torch.Tensor:
     "y′ = arctan(y) / π + 0.5: any numbers as pixels in [0, 1] (Hirano's eq. 4)."
     return torch.arctan(y) / math.pi + 0.5
 
-# %% ../nbs/science/65_made_to_order.ipynb #2546f28c
+# %% ../nbs/science/65_made_to_order.ipynb #9c008436
 def mobility(x: torch.Tensor) -> torch.Tensor:
     "How far a pixel moves for a gradient of one and a learning rate of one: (sin²(π x) / π)²."
     return ((math.pi * x).sin().square() / math.pi).square()
 
-# %% ../nbs/science/65_made_to_order.ipynb #d860fcd0
+# %% ../nbs/science/65_made_to_order.ipynb #6dc84a01
 def image_layer(x: torch.Tensor, margin: float = MARGIN) -> nn.Linear:
     "A layer with one input whose weights are an image (c, h, w), unbounded (Hirano's eq. 1, 3)."
     layer = nn.Linear(1, x.numel(), bias=False, dtype=x.dtype, device=x.device)
@@ -51,7 +51,7 @@ def image_in(layer: nn.Linear, shape: tuple) -> torch.Tensor:
     "The image (1, c, h, w) in a layer: z_ijk = y′ at (i − 1) h w + (j − 1) w + k (eq. 4, 5)."
     return bounded(layer(layer.weight.new_ones(1))).view(1, *shape)
 
-# %% ../nbs/science/65_made_to_order.ipynb #2c118fc2
+# %% ../nbs/science/65_made_to_order.ipynb #c75c0655
 def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """D_KL(p, q) = Σ p log(p / q) per row: (n, k), (n, k) to (n,), in nats (Hirano's eq. 10).
 
@@ -69,7 +69,7 @@ def cross_entropy_of(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     "−Σ q log p per row: (n, k), (n, k) to (n,) (Hirano's eq. 11)."
     return -torch.xlogy(q, p).sum(1)
 
-# %% ../nbs/science/65_made_to_order.ipynb #6bcf406d
+# %% ../nbs/science/65_made_to_order.ipynb #8c953d1f
 def distribution(target: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     "The target outputs (n, k) of images x, checked: not negative, and each sums to one. BadInput."
     if target.dim() != 2 or len(target) != len(x):
@@ -83,7 +83,7 @@ def distribution(target: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         raise BadInput(f"target: {said}: a distribution is not negative and sums to one")
     return target.to(x.device, x.dtype)
 
-# %% ../nbs/science/65_made_to_order.ipynb #fb0ff28e
+# %% ../nbs/science/65_made_to_order.ipynb #9bb1ac5e
 def two_classes(y: torch.Tensor, other: torch.Tensor, classes: int, own: float = 0.9):
     "Targets (n, classes): `own` for the class y (n,) and the rest for the class `other` (n,)."
     first, second = F.one_hot(y, classes), F.one_hot(other, classes)
@@ -95,18 +95,18 @@ def another_class(y: torch.Tensor, classes: int, draws: Draws) -> torch.Tensor:
     shift = draws.tensor("another class", lambda g: g.integers(1, classes, len(y)), y.device)
     return (y + shift) % classes
 
-# %% ../nbs/science/65_made_to_order.ipynb #2488c400
+# %% ../nbs/science/65_made_to_order.ipynb #5eee3cbf
 def descent(w, gradient, lr: float, decay: float) -> torch.Tensor:
     "W − γ ∇L − γ λ W (Hirano's eq. 6)."
     return w - lr * gradient - lr * decay * w
 
-# %% ../nbs/science/65_made_to_order.ipynb #de3ee285
+# %% ../nbs/science/65_made_to_order.ipynb #bdfd988e
 def momentum(w, v, gradient, lr: float, mu: float, decay: float, twice: bool = False):
     "W and v after a step: v ← μ v + γ ∇L + γ λ W; W ← W − v, or as printed W − γ v (eq. 7, 8)."
     v = mu * v + lr * gradient + lr * decay * w
     return w - (lr * v if twice else v), v
 
-# %% ../nbs/science/65_made_to_order.ipynb #ea59a228
+# %% ../nbs/science/65_made_to_order.ipynb #13947d46
 def low_pass(x: torch.Tensor, radius: float) -> torch.Tensor:
     "Images (n, c, h, w) without the frequencies beyond `radius` (in waves across the image)."
     h, w = x.shape[-2:]
@@ -115,7 +115,7 @@ def low_pass(x: torch.Tensor, radius: float) -> torch.Tensor:
     disc = down[:, None].square() + across.square() <= radius**2
     return torch.fft.irfft2(torch.fft.rfft2(x) * disc, s=(h, w))
 
-# %% ../nbs/science/65_made_to_order.ipynb #7ae925eb
+# %% ../nbs/science/65_made_to_order.ipynb #b08d624a
 def high_frequencies(change: torch.Tensor, radius: float) -> tuple[torch.Tensor, torch.Tensor]:
     "Of changes (n, c, h, w): the share of energy beyond the radius, and its rms in grey levels."
     high = (change - low_pass(change, radius)).square().flatten(1)
@@ -123,7 +123,7 @@ def high_frequencies(change: torch.Tensor, radius: float) -> tuple[torch.Tensor,
     share = high.sum(1) / whole.clamp(min=torch.finfo(change.dtype).tiny)
     return share, 255 * high.mean(1).sqrt()
 
-# %% ../nbs/science/65_made_to_order.ipynb #dab7b5c7
+# %% ../nbs/science/65_made_to_order.ipynb #337a6c72
 @dataclass
 class Made:
     "Images (n, c, h, w), their losses (n,), how many updates each had (n,), and log p (n, k)."
@@ -146,7 +146,7 @@ def loss_of(net, z: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
         raise Diverged("the loss of an image made to order is not finite")
     return loss, log_p
 
-# %% ../nbs/science/65_made_to_order.ipynb #0a3eaec3
+# %% ../nbs/science/65_made_to_order.ipynb #108eb3d3
 @piece
 class ToOrder:
     """Images changed until a classifier gives a chosen output (Hirano et al., eq. 1 to 8).
@@ -195,7 +195,7 @@ class ToOrder:
                 loss, log_p = loss_of(net, made, target)
         return Made(made, loss, steps, log_p)
 
-# %% ../nbs/science/65_made_to_order.ipynb #980f639c
+# %% ../nbs/science/65_made_to_order.ipynb #353aa27a
 def descended(how: ToOrder, net, x, target, stop) -> tuple[torch.Tensor, torch.Tensor]:
     "The weights of the images x after `how.steps` updates, or fewer where a loss is small enough."
     w = unbounded(x, how.margin)
@@ -214,7 +214,7 @@ def descended(how: ToOrder, net, x, target, stop) -> tuple[torch.Tensor, torch.T
     w[live] = moving
     return w, steps
 
-# %% ../nbs/science/65_made_to_order.ipynb #6e4e28b1
+# %% ../nbs/science/65_made_to_order.ipynb #caadec8f
 def one_by_one(net, x: torch.Tensor, target: torch.Tensor, how: ToOrder) -> torch.Tensor:
     "The same images, one after the other, as the text has it: a layer, an optimiser, a loop."
     made = []
@@ -231,12 +231,12 @@ def one_by_one(net, x: torch.Tensor, target: torch.Tensor, how: ToOrder) -> torc
         made.append(image_in(layer, image.shape).detach())
     return torch.cat(made)
 
-# %% ../nbs/science/65_made_to_order.ipynb #7fe7bfd2
-def draw_made(x: torch.Tensor, made: torch.Tensor, titles, scale: float = 0.0):
-    "Images before and after, and the change around grey, `scale` times: (n, c, h, w) each."
+# %% ../nbs/science/65_made_to_order.ipynb #ed135395
+def draw_made(x: torch.Tensor, made: torch.Tensor, titles, scale: float = 0.0, start=None):
+    "Images before and after, and the change (from `start`) around grey: (n, c, h, w) each."
     from matplotlib.pyplot import subplots
 
-    change = made - x
+    change = made - (x if start is None else start)
     scale = scale or 0.5 / change.abs().max().clamp(min=1e-6).item()
     rows = {"before": x, "after": made, f"change × {scale:.3g}": 0.5 + scale * change}
     fig, axes = subplots(
@@ -253,7 +253,7 @@ def draw_made(x: torch.Tensor, made: torch.Tensor, titles, scale: float = 0.0):
         ax.set_title(title, fontsize=7)
     return fig
 
-# %% ../nbs/science/65_made_to_order.ipynb #5a08be75
+# %% ../nbs/science/65_made_to_order.ipynb #b5daa96e
 def anything(n: int, classes: int, draws: Draws) -> torch.Tensor:
     "Random targets (n, classes), every distribution as likely as any other (Dirichlet, all 1)."
     drawn = draws.tensor("any output", lambda g: g.dirichlet([1.0] * classes, n))
@@ -271,7 +271,7 @@ def targets(kind: str, y: torch.Tensor, classes: int, draws: Draws = Draws(0)) -
         return torch.full((len(y), classes), 1 / classes, device=y.device)
     return anything(len(y), classes, draws).to(y.device)
 
-# %% ../nbs/science/65_made_to_order.ipynb #c2f1001e
+# %% ../nbs/science/65_made_to_order.ipynb #15079b47
 WAYS = {
     "SGD": ToOrder(),
     "momentum": ToOrder(momentum=0.9),
