@@ -156,6 +156,7 @@ def test_every_printed_number_is_what_it_was_in_version_0_1():
     lines = [
         f"{t}|{c.row}|{c.column}|{c.value:.6f}|{c.std:.3f}"
         for t in tables()
+        if re.fullmatch(r"table_\d+_\d+", t)
         for c in published(t).dropna(subset="value").itertuples()
     ]
     assert len(lines) == 548

@@ -178,7 +178,7 @@ def _segments(
     last += [nn.MaxPool2d(2, ceil_mode=True)] if a.block is Straight else []
     last += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(scaled[-1], classes)]
     stages = _stages(a, stem, scaled) + [[]] * (4 - len(a.blocks))
-    stages[3:] = [sum(stages[3:], [])]
+    stages[3:] = [[block for stage in stages[3:] for block in stage]]
     stages[0], stages[-1] = first + stages[0], stages[-1] + last
     return [nn.Sequential(*s) for s in stages]
 
