@@ -432,7 +432,7 @@ def test_every_row_keeps_to_the_order_of_the_columns():
 
 
 def test_every_number_is_there_with_its_spread_and_its_mark():
-    numbers = thesis_values()
+    numbers = {k: v for k, v in thesis_values().items() if re.fullmatch(r"table_\d+_\d+", k[0])}
     assert len(numbers) == 548
     aip = numbers["table_7_1", "AIP", "Best / Tiny ImageNet"]
     assert (aip.value, aip.std, aip.cited) == (64.27, 0.18, False)
@@ -445,7 +445,8 @@ def test_every_number_is_there_with_its_spread_and_its_mark():
 
 def test_every_claim_names_printed_cells_or_figures():
     printed = {(t, c.row, c.column) for t in tables() for c in published(t).itertuples()}
-    named = {c for q in claims().quantity for c in quantity_cells(q)}
+    thesis = claims()[claims().chapter.str.isdigit()]  # a companion's test looks at its own
+    named = {c for q in thesis.quantity for c in quantity_cells(q)}
     assert {c for c in named if c[0].startswith("table")} <= printed
     assert {c[0] for c in named - printed} == {
         *(

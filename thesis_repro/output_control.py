@@ -9,7 +9,7 @@ __all__ = ['PARTS', 'RATES', 'PLAIN', 'TEACHER', 'table_output_control_targets_o
            'figure_4', 'figure_5', 'plan_noise', 'planned_cell', 'kinds_of', 'plan_output_control_1', 'differences',
            'speeds', 'bench', 'relearned', 'exemplars_after']
 
-# %% ../nbs/companions/output_control.ipynb #392f024e
+# %% ../nbs/companions/output_control.ipynb #6a3fbe03
 import math
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ from .store import Store
 from .timing import paired_seconds
 from .training import Length
 
-# %% ../nbs/companions/output_control.ipynb #6629ddc0
+# %% ../nbs/companions/output_control.ipynb #ea79637d
 PARTS = ("CIFAR-10",)
 RATES = (10, 20, 30, 40, 50)  # percent of the training images
 
@@ -59,7 +59,7 @@ def trained(method, label: str, data=None, seed: int = 0) -> Run:
 PLAIN = trained(Plain(), "none replaced")  # eq. 12
 TEACHER = trained(Plain(), "teacher", seed=100)  # eq. 12; a seed that no row of the table has
 
-# %% ../nbs/companions/output_control.ipynb #ad5476c9
+# %% ../nbs/companions/output_control.ipynb #192e4880
 def in_small(preset) -> bool:
     "Whether the images are a stand-in, on which fewer updates are made of fewer images."
     return seeded(preset, PLAIN)[0].data.stands_in
@@ -84,7 +84,7 @@ def four_wishes(y: torch.Tensor, classes: int) -> torch.Tensor:
     rows = [kinds[0][0], three[1], kinds[1][2], kinds[2][3]]
     return torch.stack(rows).to(torch.float32)
 
-# %% ../nbs/companions/output_control.ipynb #f2a03db0
+# %% ../nbs/companions/output_control.ipynb #39aaf85c
 def draw_figure_1(x, made, before, target):
     "Images before and after with their outputs: asked for, before, after."
     from matplotlib.pyplot import subplots
@@ -123,7 +123,7 @@ def loss_of_images(net, x, target) -> torch.Tensor:
     "What a network says of images as they are, (n, k)."
     return loss_of(net, x, target)[1].exp()
 
-# %% ../nbs/companions/output_control.ipynb #0386ee47
+# %% ../nbs/companions/output_control.ipynb #040dd7a0
 @figure("output_control.2", "An image as a weight", PARTS, "Figure 2")
 def figure_2(preset, parts=PARTS) -> Drawn:
     "One test image as pixels, as weights before and after, as pixels again, and the outputs."
@@ -152,7 +152,7 @@ def figure_2(preset, parts=PARTS) -> Drawn:
     )
     return Drawn(fig, frame, (run,))
 
-# %% ../nbs/companions/output_control.ipynb #6ca1c0ea
+# %% ../nbs/companions/output_control.ipynb #6808bc84
 @piece
 class Ordered(Kept):
     """What is left of test images that are made to order for a run's network (sys-output-control).
@@ -191,7 +191,7 @@ class Ordered(Kept):
         units |= {"noise": "grey levels", "colour": "grey levels"}
         return next((u for name, u in units.items() if self.show == name), "nats")
 
-# %% ../nbs/companions/output_control.ipynb #dcee5795
+# %% ../nbs/companions/output_control.ipynb #507e4d8f
 def count(preset) -> int:
     "How many test images a number of these tables is a mean of."
     return 32 if in_small(preset) else 256
@@ -218,7 +218,7 @@ table_output_control_targets_ours = table(
     PARTS,
 )
 
-# %% ../nbs/companions/output_control.ipynb #1bc8fa25
+# %% ../nbs/companions/output_control.ipynb #6751899a
 def drawn_way(preset, name: str) -> Drawn:
     "Eight test images made in one of the `WAYS`, their changes, and the numbers below."
     net, run, x, y = network(preset, 8)
@@ -248,7 +248,7 @@ def figure_5(preset, parts=PARTS) -> Drawn:
     "Momentum, and a low-pass filter in every step and at the end."
     return drawn_way(preset, "momentum, low-pass")
 
-# %% ../nbs/companions/output_control.ipynb #fc2cb80a
+# %% ../nbs/companions/output_control.ipynb #2c22f883
 def plan_noise(preset, parts=PARTS) -> dict:
     "Noise, colour and updates of the `WAYS`, after a hundred updates and at the loss of SGD."
     cells = {}
@@ -273,7 +273,7 @@ table_output_control_noise_ours = table(
     PARTS,
 )
 
-# %% ../nbs/companions/output_control.ipynb #2f1627c8
+# %% ../nbs/companions/output_control.ipynb #3bce0060
 def planned_cell(preset, whole: Run, updates: int = 0) -> Planned:
     "A cell of table 1; with `updates`, images that are made in training get so many."
     ours = seeded(preset, whole)
@@ -313,7 +313,7 @@ table_output_control_1 = table(
     PARTS,
 )
 
-# %% ../nbs/companions/output_control.ipynb #cf8c61ae
+# %% ../nbs/companions/output_control.ipynb #aaf94e26
 def differences(measured: Table, level: float = 0.99) -> pd.DataFrame:
     "Accuracy at each rate minus that without replacement, in points, with its interval."
     values = {("t", r, c): v for r, c, v in measured.frame[["row", "column", "values"]].to_numpy()}
@@ -323,7 +323,7 @@ def differences(measured: Table, level: float = 0.99) -> pd.DataFrame:
         rows.append((row, column, *found, found[1] > 0 or found[2] < 0))
     return pd.DataFrame(rows, columns=["row", "rate", "difference", "low", "high", "differs"])
 
-# %% ../nbs/companions/output_control.ipynb #b3486979
+# %% ../nbs/companions/output_control.ipynb #8d3568cf
 def speeds(repeats: int = 3, side: int = 16, width: float = 0.125, device="cpu") -> pd.DataFrame:
     "Seconds an image and update: one after the other, and 256 at once, on a VGG16."
     images = synthetic_images(256, side)
@@ -348,7 +348,7 @@ def bench(preset) -> list[dict]:
     found = [figure(f"images made to order: {n}", v, "images/s") for n, v in rates.items()]
     return [*found, figure("256 at once against one by one", ratio, "times", at_least=20)]
 
-# %% ../nbs/companions/output_control.ipynb #1e5f00b3
+# %% ../nbs/companions/output_control.ipynb #fd27434f
 def relearned(weights: torch.Tensor, exemplars: torch.Tensor, y: torch.Tensor, lr=0.5, steps=10):
     "Θ′(ε): linear weights (d, k) after some steps on exemplars (n, d), differentiable in these."
     for _ in range(steps):
