@@ -181,6 +181,13 @@ def test_what_is_registered_is_found_by_its_number(registered):
         registry.find("table", "7.9")
 
 
+def test_a_companions_table_is_found_by_its_number_and_by_its_file(registered):
+    made = registry.table("my_own.1", "Ours", "", plan, ("CIFAR-10",))
+    assert made.name == "table_my_own_1"
+    for asked in ("my_own.1", "table my_own.1", "table_my_own_1"):
+        assert registry.find("table", asked) is made
+
+
 def test_a_table_is_made_saved_and_made_again_without_training(registered, outputs):
     tiny = registered.preset("smoke", **TINY)
     first = registered(tiny)

@@ -37,6 +37,7 @@ DIGESTS = {
     "table_7_3": "f3ba1c4b81d0af499729110c012c394cb52c2f2207fba27e44a59aa65edbddfb",
     "table_7_4": "3427dcf4f1524efa86a1c206e7365095de3dbe55442faa1ebb0096c3812b8873",
     "table_7_5": "f52aab33f8e89bdab28fadb265d86836e86555fbcb07072ce975437015962d4e",
+    "table_output_control_1": "d2e4026181873a0387cffaf27de797b8394e1e3840c1fbdb1f3464697c41e412",
 }
 
 
@@ -103,6 +104,7 @@ def test_tables_have_the_cells_that_the_thesis_prints():
         "table_7_3": (4, 6, 24),
         "table_7_4": (2, 4, 8),
         "table_7_5": (1, 3, 3),
+        "table_output_control_1": (1, 6, 6),
     }
     assert set(thesis_tables()) == set(shape)
     assert not any(published(t).duplicated(["row", "column"]).any() for t in shape)

@@ -231,7 +231,8 @@ def network(name: str, width: float, classes: int, shape: tuple[int, ...]) -> Ne
     found = np.zeros((3, 5))
     for i, block in ((i, block) for i, stage in enumerate(net.stages) for block in stage):
         layers = [m for m in block.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        stride = max((m.stride[0] for m in layers if isinstance(m, nn.Conv2d)), default=1)
+        moved = [m for m in block.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d))]
+        stride = max((int(np.max(m.stride)) for m in moved), default=1)
         sides = [math.ceil(side / stride) for side in sides]
         for m in layers:
             outputs = m.weight.shape[0] * (1 if isinstance(m, nn.Linear) else math.prod(sides))

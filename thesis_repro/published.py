@@ -81,14 +81,15 @@ def _read(name: str, columns: list[str], numbers: tuple[str, ...]) -> pd.DataFra
 
 # %% ../nbs/evidence/50_published.ipynb #2cac3b8a
 def tables() -> list[str]:
-    "The names of the published tables, such as `table_7_1`, in the thesis's order, then others."
+    "The names of the published tables, such as `table_7_1`, in their order, the thesis's first."
     names = [Path(n).stem for n in _sums() if n.startswith("table_")]
-    return sorted(names, key=_in_order)
+    return sorted(names, key=_place)
 
 
-def _in_order(name: str) -> list[tuple]:
-    "A key that puts table_7_2 before table_7_10, and a companion's tables after all chapters'."
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in name.split("_")[1:]]
+def _place(name: str) -> tuple:
+    "A key that puts the thesis's tables by their numbers, then the companions' by their names."
+    numbers = [int(d) for d in re.findall(r"\d+", name)]
+    return not re.fullmatch(r"table_\d+_\d+", name), re.sub(r"\d", "", name), numbers
 
 
 def published(table: str) -> pd.DataFrame:
@@ -131,7 +132,7 @@ def _check(claim: dict):
     "BadInput for a line of claims.csv that states nothing that can be judged."
     known = claim["direction"] in DIRECTIONS and claim["unit"] in UNITS
     within = claim["direction"] != "=" or claim["tolerance"] > 0
-    if not known or not within or not claim["chapter"] or math.isnan(claim["bound"]):
+    if not known or not within or math.isnan(claim["bound"]) or not claim["chapter"]:
         needs = (
             f"a chapter, a direction ({' '.join(DIRECTIONS)}), a bound, "
             f"a unit ({', '.join(UNITS)}), and for = a tolerance"
@@ -140,7 +141,7 @@ def _check(claim: dict):
 
 
 def claims(chapter: int | str | None = None) -> pd.DataFrame:
-    """The claims of the thesis (of one chapter, or companion), with the columns of CLAIM_COLUMNS.
+    """The claims (of one chapter, or of a companion by its name), with the columns CLAIM_COLUMNS.
 
     A claim says that its quantity is `>` or `<` its bound, or `=` to it within its tolerance.
     `size` is the number that the thesis prints (nan if there is none), `unit` is points, times or

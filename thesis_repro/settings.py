@@ -150,9 +150,9 @@ def presets() -> list[str]:
     return [name for name in _sections().sections() if ":" not in name and name != "DEFAULT"]
 
 # %% ../nbs/engine/04_settings.ipynb #44aacd67
-def _chapter(word: str) -> bool:
-    "Whether a word is the number of a chapter, or a companion's name: a module of this library."
-    return word.isdigit() or Path(paths.__file__).with_name(f"{word}.py").exists()
+def _is_chapter(name: str) -> bool:
+    "Whether a section may be about it: the number of a chapter, or a companion's name."
+    return name.isdigit() or (paths.notebooks() / "companions" / f"{name}.ipynb").is_file()
 
 
 def _own(ini: configparser.ConfigParser, preset: str, chapter) -> dict[str, str]:
@@ -161,7 +161,7 @@ def _own(ini: configparser.ConfigParser, preset: str, chapter) -> dict[str, str]
     for name in (s for s in ini.sections() if ":" in s):
         base, _, rest = (p.strip() for p in name.partition(":"))
         word, *chapters = rest.split() or [""]
-        if word not in ("chapter", "chapters") or not all(map(_chapter, chapters or [""])):
+        if word not in ("chapter", "chapters") or not all(map(_is_chapter, chapters or [""])):
             form = "must be a preset's name, or such as [smoke: chapters 2 5 6]"
             raise BadInput(f"{settings_file().name} [{name}]: {form}")
         if base == preset and str(chapter) in chapters:
