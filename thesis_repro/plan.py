@@ -371,7 +371,7 @@ def _total(sums: list[dict]) -> dict:
 
 # %% ../nbs/evidence/58_plan.ipynb #a2b0d602
 def _executed(folder: Path, chapter: str) -> float | None:
-    "Seconds of the last complete execution of a chapter's notebooks in a preset's folder."
+    "Seconds of the last complete execution of a chapter's notebooks, or of a companion's."
     seconds = []
     books = folder / "notebooks"
     own = sorted(books.glob(f"{chapter.zfill(2)}_*.ipynb")) if chapter.isdigit() else []
