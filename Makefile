@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: help setup reproduce test lab lock baseline readme clean FORCE
 
 help:
-	@echo 'make reproduce   every table and figure into outputs/$(PRESET)/  (PRESET=fast, CHAPTER=7)'
+	@echo 'make reproduce   every table and figure into outputs/$(PRESET)/  (PRESET=fast, CHAPTER=7 or advprop)'
 	@echo 'make test        all checks: export, clean, parameters, README, lint, chapters, notebooks and their outputs, baseline, other arithmetic, pytest'
 	@echo 'make lab         JupyterLab on the notebooks  (LAB="--no-browser --port 8899")'
 	@echo 'make setup       .venv with the locked packages; the other commands do it by themselves  (PYTHON=python3.12)'

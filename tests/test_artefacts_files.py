@@ -181,6 +181,13 @@ def test_what_is_registered_is_found_by_its_number(registered):
         registry.find("table", "7.9")
 
 
+def test_a_companions_table_is_found_by_its_number_and_by_its_file(registered):
+    made = registry.table("my_own.1", "Ours", "", plan, ("CIFAR-10",))
+    assert made.name == "table_my_own_1"
+    for asked in ("my_own.1", "table my_own.1", "table_my_own_1"):
+        assert registry.find("table", asked) is made
+
+
 def test_a_table_is_made_saved_and_made_again_without_training(registered, outputs):
     tiny = registered.preset("smoke", **TINY)
     first = registered(tiny)
@@ -235,6 +242,9 @@ def test_a_table_of_our_own_has_no_thesis_beside_it(registered, outputs):
     frame = ours(registered.preset("smoke", **TINY), train=False).frame
     assert len(frame) == 4 and frame.thesis.isna().all()
     assert artefacts.order("7.ours") > artefacts.order("7.10") > artefacts.order("7.2")
+    numbers = ["one.1", "other.1", "one.2", "7.1", "one.new.ours", "other.2"]
+    by_companion = ["7.1", "one.1", "one.2", "one.new.ours", "other.1", "other.2"]
+    assert sorted(numbers, key=artefacts.order) == by_companion
 
 
 def test_runs_of_other_code_are_counted_and_made_again_when_asked(registered, outputs):

@@ -480,7 +480,7 @@ def test_no_claim_waits_for_a_run_of_somebody_elses_method():
         values |= {x: rng.normal(60, 1, 3) for x in cells if x not in quoted}
         against_quoted |= {c["id"]: c["chapter"]} if quoted & set(cells) else {}
     table = claim_table(values).set_index("id")
-    assert sorted(against_quoted.values()).count(5) == 9 and len(against_quoted) == 18
+    assert sorted(against_quoted.values()).count("5") == 9 and len(against_quoted) == 18
     assert set(table.verdict[list(against_quoted)]) <= {"holds", "fails", "inconclusive"}
     assert table.reason[list(against_quoted)].str.contains("is quoted, without a spread").all()
     assert not table.drop(index=list(against_quoted)).reason.str.contains("quoted").any()

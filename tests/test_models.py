@@ -64,6 +64,7 @@ def randomise(model, seed=0):
         ("preactresnet34", 21_279_306 + 2 * 512),
         ("wrn28_10", 36_479_194),
         ("wrn34_10", 46_160_474),
+        ("vgg16", 14_728_266 - 4_224),  # public counts are with biases before the batch norms
     ],
 )
 def test_published_counts(name, published):
@@ -117,6 +118,7 @@ def test_depths_are_as_named():
     depths = {
         n: 2 * sum(a.blocks) + (4 if n.startswith("wrn") else 2)
         for n, a in models.ARCHITECTURES.items()
+        if n != "vgg16"
     }
     named = {
         "resnet18": 18,
@@ -127,6 +129,22 @@ def test_depths_are_as_named():
         "wrn34_10": 34,
     }
     assert depths == named
+
+
+def test_vgg16_has_the_convolutions_of_torchvisions():
+    from torchvision.models import vgg16
+
+    with torch.device("meta"):
+        a, o = models.ARCHITECTURES["vgg16"], {"classes": 10, "width": 1.0, "channels": 3}
+        ours = nn.Sequential(*models._segments(a, **o, mean=(0.5,), std=(0.25,)))
+        theirs = vgg16().features
+
+    def layers(net):
+        kinds = (nn.Conv2d, nn.MaxPool2d)
+        found = [m for m in net.modules() if isinstance(m, kinds)]
+        return [tuple(m.weight.shape) if isinstance(m, nn.Conv2d) else "pool" for m in found]
+
+    assert layers(ours) == layers(theirs) and layers(ours).count("pool") == 5
 
 
 # ---- what a network computes
@@ -175,7 +193,33 @@ def reference(model, x, pre, wide, first=1):
     return h.mean((2, 3)) @ w[f"stages.3.{last}.weight"].T + w[f"stages.3.{last}.bias"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def vgg_reference(model, x):
+    "The logits of VGG in plain functional calls, from the weights in their order."
+    w, h = model.state_dict(), (x - 0.5) / 0.25
+    convs = [k for k in w if w[k].dim() == 4 and k.endswith("weight")]
+    for i, k in enumerate(convs):
+        h = F.max_pool2d(h, 2) if i in (2, 4, 7, 10) and h.shape[-1] > 1 else h
+        n = k.replace("0.1.weight", "0.2.").replace("conv.weight", "norm.")
+        mean, var, scale, shift = (
+            w[n + e].view(1, -1, 1, 1) for e in ("running_mean", "running_var", "weight", "bias")
+        )
+        h = torch.relu((F.conv2d(h, w[k], padding=1) - mean) / (var + 1e-5).sqrt() * scale + shift)
+    h = F.max_pool2d(h, 2) if h.shape[-1] > 1 else h
+    last = next(k for k in w if w[k].dim() == 2)
+    return h.mean((2, 3)) @ w[last].T + w[last.replace("weight", "bias")]
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_vgg_against_plain_formulas(size):
+    model = randomise(build("vgg16", 7, width=0.05, seed=3)).double().eval()
+    x = torch.rand(3, 3, size, size, dtype=torch.float64)
+    for net in (model, model.requires_grad_(False)):  # the folded form, too
+        expected = vgg_reference(net, x)
+        torch.testing.assert_close(net(x), expected, rtol=1e-10, atol=1e-10)
+    assert expected.std() > 1e-6
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "vgg16"])
 def test_logits_against_plain_formulas(name):
     model = randomise(build(name, 7, width=0.05, seed=3)).double().eval()
     x = torch.rand(3, 3, 16, 16, dtype=torch.float64)

@@ -507,8 +507,12 @@ def test_a_chapters_time_is_that_of_all_its_notebooks(tmp_path):
         "02_second": {"status": "completed", "seconds": 300.0},
         "02_third": {"status": "failed", "seconds": 1.0},
         "03_other": {"status": "completed", "seconds": 7.0},
+        "a_companion": {"status": "completed", "seconds": 60.0},
+        "another": {"status": "failed", "seconds": 60.0},
     }.items():
         about = {"metadata": {"thesis_repro": facts}}
         atomic_json(tmp_path / "notebooks" / f"{name}.ipynb", about)
     assert plan._executed(tmp_path, "2") == 320
     assert plan._executed(tmp_path, "4") is None
+    assert plan._executed(tmp_path, "a_companion") == 60
+    assert plan._executed(tmp_path, "another") is None

@@ -307,8 +307,8 @@ def read_table(path) -> Table:
 
 # %% ../nbs/evidence/54_artefacts.ipynb #1585e428
 def order(number: str) -> tuple:
-    "A key that puts 7.2 before 7.10, and 5.ours after 5.4."
-    return tuple(int(p) if p.isdigit() else math.inf for p in number.split("."))
+    "A key that puts 7.2 before 7.10, 5.ours after 5.4, and a companion's after all chapters'."
+    return tuple((int(p), "") if p.isdigit() else (math.inf, p) for p in number.split("."))
 
 
 def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:

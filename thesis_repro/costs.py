@@ -231,7 +231,8 @@ def network(name: str, width: float, classes: int, shape: tuple[int, ...]) -> Ne
     found = np.zeros((3, 5))
     for i, block in ((i, block) for i, stage in enumerate(net.stages) for block in stage):
         layers = [m for m in block.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        stride = max((m.stride[0] for m in layers if isinstance(m, nn.Conv2d)), default=1)
+        moved = [m for m in block.modules() if isinstance(m, (nn.Conv2d, nn.MaxPool2d))]
+        stride = max((int(np.max(m.stride)) for m in moved), default=1)
         sides = [math.ceil(side / stride) for side in sides]
         for m in layers:
             outputs = m.weight.shape[0] * (1 if isinstance(m, nn.Linear) else math.prod(sides))
@@ -345,9 +346,14 @@ def _once(count: Callable, thing, *how):
     return _COUNTED[key]
 
 
+def _known(recipe) -> bool:
+    "Whether it trains one of the networks of models.ARCHITECTURES."
+    return isinstance(recipe, Classify) and recipe.network in models.ARCHITECTURES
+
+
 def step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a training step of a recipe on images (c, h, w), (3, 3), per image."
-    if not isinstance(recipe, Classify):
+    if not _known(recipe):
         return _once(_stood_in, recipe, classes, shape)
     net = network(recipe.network, recipe.width, classes, shape)
     return _once(passes, recipe.method, shape, classes).through(net)
@@ -380,7 +386,7 @@ FOLDED = 0.5  # of what is launched for a layer in training
 
 def looked(recipe, classes: int, shape: tuple[int, ...], forward=1.0, backward=0.0) -> np.ndarray:
     "The work of so many passes of an image through a trained recipe's network, (3, 3)."
-    if not isinstance(recipe, Classify):
+    if not _known(recipe):
         one = step(recipe, classes, shape)[0]
     else:
         net = network(recipe.network, recipe.width, classes, shape)
@@ -400,7 +406,7 @@ def _judgement(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def judged(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of judging a recipe after an epoch per image, (3, 3)."
-    if not isinstance(recipe, Classify):
+    if not _known(recipe):
         return _once(_judgement, recipe, classes, shape)
     selection = getattr(recipe.method, "selection", None)
     return looked(recipe, classes, shape, *attack_passes(selection))
@@ -441,7 +447,7 @@ def _size(recipe, classes: int, shape: tuple[int, ...]) -> int:
 def disk(run: Run) -> int:
     "Bytes that a finished run leaves."
     o, recipe = run.data.outline(), run.recipe
-    if isinstance(recipe, Classify):
+    if _known(recipe):
         size = network(recipe.network, recipe.width, o.classes, o.shape).bytes
     else:
         size = _once(_size, recipe, o.classes, o.shape)

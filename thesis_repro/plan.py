@@ -371,9 +371,11 @@ def _total(sums: list[dict]) -> dict:
 
 # %% ../nbs/evidence/58_plan.ipynb #a2b0d602
 def _executed(folder: Path, chapter: str) -> float | None:
-    "Seconds of the last complete execution of a chapter's notebooks in a preset's folder."
+    "Seconds of the last complete execution of a chapter's notebooks, or of a companion's."
     seconds = []
-    for file in sorted((folder / "notebooks").glob(f"{chapter.zfill(2)}_*.ipynb")):
+    books = folder / "notebooks"
+    own = sorted(books.glob(f"{chapter.zfill(2)}_*.ipynb")) if chapter.isdigit() else []
+    for file in own or [books / f"{chapter}.ipynb"]:
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))["metadata"]["thesis_repro"]
         except (OSError, ValueError, KeyError):

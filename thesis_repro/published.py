@@ -81,9 +81,15 @@ def _read(name: str, columns: list[str], numbers: tuple[str, ...]) -> pd.DataFra
 
 # %% ../nbs/evidence/50_published.ipynb #2cac3b8a
 def tables() -> list[str]:
-    "The names of the published tables, such as `table_7_1`, in the thesis's order."
+    "The names of the published tables, such as `table_7_1`, in their order, the thesis's first."
     names = [Path(n).stem for n in _sums() if n.startswith("table_")]
-    return sorted(names, key=lambda name: [int(d) for d in re.findall(r"\d+", name)])
+    return sorted(names, key=_place)
+
+
+def _place(name: str) -> tuple:
+    "A key that puts the thesis's tables by their numbers, then the companions' by their names."
+    numbers = [int(d) for d in re.findall(r"\d+", name)]
+    return not re.fullmatch(r"table_\d+_\d+", name), re.sub(r"\d", "", name), numbers
 
 
 def published(table: str) -> pd.DataFrame:
@@ -126,7 +132,7 @@ def _check(claim: dict):
     "BadInput for a line of claims.csv that states nothing that can be judged."
     known = claim["direction"] in DIRECTIONS and claim["unit"] in UNITS
     within = claim["direction"] != "=" or claim["tolerance"] > 0
-    if not known or not within or math.isnan(claim["bound"] + claim["chapter"]):
+    if not known or not within or math.isnan(claim["bound"]) or not claim["chapter"]:
         needs = (
             f"a chapter, a direction ({' '.join(DIRECTIONS)}), a bound, "
             f"a unit ({', '.join(UNITS)}), and for = a tolerance"
@@ -135,20 +141,19 @@ def _check(claim: dict):
 
 
 def claims(chapter: int | str | None = None) -> pd.DataFrame:
-    """The thesis's claims (of one chapter), one per line, with the columns of CLAIM_COLUMNS.
+    """The claims (of one chapter, or of a companion by its name), with the columns CLAIM_COLUMNS.
 
     A claim says that its quantity is `>` or `<` its bound, or `=` to it within its tolerance.
     `size` is the number that the thesis prints (nan if there is none), `unit` is points, times or
     share. BadInput for an unknown chapter.
     """
-    frame = _read("claims", CLAIM_COLUMNS, ("chapter", "bound", "size", "tolerance"))
+    frame = _read("claims", CLAIM_COLUMNS, ("bound", "size", "tolerance"))
     for claim in frame.to_dict("records"):
         _check(claim)
-    frame = frame.astype({"chapter": int})
     if chapter is None:
         return frame
-    chapters = [str(c) for c in sorted(set(frame.chapter))]
+    chapters = sorted(set(frame.chapter))
     if str(chapter) not in chapters:
         known = ", ".join(chapters)
         raise BadInput(f"no claims of chapter {chapter}: there are claims of chapter {known}")
-    return frame[frame.chapter == int(chapter)].reset_index(drop=True)
+    return frame[frame.chapter == str(chapter)].reset_index(drop=True)

@@ -77,13 +77,17 @@ def find(kind: str, number: str) -> Made:
     "The table or figure of that number (7.1 or table_7_1). BadInput names those there are."
     asked = re.sub(rf"^{kind}[ _]*", "", str(number).strip().lower()).replace("_", ".")
     register = TABLES if kind == "table" else FIGURES
+
+    def found():
+        return next((made for n, made in register.items() if n.replace("_", ".") == asked), None)
+
     for chapter in (asked.partition(".")[0], ""):
-        if asked not in register:
+        if found() is None:
             load_chapters(chapter)
-    if asked not in register:
+    if found() is None:
         there = ", ".join(sorted(register, key=order))
         raise BadInput(f"{kind} {number}: there is none: there are {there or 'none'}")
-    return register[asked]
+    return found()
 
 # %% ../nbs/evidence/57_registry.ipynb #200ec156
 def tried(make, *what) -> dict:

@@ -255,8 +255,9 @@ class Book:
 
     @property
     def chapter(self) -> str:
-        "The number of its chapter."
-        return self.path.stem.partition("_")[0].lstrip("0")
+        "The number of its chapter, or a companion's name."
+        number = self.path.stem.partition("_")[0]
+        return number.lstrip("0") if number.isdigit() else self.path.stem
 
 
 def book(path: Path) -> Book:

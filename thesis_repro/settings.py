@@ -151,13 +151,18 @@ def presets() -> list[str]:
     return [name for name in _sections().sections() if ":" not in name and name != "DEFAULT"]
 
 # %% ../nbs/engine/04_settings.ipynb #44aacd67
+def _is_chapter(name: str) -> bool:
+    "Whether a section may be about it: a chapter's number, or a companion's name, a module here."
+    return name.isdigit() or Path(paths.__file__).with_name(f"{name}.py").is_file()
+
+
 def _own(ini: configparser.ConfigParser, preset: str, chapter) -> dict[str, str]:
     "What the sections of a preset's chapters say for `chapter`. BadInput for another form."
     own = {}
     for name in (s for s in ini.sections() if ":" in s):
         base, _, rest = (p.strip() for p in name.partition(":"))
         word, *chapters = rest.split() or [""]
-        if word not in ("chapter", "chapters") or not all(map(str.isdigit, chapters or [""])):
+        if word not in ("chapter", "chapters") or not all(map(_is_chapter, chapters or [""])):
             form = "must be a preset's name, or such as [smoke: chapters 2 5 6]"
             raise BadInput(f"{settings_file().name} [{name}]: {form}")
         if base == preset and str(chapter) in chapters:
