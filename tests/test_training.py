@@ -14,13 +14,16 @@ from methods import Doubled, Weighed
 from samples import refused
 
 from thesis_repro import checkpoints, data, files, stopping, training
+from thesis_repro.augmented import Augmented
 from thesis_repro.checkpoints import load_checkpoint, save_checkpoint
 from thesis_repro.draws import Draws
+from thesis_repro.files import BadInput
 from thesis_repro.images import batches
 from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.models import Diverged
 from thesis_repro.recipes import CONSTANT, SGD, Adam, Batch, Classify, Decay, Phase
 from thesis_repro.robustness import evaluate
+from thesis_repro.runs import Named, Run
 from thesis_repro.training import Compute, Length
 
 
@@ -285,11 +288,12 @@ def test_the_best_epoch_by_test_images_is_chosen_only_where_that_is_said(digits,
     refused(lambda: replace(recipe, select="nope"), "select = nope: must be one of held-out, test")
 
 
-def test_without_held_out_images_nothing_is_chosen_by_them(digits):
-    none = replace(digits, x_val=digits.x_val[:0], y_val=digits.y_val[:0])
-    recipe = Classify("preactresnet18", Plain(), width=0.125)
-    refused(lambda: recipe.prepared(none), "no images of digits10 are held out", 'select = "test"')
-    assert replace(recipe, select="test").prepared(none).x_test is none.x_test
+def test_without_held_out_images_nothing_is_chosen_by_them():
+    none, recipe = Named("digits10", held_out=0), Classify("resnet18", Plain())
+    refused(lambda: Run(none, recipe), "no images are held out", 'select = "test"')
+    assert Run(none, replace(recipe, select="test")).data is none
+    with pytest.raises(BadInput, match="held out"):
+        Run(Augmented(none), recipe)
 
 
 def test_a_recipe_crops_by_no_more_than_the_data_set(digits):

@@ -147,9 +147,7 @@ class Classify:
         if images.attributes and self.evaluated is evaluate:
             why = f"{images.name} has attributes, and no classes"
             raise BadInput(f"Classify: {why}: the method must be such as MultiLabel()")
-        if self.select == "held-out" and not len(images.y_val):
-            why = f"no images of {images.name} are held out to choose the best epoch by"
-            raise BadInput(f'Classify: {why}: hold some out, or select = "test"')
+
         return replace(images, crop=min(images.crop, self.crop))
 
     def classifier(self, images: Images, seed: int) -> nn.Module:

@@ -114,6 +114,10 @@ class Run:
         for name, can, such in (("data", "images", "Named"), ("recipe", "results", "Classify")):
             if not hasattr(value := getattr(self, name), can):
                 raise BadInput(f"Run: {name} = {brief(value)}: must be a piece such as {such}")
+        chosen, images = getattr(self.recipe, "select", ""), getattr(self.data, "real", self.data)
+        if chosen == "held-out" and not getattr(images, "held_out", 1):
+            why = "no images are held out to choose the best epoch by"
+            raise BadInput(f'Run: {why}: held_out above 0, or a recipe with select = "test"')
 
     @functools.cached_property
     def key(self) -> str:
