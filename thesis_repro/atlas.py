@@ -183,7 +183,7 @@ def _files(item: Item, preset: str) -> tuple[str, ...]:
     "The files of a table or figure, relative to the project if they are in it."
     if not item.artefact:
         return ()
-    top, where = paths.root(), f"{item.kind}s/{item.artefact}.*"
+    top, where = paths.home(), f"{item.kind}s/{item.artefact}.*"
     patterns = (f"{preset or '*'}/{where}", f"{preset or '*'}/*/{where}")  # reference/cifar10-cpu
     found = sorted(f for pattern in patterns for f in paths.outputs().glob(pattern) if f.is_file())
     found = [f for f in found if not f.parents[1].name.startswith(("with-", "also-"))]
