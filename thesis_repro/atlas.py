@@ -47,7 +47,10 @@ class Item:
 # %% ../nbs/evidence/59_atlas.ipynb #83ec19f9
 def _contract_lines() -> tuple[list[str], list[str]]:
     "The lines of the contract, and its comments."
-    lines = paths.contract().read_text(encoding="utf-8").splitlines()
+    try:
+        lines = paths.contract().read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise BadInput(f"{paths.contract()}: cannot be read: {e.strerror}: no checkout?") from None
     return [s for s in lines if s[0] != "#"], [s for s in lines if s[0] == "#"]
 
 

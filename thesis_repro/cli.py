@@ -8,6 +8,7 @@ __all__ = ['OPTIONS', 'COST', 'CAREFUL', 'COMMANDS', 'parser', 'main']
 # %% ../nbs/command/97_cli.ipynb #fce0575d
 import argparse
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -305,6 +306,19 @@ def _with_extras():
             raise
         raise BadInput(f"{e.name} is missing: pip install 'thesis-repro[{extra}]'") from None
 
+# %% ../nbs/command/97_cli.ipynb #8a1d52f7
+@contextlib.contextmanager
+def _printing():
+    "Within this context, a full disk under what is printed is RuntimeError, in one line."
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as e:
+        if e.errno != errno.ENOSPC or e.filename:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RuntimeError(f"what is printed cannot be written: {e.strerror}") from None
+
 # %% ../nbs/command/97_cli.ipynb #d48d89ef
 def _obeyed(argv) -> int:
     "Run a command; its exit code."
@@ -313,7 +327,7 @@ def _obeyed(argv) -> int:
             stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
     try:
-        with _with_extras(), _as_one(args), _prepared(args):
+        with _printing(), _with_extras(), _as_one(args), _prepared(args):
             return args.function(args)
     except BadInput as e:
         print(f"thesis-repro: {e}", file=sys.stderr)
