@@ -690,6 +690,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.clusters._queue': ('engine/clusters.html#_queue', 'thesis_repro/clusters.py'),
                                        'thesis_repro.clusters._remembered': ( 'engine/clusters.html#_remembered',
                                                                               'thesis_repro/clusters.py'),
+                                       'thesis_repro.clusters._short_place': ( 'engine/clusters.html#_short_place',
+                                                                               'thesis_repro/clusters.py'),
                                        'thesis_repro.clusters._start': ('engine/clusters.html#_start', 'thesis_repro/clusters.py'),
                                        'thesis_repro.clusters._submit': ('engine/clusters.html#_submit', 'thesis_repro/clusters.py'),
                                        'thesis_repro.clusters._submitit': ('engine/clusters.html#_submitit', 'thesis_repro/clusters.py'),
