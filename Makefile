@@ -21,7 +21,7 @@ help:
 	@echo 'make reproduce   every table and figure into outputs/$(PRESET)/  (PRESET=fast, CHAPTER=7 or advprop)'
 	@echo 'make test        all checks: export, clean, parameters, README, lint, chapters, notebooks and their outputs, baseline, other arithmetic, pytest'
 	@echo 'make lab         JupyterLab on the notebooks  (LAB="--no-browser --port 8899")'
-	@echo 'make setup       .venv with the locked packages; the other commands do it by themselves  (PYTHON=python3.12)'
+	@echo 'make setup       .venv with the locked packages; the other commands do it by themselves  (PYTHON=python3.12, TORCH=cpu)'
 	@echo 'make arithmetic  everything under the arithmetic of other processors; a table  (WRITE=yes: how far numbers may move)'
 	@echo 'make outputs     keep in the notebooks what they show, the chapters at smoke'
 	@echo 'make readme      README.md from nbs/index.ipynb, docs/atlas.md from the library'
@@ -46,10 +46,17 @@ FAULT = $(shell \
     echo "$(PYTHON) has no venv: install it (on Debian and Ubuntu: apt install python3-venv)"; \
   fi)
 
+# The build of torch: cuda, or cpu where there is no GPU. An environment stays what it is unless one is named.
+KEPT := $(shell cat .venv/.torch 2>/dev/null || echo cuda)
+TORCH = $(KEPT)
+ifeq ($(filter cpu cuda,$(TORCH)),)
+$(error TORCH = $(TORCH): must be cpu or cuda)
+endif
+
 # The stamp is written last and names the folder it was made in:
 # an interrupted, moved or broken environment is made anew, a sound one is only brought up to date.
 SOUND := $(shell $(BIN)/python -c 'print(open("$(STAMP)").read().strip())' 2>/dev/null)
-ifneq ($(SOUND),$(CURDIR))
+ifneq ($(SOUND) $(KEPT),$(CURDIR) $(TORCH))
 $(STAMP): FORCE
 RENEW := yes
 endif
@@ -60,16 +67,38 @@ $(STAMP): requirements.lock pyproject.toml
 	$(if $(RENEW),$(if $(FAULT),$(error $(FAULT))))
 	@rm -f $@
 	$(if $(RENEW),$(PYTHON) -m venv --clear .venv)
-	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	$(INSTALL_$(TORCH))
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --quiet --editable .
+	@echo $(TORCH) > .venv/.torch
 	@printf '%s\n' '$(CURDIR)' > $@
+
+INSTALL_cuda = $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+
+# On Linux the package index has torch for CUDA alone, and that build does not start without CUDA's libraries.
+# uv knows where the PyTorch project keeps the other one; its hash is not in the lock.
+define INSTALL_cpu
+$(MAKE) --no-print-directory .make/uv .make/requirements-cpu.lock
+.make/uv/bin/uv pip install --no-config --quiet --python $(BIN)/python --torch-backend cpu --no-deps \
+  $(shell sed -n 's/^\(torch\|torchvision\)==\([^ ;]*\).*/\1==\2/p' requirements.lock) || \
+  { echo 'no CPU build of torch: uv asks the PyTorch project for it and must reach it; or make setup TORCH=cuda' >&2; exit 1; }
+$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r .make/requirements-cpu.lock
+endef
+
+# The lock without torch and what only its CUDA build needs.
+.make/requirements-cpu.lock: requirements.lock
+	@mkdir -p .make
+	awk '/^[a-z]/ { kept = !/^(torch==|torchvision==|triton==|nvidia-|cuda-)/ } kept' $< > $@
+
+.make/uv:
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip install --disable-pip-version-check --quiet uv
 
 # For Linux and Python 3.11 to 3.13, with the CUDA build of torch. uv's own settings, and with them
 # any private index, stay out of the file.
 lock:
 	$(if $(FAULT),$(error $(FAULT)))
-	$(PYTHON) -m venv --clear .make/uv
-	.make/uv/bin/python -m pip install --disable-pip-version-check --quiet uv
+	rm -rf .make/uv
+	$(MAKE) --no-print-directory .make/uv
 	.make/uv/bin/uv pip compile pyproject.toml --extra notebooks --extra dev --extra eval --extra metrics --extra tensorboard --extra ray --extra slurm --extra export \
 	  --universal --python-version 3.11 --generate-hashes --no-config --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command 'make lock' --quiet $(if $(UPGRADE),--upgrade) --output-file requirements.lock

@@ -4,17 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
 import pytest
-from exhibits import MACHINE, NASTY, STAND_IN, TINY, drawn, made, plan, thesis_run
+from exhibits import COLUMNS, MACHINE, NASTY, STAND_IN, TINY, drawn, made, plan, thesis_run
 from PIL import Image
 
 from thesis_repro import artefacts, claims, records, registry
 from thesis_repro.artefacts import Figure, provenance
 from thesis_repro.files import BadInput
+from thesis_repro.measures import planned_row
 from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.registry import Drawn
 from thesis_repro.runs import Named, Run
@@ -186,6 +188,32 @@ def test_a_companions_table_is_found_by_its_number_and_by_its_file(registered):
     assert made.name == "table_my_own_1"
     for asked in ("my_own.1", "table my_own.1", "table_my_own_1"):
         assert registry.find("table", asked) is made
+
+
+def test_a_table_of_one_data_set_keeps_the_cells_of_another(outputs, monkeypatch):
+    def two(preset, parts):
+        rows = {}
+        for part, key in (("CIFAR-10", "cifar10"), ("SVHN", "svhn")):
+            run = replace(thesis_run(Plain()), data=Named(key, part=part))
+            columns = {c.replace("CIFAR-10", part): m for c, m in COLUMNS.items()}
+            rows |= planned_row(preset, "Baseline", run, columns, parts)
+        return rows
+
+    monkeypatch.setattr(registry, "TABLES", {})
+    own = registry.table("7.1", "two data sets", "Section 7.3.2", two, ("CIFAR-10", "SVHN"))
+    tiny = own.preset("smoke", **{**TINY, "seeds": 1})
+
+    def row(frame):
+        return frame[frame.row == "Baseline"].set_index("column")
+
+    first = row(own(tiny, ("CIFAR-10",)).frame)
+    assert first.n["Last / CIFAR-10"] == 1 and first.n["Last / SVHN"] == 0
+    assert first.reason["Last / SVHN"] == "SVHN was not asked for"
+    then = row(own(tiny, ("SVHN",), train=False).frame)
+    assert then.ours["Last / CIFAR-10"] == first.ours["Last / CIFAR-10"]
+    assert then.reason["Last / SVHN"].endswith("not run yet")
+    saved = pd.read_csv(artefacts.folder(tiny) / "tables" / "table_7_1.csv")
+    assert row(saved).n["Last / CIFAR-10"] == 1
 
 
 def test_a_table_is_made_saved_and_made_again_without_training(registered, outputs):

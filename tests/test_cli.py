@@ -473,7 +473,7 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
             "epochs = abc: must be a whole number",
         ),
         (["table", "9.9", "--preset", "tiny"], "9.9"),
-        (["table", "3.1", "--preset", "tiny"], "table 3.1: there is none: there are 2.ours, "),
+        (["table", "1.1", "--preset", "tiny"], "table 1.1: there is none: there are 2."),
         (["figure", "6.ours", "--preset", "tiny"], "figure 6.ours: there is none"),
         (["table", "7.1", "--preset", "tiny", "--parts", "ImageNet"], "ImageNet"),
         (["run", "7.1", "--preset", "tiny", "--row", "nothing"], "rows are Baseline, mixup"),
@@ -487,10 +487,27 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
             "thesis-repro data fetch cifar10",
         ),
         (["table", "7.1", "--preset", "tiny", "--device", "cuda:96"], "device = cuda:96"),
+        (["table", "7.1", "--preset", "tiny", "--device", "junk", "--no-train"], "device = junk"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, words, said):
     assert said in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("words", [["claims"], ["atlas"], ["where", "tab-7.1"]])
+def test_a_root_that_is_no_checkout_is_one_line(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_ROOT", str(tmp_path))
+    monkeypatch.delenv("THESIS_REPRO_SETTINGS", raising=False)
+    assert f"{tmp_path}" in refused(capsys, *words)
+
+
+def test_a_full_disk_under_what_is_printed_is_one_line():
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "thesis_repro", "atlas"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    said = "thesis-repro: what is printed cannot be written: No space left on device\n"
+    assert done.stderr == said
 
 
 def test_an_output_folder_that_cannot_be_written(elsewhere, capsys, monkeypatch):

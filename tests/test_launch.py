@@ -11,6 +11,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -339,3 +340,25 @@ def test_who_runs_side_by_side_shares_the_cores_until_the_other_is_done(tmp_path
             assert (workers.jobs(preset), workers.threads_each(preset)) == (4, 1)
         (tmp_path / "of one that was killed").touch()
         assert alone == workers.jobs(preset) == 8
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/scratch/" + "x" * 60])
+def test_a_cluster_of_ones_own_listens_here_alone_and_any_folder_will_do(folder, monkeypatch):
+    from thesis_repro import clusters
+
+    asked = []
+
+    def init(address, **how):
+        asked.append((address, how))
+        if address != "local":
+            raise ConnectionError
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", folder)
+    clusters._start(SimpleNamespace(init=init), "auto")
+    (_, first), (address, how) = asked
+    assert address == "local" and how["_node_ip_address"] == "127.0.0.1"
+    assert how["include_dashboard"] is False and "_temp_dir" not in first
+    place = how.get("_temp_dir", folder + "/ray")
+    longest = f"{place}/session_2026-11-29_03-31-35_123456_1234567/sockets/plasma_store"
+    assert len(longest) <= 107

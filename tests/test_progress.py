@@ -1,5 +1,6 @@
 "Progress where it is read: a terminal, a notebook, a log, a pool; and nothing of it left."
 
+import asyncio
 import fcntl
 import io
 import json
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import termios
 import time
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -410,3 +413,42 @@ def test_a_cell_shows_the_workers_of_its_bar(tmp_path):
     shown = [s.splitlines() for s in seen if "AIP" in s]
     assert len(shown) >= 2 and all(len(lines) == 2 for lines in shown)
     clean(nb, cells=1)
+
+
+# ---- labels
+
+
+@pytest.mark.parametrize(
+    ("heading", "shown"),
+    [
+        ("Table 7.1", "Table 7.1"),
+        ("forty characters, no more and no less, ok", "forty characters, no more and no less…"),
+        (
+            "What did not reproduce, and what the thesis leaves open",
+            "What did not reproduce, and what the…",
+        ),
+        ("two words, and more of them: " + "x" * 40, "two words, and more of them…"),
+        ("x" * 41, "x" * 39 + "…"),
+        ("in two\n  lines", "in two lines"),
+        ("", ""),
+    ],
+)
+def test_a_long_label_is_cut_after_a_word_and_says_so(heading, shown):
+    assert progress.label(heading) == shown and len(shown) <= 40
+
+
+def test_a_chapters_bar_is_labelled_with_whole_words(monkeypatch):
+    from nbformat import v4
+
+    from thesis_repro import notebooks
+
+    async def nothing(*_):
+        "In place of a kernel."
+
+    heading = "# What did not reproduce, and what the thesis leaves open"
+    book = v4.new_notebook(cells=[v4.new_markdown_cell(heading), v4.new_code_cell("1 + 1")])
+    monkeypatch.setattr(notebooks, "_run_cell", nothing)
+    bar = mock.Mock()
+    client = SimpleNamespace(nb=book)
+    asyncio.run(notebooks._run_cells(client, [], mock.Mock(), None, bar))
+    bar.set_description.assert_called_once_with("What did not reproduce, and what the…")

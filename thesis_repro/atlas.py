@@ -47,7 +47,10 @@ class Item:
 # %% ../nbs/evidence/59_atlas.ipynb #83ec19f9
 def _contract_lines() -> tuple[list[str], list[str]]:
     "The lines of the contract, and its comments."
-    lines = paths.contract().read_text(encoding="utf-8").splitlines()
+    try:
+        lines = paths.contract().read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise BadInput(f"{paths.contract()}: cannot be read: {e.strerror}: no checkout?") from None
     return [s for s in lines if s[0] != "#"], [s for s in lines if s[0] == "#"]
 
 
@@ -183,7 +186,7 @@ def _files(item: Item, preset: str) -> tuple[str, ...]:
     "The files of a table or figure, relative to the project if they are in it."
     if not item.artefact:
         return ()
-    top, where = paths.root(), f"{item.kind}s/{item.artefact}.*"
+    top, where = paths.home(), f"{item.kind}s/{item.artefact}.*"
     patterns = (f"{preset or '*'}/{where}", f"{preset or '*'}/*/{where}")  # reference/cifar10-cpu
     found = sorted(f for pattern in patterns for f in paths.outputs().glob(pattern) if f.is_file())
     found = [f for f in found if not f.parents[1].name.startswith(("with-", "also-"))]

@@ -8,9 +8,12 @@ __all__ = ['OPTIONS', 'COST', 'CAREFUL', 'COMMANDS', 'parser', 'main']
 # %% ../nbs/command/97_cli.ipynb #fce0575d
 import argparse
 import contextlib
+import errno
 import os
+import re
 import signal
 import sys
+from importlib import metadata
 
 import thesis_repro
 from . import commands, settings, stopping
@@ -285,6 +288,40 @@ def main(argv=None) -> int:
     with _one_voice():
         return _obeyed(argv)
 
+# %% ../nbs/command/97_cli.ipynb #3f9ad0c4
+def _extra(module: str) -> str:
+    "The extra of this package that brings a module, as its metadata say; empty if none does."
+    try:
+        said = metadata.requires("thesis-repro") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    found = (re.match(r'([\w-]+).*extra == "(\w+)"', line) for line in said)
+    return next((m[2] for m in found if m and m[1].replace("-", "_") == module), "")
+
+
+@contextlib.contextmanager
+def _with_extras():
+    "Within this context, a missing module that an extra would bring is BadInput."
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        if not (extra := _extra((e.name or "").partition(".")[0])):
+            raise
+        raise BadInput(f"{e.name} is missing: pip install 'thesis-repro[{extra}]'") from None
+
+# %% ../nbs/command/97_cli.ipynb #8a1d52f7
+@contextlib.contextmanager
+def _printing():
+    "Within this context, a full disk under what is printed is RuntimeError, in one line."
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as e:
+        if e.errno != errno.ENOSPC or e.filename:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RuntimeError(f"what is printed cannot be written: {e.strerror}") from None
+
 # %% ../nbs/command/97_cli.ipynb #d48d89ef
 def _obeyed(argv) -> int:
     "Run a command; its exit code."
@@ -293,7 +330,7 @@ def _obeyed(argv) -> int:
             stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
     try:
-        with _as_one(args), _prepared(args):
+        with _printing(), _with_extras(), _as_one(args), _prepared(args):
             return args.function(args)
     except BadInput as e:
         print(f"thesis-repro: {e}", file=sys.stderr)

@@ -45,6 +45,12 @@ def _own_signals():
             signal.signal(signal.SIGTERM, before)
 
 
+def _short_place() -> dict:
+    "Where Ray puts its sockets if the folder for temporary files has a name too long for one."
+    said = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "")
+    return {"_temp_dir": "/tmp/ray"} if len(said) > 30 else {}  # of 107; 75 are Ray's
+
+
 def _start(ray, address: str):
     "Connect to the cluster at `address`, or start one on this machine's cores if there is none."
     how = {"logging_level": "error", "log_to_driver": False}
@@ -52,7 +58,7 @@ def _start(ray, address: str):
         ray.init(address, **how)
     except ConnectionError:
         here = {"num_cpus": cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        ray.init("local", **here, **how)
+        ray.init("local", **here, **_short_place(), **how)
 
 # %% ../nbs/engine/27_clusters.ipynb #e1a88c9b
 def _address(preset: Preset) -> str:

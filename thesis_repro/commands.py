@@ -387,13 +387,14 @@ def where(args) -> int:
 def show_atlas(args) -> int:
     "Print every item of the seeds with its state."
     from thesis_repro import atlas
+    from thesis_repro.progress import label
 
     items = atlas.items(args.preset)
     if args.json:
         print_json([dataclasses.asdict(i) for i in items])
         return 0
     for i in items:
-        print(f"{i.id:24} {i.state:8} {i.title[:60]:60} {i.function or i.home}")
+        print(f"{i.id:24} {i.state:8} {label(i.title, 60):60} {i.function or i.home}")
     print(f"\n{sum(i.state == 'made' for i in items)} of {len(items)} are made")
     return 0
 

@@ -246,7 +246,7 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test")
 def _named(name: str) -> tuple[Path, str]:
     "The path in `npz:PATH` or `npz:PATH@PIN`, and the pin, which may be empty."
     path, pin = re.fullmatch(r"npz:(.*?)(?:@([0-9a-fA-F]{12,64}))?", name, re.S).groups("")
-    return paths.root() / os.path.expanduser(path), pin.lower()
+    return paths.home() / os.path.expanduser(path), pin.lower()
 
 
 def _file(name: str) -> Path:

@@ -185,7 +185,7 @@ def tolerance(unit: str, a: float, least: float = 0.0) -> float:
 # %% ../nbs/evidence/56_diff.ipynb #92edf1ea
 def elsewhere() -> pd.DataFrame:
     "By kind of number: how far another machine moved a cell, and a column's mean (0: unknown)."
-    file = paths.root() / "data" / "elsewhere.csv"
+    file = paths.elsewhere()
     try:
         frame = pd.read_csv(file, keep_default_na=False, dtype=str, comment="#").set_index("kind")
         found = frame[["cell", "column"]].replace("", "0").astype(float)

@@ -28,7 +28,7 @@ from pathlib import Path
 from . import paths, settings, stopping
 from .cells import Lost, names_in
 from .files import BadInput, atomic_write
-from .progress import Bar, is_progress
+from .progress import Bar, is_progress, label
 
 # %% ../nbs/engine/45_notebooks.ipynb #5099ddd6
 def module(notebook: Path) -> str:
@@ -322,7 +322,7 @@ async def _run_cells(client, received: list, save, timeout, bar) -> None:
     for i, cell in enumerate(client.nb.cells):
         if _skipped(cell):
             continue
-        bar.set_description(headings[i][:40])
+        bar.set_description(label(headings[i]))
         names = names_in(cell.source)
         if needed := lost.waits_for(names):
             number, name = needed

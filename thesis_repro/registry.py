@@ -95,7 +95,7 @@ def tried(make, *what) -> dict:
     try:
         make(*what)
     except RunsFailed as e:
-        warnings.warn(str(e), stacklevel=3)
+        warnings.warn(str(e), stacklevel=4)
         return {task: (e.names[task], str(why)) for task, why in e.failures.items()}
     return {}
 
@@ -155,6 +155,29 @@ def _places(there: dict, cells) -> list[dict]:
     own = [c.environment for c in cells if c.environment]
     return [*(record.environment for record in there.values()), *own]
 
+# %% ../nbs/evidence/57_registry.ipynb #c36b1f80
+def _runs(plan: dict) -> list:
+    "The runs of a plan, each once."
+    return list(dict.fromkeys(r for p in plan.values() for r in p.runs))
+
+
+def _tasks(plan: dict) -> list[tuple]:
+    "The (run, measurement) of a plan."
+    return [(r, p.measurement) for p in plan.values() for r in p.runs]
+
+
+def _made(store: Store, plan: dict, train: bool, fresh: str) -> dict:
+    "Make the runs and measurements of a plan; what failed. `fresh` forgets outdated ones first."
+    chosen, tasks = _runs(plan), _tasks(plan)
+    if fresh == "changed":
+        store.renew(store.outdated(chosen))
+        for r, m in measures.outdated(store, tasks):
+            m.forget(store, r)
+    if not train:
+        return {}
+    needed = [s for r, m in tasks for s in m.needs(r)]
+    return tried(store.ensure, [*chosen, *needed]) | tried(ensure_measured, store, tasks)
+
 # %% ../nbs/evidence/57_registry.ipynb #ae4dd2d4
 @dataclass(frozen=True, eq=False)
 class MadeTable(Made):
@@ -166,25 +189,23 @@ class MadeTable(Made):
 
     def __call__(self, preset, parts=None, train=True, fresh="", also=None) -> Table:
         "The Table at a preset, made and saved; `also` has rows of your own: name → a thesis's Run."
-        plan, own = self.plan(preset, tuple(parts or self.parts)), also or {}
+        asked, own, store = tuple(parts or self.parts), also or {}, Store(preset)
+        plan = self.plan(preset, asked)
         plan |= self.own_rows(preset, plan, own)
-        store, chosen = Store(preset), list(dict.fromkeys(r for p in plan.values() for r in p.runs))
-        tasks = [(r, p.measurement) for p in plan.values() for r in p.runs]
-        if fresh == "changed":
-            store.renew(store.outdated(chosen))
-            for r, m in measures.outdated(store, tasks):
-                m.forget(store, r)
-        failures = {}
-        if train:
-            needed = [s for r, m in tasks for s in m.needs(r)]
-            failures = tried(store.ensure, [*chosen, *needed])
-            failures |= tried(ensure_measured, store, tasks)
+        failures = _made(store, plan, train, fresh)
+        plan |= self.kept(store, asked)
         cells = self.cells(store, plan, failures)
         cells += self.also(preset, plan) if self.also else []
         frame = compare(self.number, cells, self.along)
         name = "-".join(["also", *re.findall(r"\w+", " ".join(own))]) if own else ""
         to, failed = folder(preset) / name / "tables", dict(failures.values())
-        return self.of(store, frame, chosen, failed, to, tasks, cells)
+        return self.of(store, frame, _runs(plan), failed, to, _tasks(plan), cells)
+
+    def kept(self, store: Store, asked: tuple) -> dict:
+        "The plan of the data sets that were not asked for now, where they have runs from before."
+        whole = {} if {*asked} >= {*self.parts} else self.plan(store.preset, self.parts)
+        there = {r.part for r in _runs(whole) if r.part not in asked and store.record(r)}
+        return {place: p for place, p in whole.items() if p.runs and p.runs[0].part in there}
 
     def own_rows(self, preset, plan: dict, own: dict) -> dict:
         "The cells of rows of your own, measured as the rows of the same data set. BadInput."

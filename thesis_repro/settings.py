@@ -197,6 +197,13 @@ def outside(keys: dict) -> dict[str, str]:
     return {OUTSIDE: shlex.join(f"{k}={v}" for k, v in (said_outside() | keys).items())}
 
 # %% ../nbs/engine/04_settings.ipynb #1de45afd
+def _a_device(values: dict) -> dict:
+    "The same values; BadInput where `device` is no name of a device."
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", said := values["device"]):
+        raise BadInput(f"device = {said}: must be auto, cpu, cuda or cuda:N")
+    return values
+
+
 def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -> Preset:
     "The preset, for a chapter, with the given keys overridden. BadInput for what is unknown."
     ini, file = _sections(), settings_file().name
@@ -214,7 +221,7 @@ def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -
     other = {k: v for k, v in given.items() if k not in _HOW and v != said.get(k)}
     words = [f"{k}-{v}" for k, v in sorted(other.items())]
     variant = "with-" + re.sub(r"[^\w.-]+", "-", "-".join(words)) if words else ""
-    return Preset(name=preset, variant=variant, **(said | given))
+    return Preset(name=preset, variant=variant, **_a_device(said | given))
 
 # %% ../nbs/engine/04_settings.ipynb #b02981bc
 def differences(preset: Preset, other: Preset) -> dict[str, tuple]:
