@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SECONDS', 'ANSWERS', 'SURVEY', 'SIDES', 'CHOICES', 'SELECTION', 'CHOICE', 'checksum', 'png', 'Pair', 'Survey',
-           'turned', 'arranged', 'page', 'survey_page', 'loaded', 'written', 'read_survey', 'read_answers',
+           'counted', 'turned', 'arranged', 'page', 'survey_page', 'loaded', 'written', 'read_survey', 'read_answers',
            'choices_of', 'shelf', 'person_file', 'taken_in', 'take_answers', 'chosen', 'shares', 'consistency', 'score',
            'surveys', 'answered', 'scores_of', 'told', 'Selection', 'grouped', 'offered', 'read_selection',
            'read_choice', 'take_choices', 'kept_by_people']
 
-# %% ../nbs/evidence/64_survey.ipynb #37212454
+# %% ../nbs/evidence/64_survey.ipynb #3e5d3d39
 import base64
 import dataclasses
 import html
@@ -31,7 +31,7 @@ from .draws import Draws
 from .files import BadInput, atomic_json, atomic_write, brief, sha256
 from .verdicts import half_width
 
-# %% ../nbs/evidence/64_survey.ipynb #1af31276
+# %% ../nbs/evidence/64_survey.ipynb #c1def1ee
 def checksum(image: torch.Tensor) -> str:
     "16 hex digits of the SHA-256 of a uint8 image (c, h, w): its shape and pixels."
     pixels = image.contiguous().cpu().numpy()
@@ -46,7 +46,7 @@ def png(image: torch.Tensor) -> str:
     Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
-# %% ../nbs/evidence/64_survey.ipynb #aa2ca82c
+# %% ../nbs/evidence/64_survey.ipynb #acb838a5
 @dataclass(frozen=True)
 class Pair:
     "Two images as they lie, left and right: what was asked for, whose they are, which they are."
@@ -76,7 +76,14 @@ class Survey:
         "12 hex digits: a function of the pairs and their images."
         return sha256(json.dumps(dataclasses.astuple(self)).encode())[:12]
 
-# %% ../nbs/evidence/64_survey.ipynb #9c3a0eca
+# %% ../nbs/evidence/64_survey.ipynb #73c1dac0
+def counted(name: str, n: int, low: int, high: int = 10_000) -> int:
+    "A number of things. BadInput unless it is from `low` to `high`."
+    if not low <= n <= high:
+        raise BadInput(f"{name} = {n}: must be from {low} to {high:,}")
+    return n
+
+
 def turned(pair: Pair, **changes) -> Pair:
     "The pair the other way round."
     return dataclasses.replace(
@@ -87,11 +94,10 @@ def turned(pair: Pair, **changes) -> Pair:
 def arranged(pairs: list[Pair], repeats: int, seed: int = 0) -> tuple[Pair, ...]:
     """Pairs in a random order, each method left in half of its pairs, `repeats` of them twice.
 
-    What comes twice comes first in the first half. BadInput for more repeats than that has pairs.
+    What comes twice comes first early and again in the second half. BadInput for too many.
     """
     rng, half = Draws(seed).numpy("survey"), len(pairs) // 2
-    if not 0 <= repeats <= half:
-        raise BadInput(f"repeats = {repeats}: must be from 0 to {half}, half of the pairs")
+    counted("repeats", repeats, 0, half)
     found = []
     for own in dict.fromkeys(p.methods for p in pairs):
         same = [p for p in pairs if p.methods == own]
@@ -102,7 +108,7 @@ def arranged(pairs: list[Pair], repeats: int, seed: int = 0) -> tuple[Pair, ...]
     order = found[:half] + [late[i] for i in rng.permutation(len(late))]
     return tuple(dataclasses.replace(p, place=i) for i, p in enumerate(order))
 
-# %% ../nbs/evidence/64_survey.ipynb #58cff820
+# %% ../nbs/evidence/64_survey.ipynb #af9f3212
 def page(kind: str, title: str, content: dict, **words) -> str:
     "One HTML file that needs no other: the template of that kind, filled in."
     home = resources.files("thesis_repro") / "templates"
@@ -137,7 +143,7 @@ def survey_page(survey: Survey, images: dict) -> str:
     count, minutes = len(shown), math.ceil(len(shown) * SECONDS / 60)
     return page("survey", "Which picture is better?", content, count=count, minutes=minutes)
 
-# %% ../nbs/evidence/64_survey.ipynb #8abbe223
+# %% ../nbs/evidence/64_survey.ipynb #b330bb0b
 SURVEY = "thesis_repro survey 1"
 
 
@@ -181,7 +187,7 @@ def read_survey(file: Path) -> Survey:
 def _tuples(value):
     return tuple(value) if isinstance(value, list) else value
 
-# %% ../nbs/evidence/64_survey.ipynb #ceed080c
+# %% ../nbs/evidence/64_survey.ipynb #a47cc23b
 SIDES = ("left", "right")
 CHOICES = (*SIDES, "neither")
 
@@ -237,7 +243,7 @@ def choices_of(said: dict) -> dict[str, str]:
     "What was chosen by pair in sound answers."
     return {a["pair"]: a["choice"] for a in said["answers"]}
 
-# %% ../nbs/evidence/64_survey.ipynb #02984869
+# %% ../nbs/evidence/64_survey.ipynb #8bfad925
 _ID = re.compile(r"[0-9a-f]{12}")
 
 
@@ -281,7 +287,7 @@ def take_answers(files, folder: Path) -> list[Path]:
 
     return taken_in(files, folder, "survey", ANSWERS, read)
 
-# %% ../nbs/evidence/64_survey.ipynb #427420cb
+# %% ../nbs/evidence/64_survey.ipynb #37a381f1
 def chosen(pair: Pair, choice: str) -> str:
     "The checksum of the image that was chosen; empty for neither."
     return dict(zip(SIDES, pair.images, strict=True)).get(choice, "")
@@ -304,7 +310,7 @@ def consistency(survey: Survey, choices: dict) -> tuple[int, int]:
     both = [(a, b) for a, b in both if {a.id, b.id} <= choices.keys()]
     return sum(chosen(a, choices[a.id]) == chosen(b, choices[b.id]) for a, b in both), len(both)
 
-# %% ../nbs/evidence/64_survey.ipynb #3d4c4e57
+# %% ../nbs/evidence/64_survey.ipynb #df3a76a8
 def score(values, resamples: int = 2000, level: float = 0.95) -> tuple[float, float, float]:
     """The mean of people's shares, in percent, and both ends of its interval, from 0 to 100.
 
@@ -320,7 +326,7 @@ def score(values, resamples: int = 2000, level: float = 0.95) -> tuple[float, fl
     half = half_width([(drawn.var() * n / (n - 1), n - 1)], level)
     return float(x.mean()), max(0.0, float(x.mean() - half)), min(100.0, float(x.mean() + half))
 
-# %% ../nbs/evidence/64_survey.ipynb #0537e255
+# %% ../nbs/evidence/64_survey.ipynb #4892e642
 def surveys(folder: Path) -> list[Survey]:
     "All surveys in a folder."
     return [read_survey(f) for f in sorted(folder.glob("survey-*.json"))]
@@ -365,7 +371,7 @@ def told(folder: Path, survey: Survey) -> str:
     sides = ", ".join(f"{choice} {every[choice]}" for choice in CHOICES)
     return "\n".join([*lines, f"  chosen: {sides}"])
 
-# %% ../nbs/evidence/64_survey.ipynb #3347fb3d
+# %% ../nbs/evidence/64_survey.ipynb #476d1fb2
 SELECTION, CHOICE = "thesis_repro selection 1", "thesis_repro choice 1"
 
 
@@ -406,7 +412,7 @@ def offered(folder: Path, selection: Selection, images: dict) -> Path:
     text = page("select", "Which pictures are good enough?", content, count=len(selection.shown))
     return atomic_write(folder / f"{name}.html", text)
 
-# %% ../nbs/evidence/64_survey.ipynb #62022f3c
+# %% ../nbs/evidence/64_survey.ipynb #f57281e9
 def read_selection(file: Path) -> Selection:
     "The selection in a file that `offered` wrote. BadInput if it is another, or damaged."
     said = loaded(file, SELECTION)
