@@ -293,7 +293,7 @@ def plan_3_1(preset, parts=PARTS) -> dict:
     first = {("Real image", column): p for (_, column), p in first.items()}
     return by_whom(preset, first) | cells
 
-# %% ../nbs/chapters/03_wcgan.ipynb #4fb7365f
+# %% ../nbs/chapters/03_wcgan.ipynb #5574bc9f
 PAIRED = (("cDCGAN", "WcDCGAN"), ("cPGGAN", "WcPGGAN"))
 
 
@@ -314,9 +314,12 @@ def who_made(store: Store, run: Run) -> dict | None:
     record = store.record(run)
     return record and {"run": run.key, "weights": record.weights["last"]}
 
-# %% ../nbs/chapters/03_wcgan.ipynb #76959d17
+# %% ../nbs/chapters/03_wcgan.ipynb #eafb8635
 def survey_of(preset, count: int = 50, repeats: int = 10, seed: int = 0) -> tuple:
-    "The Survey of `count` pairs per comparison, `repeats` shown twice; and checksum → image."
+    """The Survey of people (sys-wcgan), and its images by checksum.
+
+    `count` pairs of each comparison in PAIRED, `repeats` of all shown twice; the runs are made.
+    """
     store, runs = Store(preset), paired_runs(preset)
     store.ensure(runs.values())
     real = store.images(runs["cDCGAN"].data)

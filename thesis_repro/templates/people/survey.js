@@ -65,5 +65,8 @@ document.addEventListener("keydown", e => {
   }
 });
 for (const id of ["left-image", "right-image"]) $(id).classList.toggle("few", content.few);
-const begin = draw;
+const begin = () => {
+  draw();
+  if (!$("asking").hidden) $("question").focus();  // and no longer in the field of the name
+};
 start();
