@@ -16,7 +16,8 @@ const draw = () => {
   }
   show("asking");
   $("undo").disabled = !done;
-  $("asked").replaceChildren(...content.names.map(name => {
+  const first = name => !pair.asked.includes(name);  // what was asked for comes first
+  $("asked").replaceChildren(...[...content.names].sort((a, b) => first(a) - first(b)).map(name => {
     const chip = document.createElement("li"), yes = pair.asked.includes(name);
     chip.className = yes ? "yes" : "";
     chip.textContent = yes ? name : `not ${name}`;
