@@ -100,8 +100,8 @@ SIZES = """
 
 def tap(browser, what: str):
     "Touch the middle of the element that a selector finds."
-    box = browser.run(MIDDLE % repr(what))
     browser.call("Emulation.setTouchEmulationEnabled", enabled=True)
+    box = browser.run(MIDDLE % repr(what))
     point = [{"x": box[0], "y": box[1]}]
     browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=point)
     browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])

@@ -486,7 +486,7 @@ def show_records(args) -> int:
         print(f"{home}: {store.Store(preset).accept()} records count as made by today's code")
     return 0
 
-# %% ../nbs/command/96_commands.ipynb #60641b17
+# %% ../nbs/command/96_commands.ipynb #1765e42d
 def survey(args) -> int:
     "Make the page that asks people which of two pictures is better, or take their answers in."
     from thesis_repro import survey, wcgan
@@ -502,6 +502,7 @@ def survey(args) -> int:
             print(survey.told(folder, survey.read_survey(folder / f"{name}.json")))
         return 0
     survey.counted("pairs", args.pairs, 2)
+    survey.counted("repeats", args.repeats, 0, len(wcgan.PAIRED) * args.pairs // 2)
     made, images = wcgan.survey_of(preset, args.pairs, args.repeats, args.shuffle)
     opened(survey.written(folder, made, images), args.open)
     print(survey.told(folder, made))
