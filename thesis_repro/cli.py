@@ -79,6 +79,8 @@ _NUMBER = {"help": "its number, such as 7.1"}
 _RUN = {"help": "a table's number with --row and --seed, or a run's key or name"}
 _TO = {"required": True, "metavar": "FILE", "help": "ends in .pt, .safetensors or .onnx"}
 _WHICH = {"default": "last", "choices": ("last", "best"), "help": "which weights"}
+_OPEN = {"action": "store_true", "help": "open it in a browser"}
+_ANSWERS = {"nargs": "+", "metavar": "FILE", "help": "files that the page has saved"}
 _RECORDS = ("export", "merge", "upgrade", "accept")
 
 COMMANDS = {  # name: function, help, options, positional arguments
@@ -157,7 +159,34 @@ COMMANDS = {  # name: function, help, options, positional arguments
         commands.show_report,
         "write the report of a preset",
         ("--preset", "--seeds", "--epochs", "--set"),
-        {"--open": {"action": "store_true", "help": "open it in a browser"}},
+        {"--open": _OPEN},
+    ),
+    "survey": (
+        commands.survey,
+        "a page that asks people which of two generated pictures is better; takes answers in",
+        COST,
+        {
+            "--pairs": {"type": int, "default": 50, "help": "pairs per comparison (default: 50)"},
+            "--repeats": {
+                "type": int,
+                "default": 10,
+                "help": "pairs that come twice (default: 10)",
+            },
+            "--shuffle": {"type": int, "default": 0, "help": "another number, another order"},
+            "--answers": _ANSWERS,
+            "--open": _OPEN,
+        },
+    ),
+    "select": (
+        commands.select,
+        "a page on which people keep or drop generated pictures; takes their choices in",
+        COST,
+        {
+            "method": {"nargs": "?", "default": "WcPGGAN", "help": "whose pictures"},
+            "--count": {"type": int, "default": 0, "help": "pictures per attribute"},
+            "--answers": _ANSWERS,
+            "--open": _OPEN,
+        },
     ),
     "diff": (commands.show_diff, "which numbers moved between two outputs", ("--json",), {}),
     "records": (

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OVERRIDES', 'overridden', 'preset_of', 'own_files', 'print_json', 'said', 'reproduce', 'artefact', 'chosen_runs',
-           'run', 'runs', 'attack_of', 'attack', 'export', 'where', 'show_atlas', 'claims', 'show_report', 'show_diff',
-           'show_records', 'bench', 'show_data', 'show_settings', 'plan']
+           'run', 'runs', 'attack_of', 'attack', 'export', 'where', 'show_atlas', 'claims', 'opened', 'show_report',
+           'show_diff', 'show_records', 'survey', 'select', 'bench', 'show_data', 'show_settings', 'plan']
 
 # %% ../nbs/command/96_commands.ipynb #682bdf60
 import contextlib
@@ -414,20 +414,24 @@ def claims(args) -> int:
     return 0
 
 
-def show_report(args) -> int:
-    "Judge the claims and write the report from what is there; print where it is, or open it."
+def opened(page, open_it: bool) -> None:
+    "Print where a page is, and open it if asked to. BadInput if no browser can be."
     import webbrowser
 
+    print(page, flush=True)
+    if open_it and not webbrowser.open(page.as_uri()):
+        raise BadInput(f"no browser can be opened here: open {page} in one")
+
+
+def show_report(args) -> int:
+    "Judge the claims and write the report from what is there; print where it is, or open it."
     from thesis_repro import artefacts, pages
 
     preset = settings.load(args.preset, **overridden(args))
     if not artefacts.folder(preset).is_dir():
         how = f"thesis-repro reproduce {pages.asked_for(preset)}"
         raise BadInput(f"{artefacts.folder(preset)}: nothing has been made there: {how}")
-    page = pages.write_report(preset)
-    print(page)
-    if args.open and not webbrowser.open(page.as_uri()):
-        raise BadInput(f"no browser can be opened here: open {page} in one")
+    opened(pages.write_report(preset), args.open)
     return 0
 
 # %% ../nbs/command/96_commands.ipynb #c6845c97
@@ -481,6 +485,51 @@ def show_records(args) -> int:
             print(f"  {path} stays as it was: {why}")
     else:
         print(f"{home}: {store.Store(preset).accept()} records count as made by today's code")
+    return 0
+
+# %% ../nbs/command/96_commands.ipynb #1765e42d
+def survey(args) -> int:
+    "Make the page that asks people which of two pictures is better, or take their answers in."
+    from thesis_repro import survey, wcgan
+    from thesis_repro.selection import people_folder
+    from thesis_repro.store import Store
+
+    preset = preset_of(args, "3.1")
+    folder = people_folder(Store(preset))
+    if args.answers:
+        taken = survey.take_answers(args.answers, folder)
+        print(f"{len(taken)} of {len(taken)} taken in: thesis-repro table 3.1 shows the scores")
+        for name in sorted({f.parent.name for f in taken}):
+            print(survey.told(folder, survey.read_survey(folder / f"{name}.json")))
+        return 0
+    survey.counted("pairs", args.pairs, 2)
+    survey.counted("repeats", args.repeats, 0, len(wcgan.PAIRED) * args.pairs // 2)
+    made, images = wcgan.survey_of(preset, args.pairs, args.repeats, args.shuffle)
+    opened(survey.written(folder, made, images), args.open)
+    print(survey.told(folder, made))
+    return 0
+
+
+def select(args) -> int:
+    "Make the page on which people keep or drop generated pictures, or take their choices in."
+    from thesis_repro import selection, survey, wcgan
+    from thesis_repro.store import Store
+
+    preset = preset_of(args, "3.4")
+    store = Store(preset)
+    folder = selection.people_folder(store)
+    if args.answers:
+        taken = survey.take_choices(args.answers, folder)
+        print(
+            f"{len(taken)} of {len(taken)} taken in: thesis-repro table 3.4.ours learns from them"
+        )
+        return 0
+    data = wcgan.added(preset, wcgan.to_select(args.method)).scaled(preset)
+    count = survey.counted("count", args.count or data.count, 1)
+    made, images = selection.offer(store, dataclasses.replace(data, count=count))
+    opened(survey.offered(folder, made, images), args.open)
+    kept = len(survey.kept_by_people(folder, made))
+    print(f"selection {made.id}: {len(made.shown)} pictures, {kept} kept by people so far")
     return 0
 
 # %% ../nbs/command/96_commands.ipynb #89e2c3d1
