@@ -50,11 +50,16 @@ def test_the_scorecard_is_what_the_references_say():
     row = r"^\| (\w+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$"
     shown = [(name, *map(int, m)) for name, *m in re.findall(row, README, re.M)]
     values, expected = artefacts.saved_values(settings.load("reference/cifar10-cpu")), []
+    aside = []
     for chapter in sorted(set(published.claims().chapter)):
         verdicts = list(claims.claim_table(*values, chapter=chapter).verdict)
         judged = [verdicts.count(word) for word in claims.JUDGED]
         left = len(verdicts) - sum(judged)
-        expected.append((chapter, len(verdicts), *judged, left))
+        if sum(judged):
+            expected.append((chapter, len(verdicts), *judged, left))
+        else:
+            aside.append(f"{chapter} ({len(verdicts)})")
+    assert f"None judged yet (claims): {', '.join(aside)}." in README
     assert tuple(claims.JUDGED) == ("holds", "fails", "inconclusive")
     assert shown == expected and sum(row[4] for row in shown) > 0
 

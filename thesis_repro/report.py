@@ -337,12 +337,15 @@ def scorecard(preset: str) -> str:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise BadInput(f"{file}: cannot be used: {type(e).__name__}: {e}") from None
     head = ["chapter", "claims", *claims.JUDGED, "not judged"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    lines, aside = [head, ["---", *["---:"] * (len(head) - 1)]], []
     for chapter, own in published.claims().groupby("chapter"):
         words = [judged.get(name, "not run") for name in own.id]
         counts = [words.count(word) for word in claims.JUDGED]
-        lines.append([f"{chapter}", len(own), *counts, len(own) - sum(counts)])
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+        aside += [] if any(counts) else [f"{chapter} ({len(own)})"]
+        if any(counts):
+            lines.append([chapter, len(own), *counts, len(own) - sum(counts)])
+    table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return table + f"\n\nNone judged yet (claims): {', '.join(aside)}." * bool(aside)
 
 # %% ../nbs/evidence/60_report.ipynb #b8341e38
 def _runs_lost(archive: Archive, found: list[Exhibit]) -> dict[str, str]:
