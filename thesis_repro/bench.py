@@ -273,6 +273,7 @@ BENCHES = {
     "aip": ("thesis_repro.aip", "bench"),
     "launch": ("thesis_repro.bench", "launching"),
     "made to order": ("thesis_repro.output_control", "bench"),
+    "virtual positives": ("thesis_repro.virtual_positives", "bench"),
 }
 BATCH = {"adversarial": 128}  # images, as the thesis trains; the others 32
 
