@@ -6,7 +6,7 @@
 __all__ = ['IMAGENET', 'Trunk', 'Vgg16', 'LiteMaps', 'Lite0', 'Small', 'Embedder', 'looked_at', 'zoomed', 'dropped', 'Embed',
            'recalls']
 
-# %% ../nbs/science/113_embedding.ipynb #b383492b
+# %% ../nbs/science/113_embedding.ipynb #e8354a20
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from .retrieval_data import Paired
 from .robustness import evaluating
 from .settings import Preset
 
-# %% ../nbs/science/113_embedding.ipynb #36afcef8
+# %% ../nbs/science/113_embedding.ipynb #70299dbe
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -51,7 +51,7 @@ class Trunk:
     def scaled(self, preset: Preset) -> "Trunk":
         return self
 
-# %% ../nbs/science/113_embedding.ipynb #d7928e70
+# %% ../nbs/science/113_embedding.ipynb #00ad477c
 @piece
 class Vgg16(Trunk):
     "VGG16 with batch norm and ImageNet weights, without its last pooling (torchvision)."
@@ -82,7 +82,7 @@ class Vgg16(Trunk):
         others = {"lite0": Lite0(), "resnet18": Small(width=preset.width)}
         return others.get(preset.vgg16_bn, self)
 
-# %% ../nbs/science/113_embedding.ipynb #32ab1d3c
+# %% ../nbs/science/113_embedding.ipynb #24f3e9e7
 class LiteMaps(nn.Module):
     "An EfficientNet-Lite up to its last maps, and nothing in it at random."
 
@@ -109,7 +109,7 @@ class Lite0(Trunk):
     def weights(self):
         return {f"net.{k}": v for k, v in EfficientNetLite().build().trunk.state_dict().items()}
 
-# %% ../nbs/science/113_embedding.ipynb #ccd22260
+# %% ../nbs/science/113_embedding.ipynb #76e05a3f
 @piece
 class Small(Trunk):
     "A network of the thesis (a key of models.ARCHITECTURES) without its head, untrained."
@@ -127,7 +127,7 @@ class Small(Trunk):
         layers = [*first, *(m for stage in list(net.stages)[1:] for m in stage)]
         return normalise, nn.Sequential(*(m for m in layers if not isinstance(m, head)))
 
-# %% ../nbs/science/113_embedding.ipynb #60d030e1
+# %% ../nbs/science/113_embedding.ipynb #f9a02550
 class Embedder(nn.Module):
     "Pooled features (n, c) and embeddings (n, size) of images (n, channels, h, w) in [0, 1]."
 
@@ -157,7 +157,7 @@ def looked_at(net: Embedder, x, batch: int = 100) -> tuple[torch.Tensor, torch.T
         parts = [net(pixels(x[i : i + batch], device)) for i in range(0, len(x), batch)]
     return tuple(torch.cat(p).cpu() for p in zip(*parts, strict=True))
 
-# %% ../nbs/science/113_embedding.ipynb #94258e47
+# %% ../nbs/science/113_embedding.ipynb #b9c9269c
 def zoomed(x: torch.Tensor, draws: Draws, zoom: float = 1.1, upside_down: bool = False):
     "Windows of images (n, c, h, w) at random places, 1 / (1 … zoom) as wide, at the old size."
     n = len(x)
@@ -186,10 +186,10 @@ def dropped(features: torch.Tensor, rate: float, draws: Draws, purpose: str) -> 
     kept = draws.noise(purpose, mask, features.device) >= rate
     return features * kept / (1 - rate)
 
-# %% ../nbs/science/113_embedding.ipynb #e323e32e
+# %% ../nbs/science/113_embedding.ipynb #9748242b
 @piece
 class Embed:
-    """An embedding, trained by triplets and perhaps by positives that are made (sys-virtual-positive).
+    """An embedding that learns by triplets, and perhaps by positives made (sys-virtual-positive).
 
     `virtual` is such as AdversarialPositive(); None: the baseline. The loss is Matsuoka's eq. 4.
     """
