@@ -97,6 +97,7 @@ def test_the_library_has_the_same_loss_and_the_same_recall():
     from pytorch_metric_learning.distances import LpDistance
     from pytorch_metric_learning.losses import TripletMarginLoss
     from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+    from pytorch_metric_learning.utils.inference import CustomKNN
 
     assert pml
     e, y = some(12, 8), torch.arange(12) % 4
@@ -107,7 +108,8 @@ def test_the_library_has_the_same_loss_and_the_same_recall():
         torch.testing.assert_close(Triplets(form)(e, y), theirs(e, y))
     features = some(200, 16).float()
     labels = torch.arange(200) % 20
-    found = AccuracyCalculator(include=("precision_at_1",), k=1, device=torch.device("cpu"))
+    how = {"knn_func": CustomKNN(LpDistance()), "device": torch.device("cpu")}
+    found = AccuracyCalculator(include=("precision_at_1",), k=1, **how)
     theirs = found.get_accuracy(F.normalize(features), labels)["precision_at_1"]
     assert math.isclose(recall(features, labels)[1], 100 * theirs, abs_tol=1e-6)
 
@@ -118,12 +120,19 @@ def _mean_reducer():
     return MeanReducer()
 
 
-def test_a_loss_of_the_library_takes_our_positives():
+def test_a_loss_of_the_library_takes_our_positives(monkeypatch):
     pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning.distances import LpDistance
+    from pytorch_metric_learning.losses import TripletMarginLoss
+
     e, y = some(8).requires_grad_(), torch.arange(8) // 2
-    positive = (e.detach() + 0.1).requires_grad_()
-    loss = FromLibrary("TripletMarginLoss")
-    loss(e, y, positive).backward()
+    positive = (e.detach() + some(8, seed=1)).requires_grad_()
+    far = LpDistance(normalize_embeddings=False, p=2, power=2)
+    same = TripletMarginLoss(margin=0, smooth_loss=True, distance=far)
+    with monkeypatch.context() as patched:
+        patched.setattr(FromLibrary, "made", lambda self: (same, None))
+        torch.testing.assert_close(FromLibrary()(e, y, positive), Triplets()(e, y, positive))
+    FromLibrary("TripletMarginLoss")(e, y, positive).backward()
     assert positive.grad.abs().sum() > 0
     assert FromLibrary("MultiSimilarityLoss", "MultiSimilarityMiner")(e, y).isfinite()
     with pytest.raises(BadInput, match="NoSuch"):
@@ -310,9 +319,19 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path):
     images, full = photographs(), recipe(virtual=AdversarialPositive(16.0), zoom=1.2, dropout=0.1)
     how = {"compute": Compute(progress=False, checkpoint_seconds=0)}
     whole = training.train(training.start(full, images, Length(2, 16), **how))
-    training.train(training.start(full, images, Length(1, 16), folder=tmp_path, **how))
+    first, steps = training.start(full, images, Length(2, 16), folder=tmp_path, **how), [0]
+
+    def broken(nets, batch):
+        steps[0] += 1
+        if steps[0] == 4:
+            raise RuntimeError("the power fails in the last step")
+        return full.loss(nets, batch)
+
+    first.phases = (replace(first.phases[0], loss=broken),)
+    with pytest.raises(RuntimeError, match="power"):
+        training.train(first)
     again = training.start(full, images, Length(2, 16), folder=tmp_path, **how)
-    assert again.at.epoch == 1
+    assert (again.at.epoch, again.at.step) == (1, 1)
     training.train(again)
     for a, b in zip(whole.nets.parameters(), again.nets.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -1132,6 +1132,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'thesis_repro/embedding.py'),
                                         'thesis_repro.embedding.Embed.phases': ( 'science/embedding.html#embed.phases',
                                                                                  'thesis_repro/embedding.py'),
+                                        'thesis_repro.embedding.Embed.planned': ( 'science/embedding.html#embed.planned',
+                                                                                  'thesis_repro/embedding.py'),
                                         'thesis_repro.embedding.Embed.positives': ( 'science/embedding.html#embed.positives',
                                                                                     'thesis_repro/embedding.py'),
                                         'thesis_repro.embedding.Embed.prepared': ( 'science/embedding.html#embed.prepared',

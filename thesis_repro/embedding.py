@@ -6,7 +6,7 @@
 __all__ = ['IMAGENET', 'Trunk', 'Vgg16', 'LiteMaps', 'Lite0', 'Small', 'Embedder', 'looked_at', 'zoomed', 'dropped', 'Embed',
            'recalls']
 
-# %% ../nbs/science/113_embedding.ipynb #e8354a20
+# %% ../nbs/science/113_embedding.ipynb #4d57ef51
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from .retrieval_data import Paired
 from .robustness import evaluating
 from .settings import Preset
 
-# %% ../nbs/science/113_embedding.ipynb #70299dbe
+# %% ../nbs/science/113_embedding.ipynb #5287ecfb
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -51,7 +51,7 @@ class Trunk:
     def scaled(self, preset: Preset) -> "Trunk":
         return self
 
-# %% ../nbs/science/113_embedding.ipynb #00ad477c
+# %% ../nbs/science/113_embedding.ipynb #f6de1b00
 @piece
 class Vgg16(Trunk):
     "VGG16 with batch norm and ImageNet weights, without its last pooling (torchvision)."
@@ -82,7 +82,7 @@ class Vgg16(Trunk):
         others = {"lite0": Lite0(), "resnet18": Small(width=preset.width)}
         return others.get(preset.vgg16_bn, self)
 
-# %% ../nbs/science/113_embedding.ipynb #24f3e9e7
+# %% ../nbs/science/113_embedding.ipynb #42d62189
 class LiteMaps(nn.Module):
     "An EfficientNet-Lite up to its last maps, and nothing in it at random."
 
@@ -109,7 +109,7 @@ class Lite0(Trunk):
     def weights(self):
         return {f"net.{k}": v for k, v in EfficientNetLite().build().trunk.state_dict().items()}
 
-# %% ../nbs/science/113_embedding.ipynb #76e05a3f
+# %% ../nbs/science/113_embedding.ipynb #8254bae7
 @piece
 class Small(Trunk):
     "A network of the thesis (a key of models.ARCHITECTURES) without its head, untrained."
@@ -127,7 +127,7 @@ class Small(Trunk):
         layers = [*first, *(m for stage in list(net.stages)[1:] for m in stage)]
         return normalise, nn.Sequential(*(m for m in layers if not isinstance(m, head)))
 
-# %% ../nbs/science/113_embedding.ipynb #f9a02550
+# %% ../nbs/science/113_embedding.ipynb #11ac5c74
 class Embedder(nn.Module):
     "Pooled features (n, c) and embeddings (n, size) of images (n, channels, h, w) in [0, 1]."
 
@@ -157,7 +157,7 @@ def looked_at(net: Embedder, x, batch: int = 100) -> tuple[torch.Tensor, torch.T
         parts = [net(pixels(x[i : i + batch], device)) for i in range(0, len(x), batch)]
     return tuple(torch.cat(p).cpu() for p in zip(*parts, strict=True))
 
-# %% ../nbs/science/113_embedding.ipynb #b9c9269c
+# %% ../nbs/science/113_embedding.ipynb #e8f546d7
 def zoomed(x: torch.Tensor, draws: Draws, zoom: float = 1.1, upside_down: bool = False):
     "Windows of images (n, c, h, w) at random places, 1 / (1 … zoom) as wide, at the old size."
     n = len(x)
@@ -186,7 +186,7 @@ def dropped(features: torch.Tensor, rate: float, draws: Draws, purpose: str) -> 
     kept = draws.noise(purpose, mask, features.device) >= rate
     return features * kept / (1 - rate)
 
-# %% ../nbs/science/113_embedding.ipynb #9748242b
+# %% ../nbs/science/113_embedding.ipynb #838e16a3
 @piece
 class Embed:
     """An embedding that learns by triplets, and perhaps by positives made (sys-virtual-positive).
@@ -276,7 +276,15 @@ class Embed:
         return unseen | {f"seen {name}": v for name, v in seen.items()}
 
     def scaled(self, preset: Preset) -> "Embed":
-        return replace(self, trunk=self.trunk.scaled(preset))
+        "With the trunk of a preset; one that knows nothing learns faster, and at once."
+        found = replace(self, trunk=self.trunk.scaled(preset))
+        if isinstance(found.trunk, Small) and found.trunk != self.trunk:
+            found = replace(found, optimiser=replace(self.optimiser, lr=0.05), frozen=0.0)
+        return found
+
+    def planned(self) -> "Embed":
+        "The same without its first steps, in which less is computed: a step is counted once."
+        return replace(self, frozen=0.0)
 
 
 def recalls(net: Embedder, x, y: torch.Tensor, ks=(1,)) -> dict[str, float]:

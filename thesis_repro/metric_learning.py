@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['distances', 'gaps', 'hinge', 'logistic', 'Triplets', 'FromLibrary', 'recall']
 
-# %% ../nbs/science/111_metric_learning.ipynb #5e1eb210
+# %% ../nbs/science/111_metric_learning.ipynb #0ce74512
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +15,7 @@ from .files import BadInput
 from .models import full
 from .pieces import piece
 
-# %% ../nbs/science/111_metric_learning.ipynb #090e601a
+# %% ../nbs/science/111_metric_learning.ipynb #4b1a7803
 def distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     "‖aᵢ − bⱼ‖² of embeddings (n, d) and (m, d), (n, m) (Matsuoka's eq. 2)."
     return (a[:, None] - b[None]).square().sum(-1)
@@ -28,7 +28,7 @@ def gaps(e: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     valid = (same & other)[:, :, None] & ~same[:, None, :]
     return d[:, :, None] - d[:, None, :], valid
 
-# %% ../nbs/science/111_metric_learning.ipynb #daad1b8d
+# %% ../nbs/science/111_metric_learning.ipynb #9923ea34
 def hinge(gap: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
     "max(0, d(a, p) − d(a, n) + m) (Matsuoka's eq. 1)."
     return (gap + margin).clamp(min=0)
@@ -38,7 +38,7 @@ def logistic(gap: torch.Tensor) -> torch.Tensor:
     "log(1 + exp(d(a, p) − d(a, n))) (Matsuoka's eq. 3)."
     return F.softplus(gap)
 
-# %% ../nbs/science/111_metric_learning.ipynb #da778480
+# %% ../nbs/science/111_metric_learning.ipynb #032b9b1d
 def _mean(losses: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     "The mean of the valid ones; zero if there are none."
     return (losses * valid).sum() / valid.sum().clamp(min=1)
@@ -60,7 +60,7 @@ class Triplets:
             valid = y[:, None] != y[None]
         return _mean(logistic(gap) if self.form == "logistic" else hinge(gap, self.margin), valid)
 
-# %% ../nbs/science/111_metric_learning.ipynb #9cbf87a8
+# %% ../nbs/science/111_metric_learning.ipynb #d0b09b04
 @piece
 class FromLibrary:
     "A loss of pytorch-metric-learning by its name there, and perhaps a miner of it."
@@ -94,7 +94,7 @@ class FromLibrary:
         both, labels = torch.cat([positive, e]), torch.cat([y, y])
         return loss(e, y, (a, a, other + n), ref_emb=both, ref_labels=labels)
 
-# %% ../nbs/science/111_metric_learning.ipynb #2d851f52
+# %% ../nbs/science/111_metric_learning.ipynb #7cee6059
 @torch.no_grad()
 def recall(features: torch.Tensor, y: torch.Tensor, ks=(1,), batch: int = 500) -> dict[int, float]:
     "Percent of images with one of their class y (n,) among the k nearest others, by k."

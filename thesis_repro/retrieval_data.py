@@ -6,7 +6,7 @@
 __all__ = ['LATER', 'FILES', 'COUNTS', 'SPLITS', 'class_lists', 'disjoint', 'cub_files', 'annotations', 'cars_files',
            'split_file', 'divided', 'read', 'composed', 'own', 'Retrieval', 'source', 'paired_order', 'Paired']
 
-# %% ../nbs/science/110_retrieval_data.ipynb #4936a7f3
+# %% ../nbs/science/110_retrieval_data.ipynb #c32ae722
 import csv
 import dataclasses
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from .pieces import piece
 from .runs import Named, Outline
 from .settings import Preset
 
-# %% ../nbs/science/110_retrieval_data.ipynb #f8ac04a8
+# %% ../nbs/science/110_retrieval_data.ipynb #4e06d385
 def class_lists(path: Path) -> tuple[list[int], list[int]]:
     "The classes to learn from, and those to search among, of a list (class,split). BadInput."
     try:
@@ -49,7 +49,7 @@ def disjoint(where, train, test) -> None:
         why = "in train and in test: what is searched for must not have been learned"
         raise BadInput(f"{where}: class {both[0]} is {why}")
 
-# %% ../nbs/science/110_retrieval_data.ipynb #cd5da912
+# %% ../nbs/science/110_retrieval_data.ipynb #809b4877
 def _pairs(path: Path) -> dict[str, str]:
     "The two words of each line of a text file, as key and value. BadInput."
     try:
@@ -72,7 +72,7 @@ def cub_files(folder: Path) -> list[tuple[Path, int]]:
         )
     return [(top / "images" / path, int(labels[n])) for n, path in listed.items()]
 
-# %% ../nbs/science/110_retrieval_data.ipynb #879290f8
+# %% ../nbs/science/110_retrieval_data.ipynb #548570d0
 LATER = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
 
 
@@ -100,7 +100,7 @@ def cars_files(folder: Path) -> list[tuple[Path, int]]:
         found += [(folder / part / path, label) for path, label in annotations(place, "fname")]
     return found
 
-# %% ../nbs/science/110_retrieval_data.ipynb #5782a7ae
+# %% ../nbs/science/110_retrieval_data.ipynb #98598cf5
 FILES = {"cars196": cars_files, "cub200": cub_files}
 COUNTS = {"cars196": (98, 8054, 8131), "cub200": (100, 5864, 5924)}  # classes, images, images
 
@@ -135,7 +135,7 @@ def read(name: str, side: int, folder: Path) -> Source:
         made.append(decoded(files, side, file, share=1.0))
     return Source(made[0], y, made[1], y_test, len(lists[0]), crop=0)
 
-# %% ../nbs/science/110_retrieval_data.ipynb #025c75dd
+# %% ../nbs/science/110_retrieval_data.ipynb #6ffdc813
 def composed(name: str) -> Source:
     "Pictures of digits, those of the classes of either list."
     lists, s = class_lists(split_file(name)), digits.composed(name)
@@ -168,7 +168,7 @@ def own(name: str, folder: Path | None = None) -> Source:
         x, x_test = (archives.array(z, k, folder) for k in ("x_train", "x_test"))
     return Source(x, y, x_test, y_test, len(np.unique(y)), crop=0)
 
-# %% ../nbs/science/110_retrieval_data.ipynb #6977432c
+# %% ../nbs/science/110_retrieval_data.ipynb #22b27f21
 @piece
 class Retrieval:
     "Images of some classes to learn from, and of others to search among (sys-virtual-positive)."
@@ -218,7 +218,7 @@ class Retrieval:
         lambda self: bool(self.part) and self.name not in FILES and not self.is_file
     )
 
-# %% ../nbs/science/110_retrieval_data.ipynb #335ef850
+# %% ../nbs/science/110_retrieval_data.ipynb #d820c940
 def source(name: str, side: int, stream: bool = False) -> Source:
     "The whole data set of that name."
     if name in FILES:
@@ -245,7 +245,7 @@ def _loaded(name, side, train, test, part, stream) -> Images:
         _KEPT[key] = dataclasses.replace(images, stand_in="" if real else part)
     return _KEPT[key]
 
-# %% ../nbs/science/110_retrieval_data.ipynb #1fb22743
+# %% ../nbs/science/110_retrieval_data.ipynb #ed82774d
 def paired_order(y: torch.Tensor, size: int, draws: Draws, together: int = 2) -> torch.Tensor:
     """Places for ⌈n / size⌉ batches: size / together classes each, `together` images of a class.
 

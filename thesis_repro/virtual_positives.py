@@ -9,7 +9,7 @@ __all__ = ['PARTS', 'COLUMNS', 'EPSILON', 'SWEEP', 'STEPS', 'LAYERS', 'table_vir
            'at_equal_compute', 'plan_controls', 'radii', 'plan_sweep', 'swept', 'figure_virtual_positives_6',
            'figure_virtual_positives_7', 'bench', 'step_of']
 
-# %% ../nbs/companions/virtual_positives.ipynb #12e03e4d
+# %% ../nbs/companions/virtual_positives.ipynb #996d6d13
 import dataclasses
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ from .store import Store
 from .timing import paired_seconds
 from .training import Compute, Length
 
-# %% ../nbs/companions/virtual_positives.ipynb #141bfea9
+# %% ../nbs/companions/virtual_positives.ipynb #234f17d7
 PARTS = ("Cars196", "CUB-200-2011")
 COLUMNS = {"Cars196": "Cars-196", "CUB-200-2011": "CUB-200-2011"}
 EPSILON = {"Cars196": 16.0, "CUB-200-2011": 6.0}
@@ -58,7 +58,7 @@ def adversarial(part: str, epsilon: float = 0.0) -> Run:
     epsilon = epsilon or EPSILON[part]
     return run_of(part, AdversarialPositive(epsilon), f"adversarial {epsilon:g}")
 
-# %% ../nbs/companions/virtual_positives.ipynb #3781ec5f
+# %% ../nbs/companions/virtual_positives.ipynb #a599e483
 def plan_virtual_positives_1(preset, parts=PARTS) -> dict:
     "The cells of table 1 of Matsuoka (sys-virtual-positive)."
     cells = {}
@@ -76,7 +76,7 @@ table_virtual_positives_1 = table(
     plan_virtual_positives_1, PARTS,
 )  # fmt: skip
 
-# %% ../nbs/companions/virtual_positives.ipynb #d12db6a6
+# %% ../nbs/companions/virtual_positives.ipynb #d8761da2
 def moved(net, x: torch.Tensor, positive) -> tuple[torch.Tensor, torch.Tensor]:
     "What a positive adds to images x (n, c, h, w), and how far embeddings move (n,)."
     with evaluating(net), torch.no_grad():
@@ -94,7 +94,7 @@ def between(net, x: torch.Tensor, y: torch.Tensor) -> float:
     same = (y[:, None] == y[None]).triu(1)
     return torch.cdist(e, e)[same].median().item()
 
-# %% ../nbs/companions/virtual_positives.ipynb #0a42e040
+# %% ../nbs/companions/virtual_positives.ipynb #38312723
 def draw_positives(rows: dict):
     "Rows of images and of what is added to them, with how far they move: name → (images, moves)."
     from matplotlib.pyplot import subplots
@@ -132,7 +132,7 @@ def figure_virtual_positives_ours(preset, parts=PARTS[:1]) -> Drawn:
     frame = pd.DataFrame(frame, columns=["network", "positive", "image", "moves"])
     return Drawn(draw_positives(rows), frame, tuple(runs.values()))
 
-# %% ../nbs/companions/virtual_positives.ipynb #384ce0e5
+# %% ../nbs/companions/virtual_positives.ipynb #bf4f6c27
 def steps(recipe: Embed) -> float:
     "The multiplications of a training step, in those of the baseline."
     small = replace(recipe, trunk=Small(width=0.25), frozen=0.0)
@@ -157,7 +157,7 @@ def controls(part: str) -> dict[str, Run]:
     rows = {"baseline": run_of(part), "adversarial": adversarial(part)}
     return rows | {name: run_of(part, kind, name) for name, kind in others.items()}
 
-# %% ../nbs/companions/virtual_positives.ipynb #98c26a69
+# %% ../nbs/companions/virtual_positives.ipynb #f60fadb7
 def at_equal_compute(preset, name: str, run: Run, share: float, columns: dict, parts) -> dict:
     "The cells of a row whose runs last `share` times as long."
     cells, long = {}, replace(run, label=f"{name} longer")
@@ -192,7 +192,7 @@ table_virtual_positives_controls_ours = table(
     "not in the paper", plan_controls, PARTS[:1],
 )  # fmt: skip
 
-# %% ../nbs/companions/virtual_positives.ipynb #ca5eb0ba
+# %% ../nbs/companions/virtual_positives.ipynb #a8b24a91
 def radii(preset, part: str) -> tuple[float, ...]:
     "The radii that a preset sweeps."
     every = SWEEP[part]
@@ -209,7 +209,7 @@ def plan_sweep(preset, part: str, parts=PARTS) -> dict:
         cells |= planned_row(preset, f"ε = {epsilon:g}", run, columns, parts)
     return cells
 
-# %% ../nbs/companions/virtual_positives.ipynb #fbb2aa33
+# %% ../nbs/companions/virtual_positives.ipynb #d79e2a76
 def swept(preset, part: str, parts) -> Drawn:
     "Recall@1 over the radius, of both layers; a dot for each seed, a line for their mean."
     from matplotlib.pyplot import subplots
@@ -242,7 +242,7 @@ def figure_virtual_positives_7(preset, parts=PARTS[:1]) -> Drawn:
     "The radius on Cars196 (Matsuoka's figure 7)."
     return swept(preset, "Cars196", parts)
 
-# %% ../nbs/companions/virtual_positives.ipynb #46eb3604
+# %% ../nbs/companions/virtual_positives.ipynb #5869bd6c
 def bench(preset) -> list[dict]:
     "Seconds of a step with each kind of positive, in baseline steps."
     from thesis_repro.bench import figure
