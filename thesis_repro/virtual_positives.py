@@ -226,6 +226,8 @@ def swept(preset, part: str, parts) -> Drawn:
         ax.plot(curve["ε"], curve["Recall@1"], "o", color=f"C{i}", ms=4)
         ax.axhline(none, color=f"C{i}", ls="--", lw=0.8)
     ax.set(xscale="log", xlabel="ε", ylabel="Recall@1 (%)", title=part)
+    ax.set_xticks(found := sorted({*frame["ε"].dropna()}), [f"{e:g}" for e in found])
+    ax.minorticks_off()
     ax.legend()
     runs = dict.fromkeys(r for p in plan.values() for r in p.runs)
     return Drawn(fig, frame, tuple(runs), cells)
