@@ -274,6 +274,7 @@ BENCHES = {
     "launch": ("thesis_repro.bench", "launching"),
     "advprop": ("thesis_repro.advprop", "bench"),
     "made to order": ("thesis_repro.output_control", "bench"),
+    "virtual positives": ("thesis_repro.virtual_positives", "bench"),
 }
 BATCH = {"adversarial": 128}  # images, as the thesis trains; the others 32
 

@@ -97,12 +97,12 @@ class Extractor:
         return f"{number}-{self.title}"
 
 # %% ../nbs/science/86_extractors.ipynb #3c38cf71
-def library(name: str):
+def library(name: str, extra: str = "metrics"):
     "An optional package, imported now. BadInput with the command that installs it."
     try:
         return importlib.import_module(name)
     except ImportError:
-        how = 'pip install "thesis-repro[metrics]"'
+        how = f'pip install "thesis-repro[{extra}]"'
         raise BadInput(f"{name} is not installed: {how}") from None
 
 # %% ../nbs/science/86_extractors.ipynb #6bd27572

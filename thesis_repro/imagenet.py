@@ -56,7 +56,7 @@ def listed(folder: Path, ids: list[str]) -> list[tuple[Path, int]]:
     return found
 
 # %% ../nbs/science/106_imagenet.ipynb #aebe5144
-def centre(file: Path, side: int) -> np.ndarray:
+def centre(file: Path, side: int, share: float = 256 / 224) -> np.ndarray:
     "A photograph as RGB (side, side, 3), uint8: its centre. BadInput if it is damaged."
     from PIL import Image
 
@@ -65,20 +65,20 @@ def centre(file: Path, side: int) -> np.ndarray:
             picture = photograph.convert("RGB")
     except (*archives.UNREADABLE, SyntaxError) as e:
         raise BadInput(f"{file}: cannot be read: {archives.why(e)}") from None
-    share = round(side * 256 / 224) / min(picture.size)
-    width, height = (max(side, round(s * share)) for s in picture.size)
+    factor = round(side * share) / min(picture.size)
+    width, height = (max(side, round(s * factor)) for s in picture.size)
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - side) // 2, (height - side) // 2
     return np.asarray(picture.crop((left, top, left + side, top + side)))
 
 
-def decoded(files: list[Path], side: int, target: Path | None = None) -> np.ndarray:
+def decoded(files: list[Path], side: int, target: Path | None = None, **how) -> np.ndarray:
     "The centres of photographs, (n, side, side, 3); in the .npy file `target` if one is given."
     shape = (len(files), side, side, 3)
-    how = (target, "w+", np.uint8, shape)
-    x = np.lib.format.open_memmap(*how) if target else np.empty(shape, np.uint8)
+    new = (target, "w+", np.uint8, shape)
+    x = np.lib.format.open_memmap(*new) if target else np.empty(shape, np.uint8)
     for i, file in enumerate(Bar(files, "decoding", unit=" images")):
-        x[i] = centre(file, side)
+        x[i] = centre(file, side, **how)
     return x
 
 # %% ../nbs/science/106_imagenet.ipynb #6f507a11

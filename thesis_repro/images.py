@@ -50,6 +50,10 @@ class Images:
         names = [f.name for f in dataclasses.fields(self) if f.name[:2] in ("x_", "y_")]
         return dataclasses.replace(self, **{k: getattr(self, k).to(device) for k in names})
 
+    def order(self, size: int, draws: Draws) -> torch.Tensor:
+        "The places of the training images of an epoch, batch after batch of `size`, on the CPU."
+        return epoch_order(len(self.y_train), draws)
+
     def __repr__(self):
         place = f", in the place of {self.stand_in}" if self.stand_in else ""
         parts = {"train": self.y_train, "held out": self.y_val, "test": self.y_test}
@@ -248,7 +252,7 @@ def batches(
     Order and augmentation depend on the seed and the epoch of `draws` alone.
     """
     x, y = images.x_train, images.y_train
-    order = epoch_order(len(y), draws)
+    order = images.order(size, draws)
     order = order if isinstance(x, OnDisk) else order.to(x.device)
     for step in range(start, -(-len(y) // size)):
         index = order[step * size : (step + 1) * size]

@@ -19,7 +19,7 @@ from . import distributed, pieces, settings, stopping
 from .checkpoints import copy_weights, load_checkpoint, save_checkpoint
 from .draws import Draws
 from .files import BadInput, plain
-from .images import Images, batches, epoch_order
+from .images import Images, batches
 from .models import Diverged
 from .pieces import piece
 from .progress import Bar
@@ -201,7 +201,7 @@ def _place(t: Training) -> Draws:
     n, size = len(t.images.y_train), t.length.batch_size
     progress = (t.at.epoch + t.at.step / -(-n // size)) / t.length.epochs
     if t.order is None or t.at.step == 0:
-        t.order = epoch_order(n, Draws(t.seed, t.at.epoch))
+        t.order = t.images.order(size, Draws(t.seed, t.at.epoch))
     samples = t.order[t.at.step * size : (t.at.step + 1) * size]
     return Draws(t.seed, t.at.epoch, t.at.step, progress, samples)
 
