@@ -27,7 +27,10 @@ OPTIONS = {
     "--set": {"action": "append", "metavar": "KEY=VALUE", "help": "any key of settings.ini"},
     "--pieces": {"action": "append", "metavar": "FILE", "help": "a Python file with your pieces"},
     "--parts": {"help": 'only these data sets, such as "CIFAR-10,SVHN"'},
-    "--chapter": {"default": "", "help": "such as 7 or m2at,aip or a companion's name (default: all)"},
+    "--chapter": {
+        "default": "",
+        "help": "such as 7 or m2at,aip or a companion's name (default: all)",
+    },
     "--json": {"action": "store_true", "help": "print JSON"},
     "--row": {"help": "only this row, such as AIP"},
     "--column": {"help": 'only this column, such as "Best / CIFAR-10"'},
