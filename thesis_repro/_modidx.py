@@ -1720,7 +1720,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'thesis_repro.genomes.Genome.build': ('science/genomes.html#genome.build', 'thesis_repro/genomes.py'),
                                       'thesis_repro.genomes.Genome.check': ('science/genomes.html#genome.check', 'thesis_repro/genomes.py'),
                                       'thesis_repro.genomes.Grown': ('science/genomes.html#grown', 'thesis_repro/genomes.py'),
-                                      'thesis_repro.genomes.Grown.check': ('science/genomes.html#grown.check', 'thesis_repro/genomes.py'),
                                       'thesis_repro.genomes.Grown.classifier': ( 'science/genomes.html#grown.classifier',
                                                                                  'thesis_repro/genomes.py'),
                                       'thesis_repro.genomes.Grown.scaled': ('science/genomes.html#grown.scaled', 'thesis_repro/genomes.py'),

@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'LENGTH', 'WHOLE', 'table_transferability_1_ours', 'GAPS', '
            'evolved', 'other', 'networks', 'ours', 'attacks', 'in_small', 'plan_networks', 'gaps', 'said_of', 'course',
            'figure_evolution', 'champions', 'figure_1', 'draw_maps']
 
-# %% ../nbs/companions/transferability.ipynb #fb2092a6
+# %% ../nbs/companions/transferability.ipynb #26ef33b3
 import itertools
 import math
 from dataclasses import replace
@@ -33,7 +33,7 @@ from .store import Store
 from .training import Length
 from .verdicts import moments
 
-# %% ../nbs/companions/transferability.ipynb #4dca6649
+# %% ../nbs/companions/transferability.ipynb #3186d258
 PARTS = ("CIFAR-10",)
 LENGTH = Length(40, 128)
 WHOLE = Evolution()
@@ -50,7 +50,7 @@ def reference(seed: int) -> Run:
     data = Named(settings.PARTS["CIFAR-10"], part="CIFAR-10")
     return run_of("R", data, replace(CANDIDATE, method=Plain()), 100 + seed)
 
-# %% ../nbs/companions/transferability.ipynb #3423ff47
+# %% ../nbs/companions/transferability.ipynb #ca24fb0b
 def beside(seed: int) -> Taught:
     "CIFAR-10 with R beside it."
     return Taught(reference(seed).data, reference(seed))
@@ -66,7 +66,7 @@ def other(seed: int):
     "A random architecture, one that is in no first generation."
     return replace(CANDIDATE, network=random_genome(SPACE, Draws(1000 + seed)))
 
-# %% ../nbs/companions/transferability.ipynb #a2c83d36
+# %% ../nbs/companions/transferability.ipynb #31155298
 def networks(seed: int) -> dict[str, Run]:
     "All that are compared with R, by their rows, at the whole scale (sys-evolve)."
     plain = {"method": Plain()}
@@ -88,7 +88,7 @@ def ours(preset, row: str) -> tuple[Run, ...]:
     whole = (reference(s) if row == "R" else networks(s)[row] for s in range(preset.seeds))
     return tuple(scaled(preset, run) for run in whole)
 
-# %% ../nbs/companions/transferability.ipynb #ec314e22
+# %% ../nbs/companions/transferability.ipynb #d3ff7f56
 def attacks(preset) -> dict:
     "The attacks on R, and how many test images they are made on."
     steps = 100 if in_small(preset) else 1000
@@ -126,7 +126,7 @@ table_transferability_1_ours = table(
     PARTS,
 )
 
-# %% ../nbs/companions/transferability.ipynb #ab23e7f1
+# %% ../nbs/companions/transferability.ipynb #d3f271e8
 GAPS = {
     "the gap: R′ − E": ("R′", "E"),
     "any other architecture: R′ − random": ("R′", "random architecture"),
@@ -158,7 +158,7 @@ def gaps(measured: Table, level: float = 0.95) -> pd.DataFrame:
         rows.append((name, attack, *found))
     return pd.DataFrame(rows, columns=["difference", "attack", "points", "low", "high"])
 
-# %% ../nbs/companions/transferability.ipynb #f482bbe0
+# %% ../nbs/companions/transferability.ipynb #da88c64a
 def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     "Whose the gap is, by the intervals of `gaps`."
     own = found[found.attack == attack].set_index("difference")
@@ -173,7 +173,7 @@ def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     share = f"{evolution.points:.1f} of them are over a random architecture"
     return f"{attack}: the gap is {gap.points:.1f} points; {share}: {whose}."
 
-# %% ../nbs/companions/transferability.ipynb #a6d7d771
+# %% ../nbs/companions/transferability.ipynb #42dea22e
 def course(store: Store, run: Run) -> pd.DataFrame:
     "The members after each generation of an evolution, the fittest first."
     kept = members_of(Generations().make(store, run))
@@ -204,7 +204,7 @@ def figure_evolution(preset, parts=PARTS) -> Drawn:
     axes[0].legend(fontsize=7)
     return Drawn(fig, frame, runs)
 
-# %% ../nbs/companions/transferability.ipynb #152c9d6d
+# %% ../nbs/companions/transferability.ipynb #f854c3ed
 def champions(preset) -> pd.DataFrame:
     "The architectures of E and their costs."
     store, rows = Store(preset), []
@@ -214,7 +214,7 @@ def champions(preset) -> pd.DataFrame:
         rows.append((run.seed, str(genome), cost))
     return pd.DataFrame(rows, columns=["evolution", "architecture", "cost"])
 
-# %% ../nbs/companions/transferability.ipynb #a30d96c7
+# %% ../nbs/companions/transferability.ipynb #85c8d141
 LOOKED = ("R", "R′", "E", "R's architecture without the penalty")
 
 
