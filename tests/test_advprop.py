@@ -2,11 +2,12 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from thesis_repro import advprop, atlas, claims, costs, data, models, settings
+from thesis_repro import advprop, atlas, bench, claims, costs, data, models, settings
 from thesis_repro.adversarial import Adversarial, Examples, other_classes
 from thesis_repro.advprop import CRAFT, METHODS, STRENGTHS, VARIANTS, AdvProp, RandomSigns, Together
 from thesis_repro.attacks import PGD
@@ -231,6 +232,29 @@ def test_claims_are_of_this_companion_and_the_printed_numbers_answer_some():
 def test_the_atlas_finds_it():
     found = atlas.where("sys-advprop")
     assert found.state == "made" and found.function == "thesis_repro.advprop.AdvProp"
+
+
+def test_the_bench_times_a_step_of_each_method_in_steps_of_vanilla(monkeypatch):
+    made = {name: [] for name in METHODS}
+    real = bench.training_step
+    names = {method: name for name, method in METHODS.items()}
+
+    def training_step(method, *size, **how):
+        step = real(method, *size, **how)
+        return lambda: made[names[method]].append(1) or step()
+
+    monkeypatch.setattr(bench, "training_step", training_step)
+    tiny = settings.load("smoke", device="cpu", timing_batch=2, timing_repeats=2)
+    found = {f["name"]: f for f in advprop.bench(tiny, width=0.0625)}
+    assert all(len(calls) >= 2 for calls in made.values())
+    assert {f"seconds a step: {name}" for name in METHODS} <= found.keys()
+    seconds = pd.DataFrame({"vanilla": [1.0, 2.0], "AT": [6.0, 12.0], "AdvProp": [8.0, 16.0]})
+    monkeypatch.setattr(advprop, "paired_seconds", lambda *_, **__: seconds)
+    found = {f["name"]: f for f in advprop.bench(tiny, width=0.0625)}
+    assert found["AT in vanilla steps"]["value"] == pytest.approx(6)
+    assert found["AT in vanilla steps"]["ok"] is None
+    assert found["AdvProp in vanilla steps"]["ok"] is False  # published are 7
+    assert bench.BENCHES["advprop"] == ("thesis_repro.advprop", "bench")
 
 
 def test_it_is_planned_without_a_network_of_ours():

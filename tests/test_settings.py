@@ -141,11 +141,9 @@ def test_a_chapter_may_have_its_own_section(own):
 
 
 def test_a_companions_section_has_its_name(own, tmp_path, monkeypatch):
-    own("[small]\nepochs = 9\n[small: chapters 5 mine]\nepochs = 3\n")
-    (tmp_path / "nbs" / "companions").mkdir(parents=True)
-    (tmp_path / "nbs" / "companions" / "mine.ipynb").touch()
-    monkeypatch.setenv("THESIS_REPRO_ROOT", str(tmp_path))
-    assert [settings.load("small", chapter=c).epochs for c in (None, 5, "mine")] == [9, 3, 3]
+    own("[small]\nepochs = 9\n[small: chapters 5 advprop]\nepochs = 3\n")
+    monkeypatch.setenv("THESIS_REPRO_ROOT", str(tmp_path))  # where no notebook is
+    assert [settings.load("small", chapter=c).epochs for c in (None, 5, "advprop")] == [9, 3, 3]
 
 
 @pytest.mark.parametrize("header", ["small: 5", "small: chapters", "small: chapter five"])

@@ -188,6 +188,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'thesis_repro/advprop.py'),
                                       'thesis_repro.advprop._as_they_are': ( 'companions/advprop.html#_as_they_are',
                                                                              'thesis_repro/advprop.py'),
+                                      'thesis_repro.advprop.bench': ('companions/advprop.html#bench', 'thesis_repro/advprop.py'),
                                       'thesis_repro.advprop.by_size': ('companions/advprop.html#by_size', 'thesis_repro/advprop.py'),
                                       'thesis_repro.advprop.columns_3': ('companions/advprop.html#columns_3', 'thesis_repro/advprop.py'),
                                       'thesis_repro.advprop.corruption_error': ( 'companions/advprop.html#corruption_error',

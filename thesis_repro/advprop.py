@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CRAFT', 'STRENGTHS', 'FINE', 'AGAIN', 'NOISE', 'METHODS', 'VARIANTS', 'PARTS', 'SIDES', 'SMALL', 'NETWORKS',
            'table_advprop_1', 'table_advprop_2', 'BUDGET', 'UNDER', 'table_advprop_3', 'AdvProp', 'Together',
-           'RandomSigns', 'steps', 'run_of', 'VanillaSteps', 'missing', 'by_size', 'plan_1', 'corruption_error',
-           'plan_2', 'gains', 'draw_gains', 'figure_advprop_1', 'figure_advprop_2', 'OnBranch', 'for_epochs',
-           'columns_3', 'plan_3']
+           'RandomSigns', 'steps', 'bench', 'run_of', 'VanillaSteps', 'missing', 'by_size', 'plan_1',
+           'corruption_error', 'plan_2', 'gains', 'draw_gains', 'figure_advprop_1', 'figure_advprop_2', 'OnBranch',
+           'for_epochs', 'columns_3', 'plan_3']
 
 # %% ../nbs/companions/advprop.ipynb #8c390202
 import dataclasses
@@ -17,7 +17,7 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from . import costs
+from . import costs, settings
 from .adversarial import Adversarial
 from .attacks import PGD, Bounded
 from .corruptions import ALEXNET, CORRUPTIONS, CorruptionError
@@ -34,7 +34,8 @@ from .robustness import robust_accuracy
 from .runs import Run, scaled, shortfall
 from .split_norms import AuxiliaryNorms, Branch
 from .store import Store
-from .training import Length
+from .timing import paired_seconds, ratios
+from .training import Compute, Length
 
 # %% ../nbs/companions/advprop.ipynb #2fd65167
 CRAFT = PGD(4 / 255, 1 / 255, 5, targeted=True)
@@ -135,6 +136,21 @@ VARIANTS = {
     "AdvProp, clean again": AGAIN,
     "AdvProp, random signs": NOISE,
 }
+
+# %% ../nbs/companions/advprop.ipynb #6e0d3a91
+def bench(preset, width: float = 1.0) -> list[dict]:
+    "Seconds of a step of each of the `METHODS` (ResNet-18, 32 × 32), and in vanilla steps."
+    from thesis_repro.bench import figure, training_step
+
+    device, batch = settings.device(preset), preset.timing_batch
+    compute = Compute(device=str(device), progress=False)
+    actions = {n: training_step(m, batch, width, compute=compute) for n, m in METHODS.items()}
+    seconds = paired_seconds(actions, preset.timing_repeats, device=device)
+    times, most = ratios(seconds, "vanilla").drop("vanilla"), {"AdvProp": 7}  # 7 as published
+    found = [figure(f"seconds a step: {n}", v.median(), "s") for n, v in seconds.items()]
+    for name, value in times.items():
+        found.append(figure(f"{name} in vanilla steps", value, "times", at_most=most.get(name)))
+    return found
 
 # %% ../nbs/companions/advprop.ipynb #5e6345ea
 PARTS = ("ImageNet",)

@@ -272,6 +272,7 @@ BENCHES = {
     "evaluation": ("thesis_repro.bench", "evaluation"),
     "aip": ("thesis_repro.aip", "bench"),
     "launch": ("thesis_repro.bench", "launching"),
+    "advprop": ("thesis_repro.advprop", "bench"),
     "made to order": ("thesis_repro.output_control", "bench"),
 }
 BATCH = {"adversarial": 128}  # images, as the thesis trains; the others 32

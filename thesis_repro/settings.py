@@ -151,8 +151,8 @@ def presets() -> list[str]:
 
 # %% ../nbs/engine/04_settings.ipynb #44aacd67
 def _is_chapter(name: str) -> bool:
-    "Whether a section may be about it: the number of a chapter, or a companion's name."
-    return name.isdigit() or (paths.notebooks() / "companions" / f"{name}.ipynb").is_file()
+    "Whether a section may be about it: a chapter's number, or a companion's name, a module here."
+    return name.isdigit() or Path(paths.__file__).with_name(f"{name}.py").is_file()
 
 
 def _own(ini: configparser.ConfigParser, preset: str, chapter) -> dict[str, str]:
