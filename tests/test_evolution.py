@@ -32,6 +32,7 @@ from thesis_repro.mixup import Plain
 from thesis_repro.models import Diverged
 from thesis_repro.pieces import from_specification, specification
 from thesis_repro.recipes import Adam
+from thesis_repro.replaced import Taught
 from thesis_repro.robustness import evaluate
 from thesis_repro.runs import Named, Run
 from thesis_repro.store import RunsFailed, Store
@@ -243,10 +244,18 @@ def test_what_a_preset_can_afford():
     smoke, whole = (settings.load(n, "transferability") for n in ("smoke", "thesis"))
     few, all_of_it = data.scaled(smoke).evolution, data.scaled(whole).evolution
     assert all_of_it.candidates == 72 and all_of_it.length == Length(10, 128)
-    assert few.candidates == 9 and few.recipe.width == smoke.width
+    assert few.candidates == 8 and few.recipe.width == smoke.width
     assert few.length == Length(round(smoke.epochs / 4), smoke.batch_size)
     random = replace(data, evolution=Evolution(population=72, generations=0))
-    assert random.scaled(smoke).evolution.candidates == 9
+    assert random.scaled(smoke).evolution.candidates == 8
+
+
+def test_a_plan_counts_the_candidates():
+    data = replace(E.data, evolution=replace(HOW, generations=0))
+    here, other = E.data.foreseen(), data.foreseen()
+    assert len(here) == HOW.candidates == 7 and len(other) == 3
+    assert len({r.key for r in [*here, *other]}) == 10
+    assert {(r.data, r.length, r.recipe) for r in here} == {(Taught(REAL, R), HOW.length, RECIPE)}
 
 
 def test_bad_input():

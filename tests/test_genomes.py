@@ -36,7 +36,7 @@ def parameters(genome, classes, channels=3):
     total = 0
     for layer in genome.layers:
         total += layer.kernel**2 * channels * layer.width
-        total += layer.width if layer.norm == "none" else 2 * layer.width
+        total += layer.width if layer.norm == "none" else 2 * layer.width  # batch, group
         channels = layer.width
     return total + channels * classes + classes
 

@@ -6,11 +6,11 @@
 __all__ = ['CANDIDATE', 'Member', 'winner', 'survivors', 'Evolution', 'candidate', 'lived', 'floor_of', 'evolve', 'Evolved',
            'EvolvedImages', 'Generations', 'members_of']
 
-# %% ../nbs/science/123_evolution.ipynb #18cd83e6
+# %% ../nbs/science/123_evolution.ipynb #8274b968
 import math
 from dataclasses import dataclass, replace
 
-from . import pieces
+from . import code, pieces
 from .attacks import PGD
 from .draws import Draws
 from .files import BadInput
@@ -21,12 +21,13 @@ from .misalignment import Misaligned, Transfer
 from .pieces import piece
 from .recipes import Adam, Decay
 from .replaced import ForANetwork, Taught, TaughtImages
+from .robustness import evaluate
 from .runs import Run
 from .settings import Preset
 from .store import RunsFailed, Store
 from .training import Length
 
-# %% ../nbs/science/123_evolution.ipynb #f9853119
+# %% ../nbs/science/123_evolution.ipynb #5e0301fb
 @dataclass(frozen=True)
 class Member:
     "A network of a population: its genome, and what was measured on held-out images (%)."
@@ -44,7 +45,7 @@ class Member:
             return (0, self.accuracy)
         return (1, -100.0 if math.isnan(self.transfer) else -self.transfer)
 
-# %% ../nbs/science/123_evolution.ipynb #2be230ee
+# %% ../nbs/science/123_evolution.ipynb #838261a8
 def winner(members: list[Member], size: int, floor: float, draws: Draws) -> Member:
     "The fittest of `size` members that are drawn at random."
     drawn = draws.numpy("tournament").permutation(len(members))[:size]
@@ -55,7 +56,7 @@ def survivors(members: list[Member], count: int, floor: float) -> list[Member]:
     "The fittest, the fittest first; of equals those that stand before the others."
     return sorted(members, key=lambda m: m.fitness(floor), reverse=True)[:count]
 
-# %% ../nbs/science/123_evolution.ipynb #1f476377
+# %% ../nbs/science/123_evolution.ipynb #78700f03
 CANDIDATE = Grown(PLAIN_NET, Misaligned(), Adam(2e-3, (0.9, 0.999), decay=Decay(kind="cosine")))
 
 
@@ -70,7 +71,7 @@ class Evolution:
     children: int = pieces.field(8, low=1, high=1000)  # λ
     generations: int = pieces.field(8, low=0, high=1000)  # after the first; 0: random search
     tournament: int = pieces.field(2, low=1, high=1000)
-    floor: float = pieces.field(0.9, low=0, high=1)  # of the reference's accuracy
+    floor: float = pieces.field(0.75, low=0, high=1)  # of the reference's accuracy
     attack: object = PGD()  # on the reference
     seed: int = pieces.field(0, low=0, high=2**32 - 1)
 
@@ -108,7 +109,7 @@ class Evolution:
 
 _TURNS = 50
 
-# %% ../nbs/science/123_evolution.ipynb #d3e2ff3e
+# %% ../nbs/science/123_evolution.ipynb #8987f14e
 def candidate(data: "Evolved", genome: Genome) -> Run:
     "The training of a genome in an evolution."
     e = data.evolution
@@ -119,28 +120,24 @@ def candidate(data: "Evolved", genome: Genome) -> Run:
 
 def lived(store: Store, data: "Evolved", born: list[tuple], generation: int) -> list[Member]:
     "Members of some (genome, parent or None): trained and measured, what is absent now."
-    runs = [candidate(data, genome) for genome, _ in born]
+    runs, asked = [candidate(data, g) for g, _ in born], Transfer(data.evolution.attack, "val")
     try:
         store.ensure(runs)
     except RunsFailed:
         if not all(store.record(r) or store.diverged(r) for r in runs):
             raise
-    asked = Transfer(data.evolution.attack, "val")
     ensure_measured(store, [(run, asked) for run in runs])
     found = []
     for run, (genome, parent) in zip(runs, born, strict=True):
-        said = {"born": generation, "parent": str(parent.genome) if parent else ""}
-        numbers = asked.kept(store, run) or {"accuracy": 0.0, "transfer": None}
-        said["accuracy"], share = numbers["accuracy"], numbers["transfer"]
-        said["transfer"] = math.nan if share is None else share
-        found.append(Member(genome, **said, why=store.diverged(run)))
+        numbers = asked.kept(store, run) or {"accuracy": 0.0}
+        accuracy, share = numbers["accuracy"], asked.value(store, run)
+        words = str(parent.genome) if parent else ""
+        found.append(Member(genome, accuracy, share, generation, words, store.diverged(run)))
     return found
 
-# %% ../nbs/science/123_evolution.ipynb #a17d8691
+# %% ../nbs/science/123_evolution.ipynb #94135b53
 def floor_of(store: Store, data: "Evolved") -> float:
     "The accuracy (%) on held-out images that a member needs."
-    from thesis_repro.robustness import evaluate
-
     images = store.images(data.real)
     found = evaluate(store.weights(data.teacher), images.x_val, images.y_val)
     return data.evolution.floor * found["accuracy"]
@@ -160,7 +157,7 @@ def evolve(store: Store, data: "Evolved") -> list[list[Member]]:
         found.append(members)
     return found
 
-# %% ../nbs/science/123_evolution.ipynb #f59e1eca
+# %% ../nbs/science/123_evolution.ipynb #c9db8183
 @piece
 class Evolved(ForANetwork):
     "Images, with a trained reference beside them and a genome that was evolved against it."
@@ -181,6 +178,12 @@ class Evolved(ForANetwork):
         own = Run(self, self.evolution.recipe)
         return members_of(Generations().make(store, own))[-1][0].genome
 
+    def foreseen(self) -> list[Run]:
+        "As many runs as there will be candidates, of the same size, for a plan of what they cost."
+        e, first = self.evolution, candidate(self, self.evolution.recipe.network)
+        start = int(pieces.key(pieces.specification(e))[:6], 16)
+        return [replace(first, seed=start + i) for i in range(e.candidates)]
+
     def scaled(self, preset: Preset) -> "Evolved":
         whole = super().scaled(preset)
         e, share = self.evolution, whole.teacher.length.epochs / self.teacher.length.epochs
@@ -188,8 +191,8 @@ class Evolved(ForANetwork):
         length = Length(epochs, whole.teacher.length.batch_size)
         e = replace(e, recipe=e.recipe.scaled(preset), length=length)
         if whole.stands_in:
-            few = {"population": 3, "children": 3, "generations": 2}
-            e = replace(e, **(few if e.generations else {"population": 9}))
+            few = {"population": 4, "children": 2, "generations": 2}
+            e = replace(e, **(few if e.generations else {"population": 8}))
         return replace(whole, evolution=e, precision=whole.teacher.precision)
 
 
@@ -199,7 +202,7 @@ class EvolvedImages(TaughtImages):
 
     genome: Genome | None = None
 
-# %% ../nbs/science/123_evolution.ipynb #bb10e41f
+# %% ../nbs/science/123_evolution.ipynb #79ca359b
 @piece
 class Generations(Kept):
     "What the generations of an evolution were, of a run on `Evolved` data."
@@ -215,8 +218,6 @@ class Generations(Kept):
 
     def code(self) -> dict[str, str]:
         "The fingerprint of the code that evolves."
-        from thesis_repro import code
-
         return code.fingerprint([evolve, Evolution, Evolved, Transfer])
 
     def value(self, store: Store, run: Run) -> float:

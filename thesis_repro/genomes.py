@@ -6,7 +6,8 @@
 __all__ = ['ACTIVATIONS', 'NORMS', 'POOLS', 'PLAIN_NET', 'SPACE', 'TRIES', 'Layer', 'layer_module', 'Genome', 'narrowed',
            'multiplications', 'Space', 'random_genome', 'changed', 'longer', 'shorter', 'mutated', 'Grown']
 
-# %% ../nbs/science/121_genomes.ipynb #6b9738e0
+# %% ../nbs/science/121_genomes.ipynb #43941c18
+import functools
 import math
 from dataclasses import replace
 
@@ -21,9 +22,9 @@ from .models import Normalise, Staged
 from .pieces import piece
 from .recipes import Classify
 
-# %% ../nbs/science/121_genomes.ipynb #18aef583
+# %% ../nbs/science/121_genomes.ipynb #fd9a0ce1
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh, "silu": nn.SiLU}
-NORMS = {"batch": nn.BatchNorm2d, "none": None}
+NORMS = {"batch": nn.BatchNorm2d, "group": functools.partial(nn.GroupNorm, 1), "none": None}
 POOLS = {"none": None, "max": nn.MaxPool2d, "mean": nn.AvgPool2d}
 
 
@@ -41,7 +42,7 @@ class Layer:
         said = [f"{self.width}k{self.kernel}", self.activation]
         return " ".join([*said, *(v for v in (self.norm, self.pool) if v != "none")])
 
-# %% ../nbs/science/121_genomes.ipynb #d28aeaea
+# %% ../nbs/science/121_genomes.ipynb #dafb3ef7
 def layer_module(layer: Layer, inputs: int, outputs: int) -> nn.Sequential:
     "The layer as a module, from so many channels to so many."
     padding, norm = layer.kernel // 2, NORMS[layer.norm]
@@ -52,7 +53,7 @@ def layer_module(layer: Layer, inputs: int, outputs: int) -> nn.Sequential:
         parts.append(pool(2, ceil_mode=True))
     return nn.Sequential(*parts)
 
-# %% ../nbs/science/121_genomes.ipynb #dff2100e
+# %% ../nbs/science/121_genomes.ipynb #0e61b425
 @piece
 class Genome:
     "A network as a row of layers."
@@ -80,7 +81,7 @@ def narrowed(channels: int, width: float) -> int:
     "Channels times width, at least 2."
     return max(2, round(channels * width))
 
-# %% ../nbs/science/121_genomes.ipynb #b280a1c2
+# %% ../nbs/science/121_genomes.ipynb #cc24f4a6
 def multiplications(genome: Genome, shape=(3, 32, 32)) -> int:
     "The multiplications of the convolutions of a genome for one image (c, h, w)."
     channels, h, w = shape
@@ -92,7 +93,10 @@ def multiplications(genome: Genome, shape=(3, 32, 32)) -> int:
             h, w = math.ceil(h / 2), math.ceil(w / 2)
     return total
 
-# %% ../nbs/science/121_genomes.ipynb #43ce85bd
+# %% ../nbs/science/121_genomes.ipynb #a9d14ee9
+_CHOICES = ("widths", "kernels", "activations", "norms", "pools")
+
+
 @piece
 class Space:
     "The genomes that a search may try."
@@ -100,7 +104,7 @@ class Space:
     widths: tuple[int, ...] = pieces.field((16, 32, 64, 128), low=1)
     kernels: tuple[int, ...] = pieces.field((1, 3, 5), one_of=(1, 3, 5, 7))
     activations: tuple[str, ...] = pieces.field(tuple(ACTIVATIONS), one_of=ACTIVATIONS)
-    norms: tuple[str, ...] = pieces.field(tuple(NORMS), one_of=NORMS)
+    norms: tuple[str, ...] = pieces.field(("batch", "group"), one_of=NORMS)
     pools: tuple[str, ...] = pieces.field(tuple(POOLS), one_of=POOLS)
     layers: tuple[int, ...] = pieces.field((2, 6), low=1)  # fewest, most
     poolings: tuple[int, ...] = pieces.field((1, 3), low=0)
@@ -112,7 +116,7 @@ class Space:
             pair = getattr(self, name)
             if len(pair) != 2 or pair[0] > pair[1]:
                 raise BadInput(f"Space: {name} = {pair}: must be two numbers, the lower one first")
-        for name in ("widths", "kernels", "activations", "norms", "pools"):
+        for name in _CHOICES:
             if not getattr(self, name):
                 raise BadInput(f"Space: {name} = (): must have a choice at least")
 
@@ -128,10 +132,7 @@ class Space:
         known = (getattr(g, k) in v for g in layers for k, v in self.choices.items())
         return all(low <= n <= high for n, (low, high) in counts) and all(known)
 
-
-_CHOICES = ("widths", "kernels", "activations", "norms", "pools")
-
-# %% ../nbs/science/121_genomes.ipynb #f4a53c43
+# %% ../nbs/science/121_genomes.ipynb #84b7e1a0
 PLAIN_NET = Genome(
     (
         Layer(32),
@@ -143,7 +144,7 @@ PLAIN_NET = Genome(
 )
 SPACE = Space(like=PLAIN_NET)
 
-# %% ../nbs/science/121_genomes.ipynb #6c6cd0e2
+# %% ../nbs/science/121_genomes.ipynb #37ad2574
 TRIES = 10_000
 
 
@@ -163,7 +164,7 @@ def random_genome(space: Space, draws: Draws) -> Genome:
         f"Space: none of {TRIES:,} random genomes is in it: widen cost, layers, poolings"
     )
 
-# %% ../nbs/science/121_genomes.ipynb #ce99f09a
+# %% ../nbs/science/121_genomes.ipynb #97390978
 def changed(genome: Genome, space: Space) -> list[Genome]:
     "All genomes in which one field of one layer has another of the space's values."
     found, layers = [], genome.layers
@@ -189,7 +190,7 @@ def shorter(genome: Genome, space: Space) -> list[Genome]:
     layers = genome.layers
     return [Genome((*layers[:i], *layers[i + 1 :])) for i in range(len(layers)) if layers[1:]]
 
-# %% ../nbs/science/121_genomes.ipynb #863e42f5
+# %% ../nbs/science/121_genomes.ipynb #375b16c5
 def mutated(genome: Genome, space: Space, draws: Draws) -> Genome:
     "A random mutant of a genome, a function of the draws. BadInput if the space has none."
     kinds = (kind(genome, space) for kind in (changed, longer, shorter))
@@ -201,7 +202,7 @@ def mutated(genome: Genome, space: Space, draws: Draws) -> Genome:
     found = there[int(generator.integers(len(there)))]
     return found[int(generator.integers(len(found)))]
 
-# %% ../nbs/science/121_genomes.ipynb #405b25f1
+# %% ../nbs/science/121_genomes.ipynb #cdc8b219
 @piece
 class Grown(Classify):
     "A classifier that a genome describes; of images that bring a `genome`, by that one."

@@ -6,7 +6,7 @@
 __all__ = ['squared_cosine', 'losses_and_gradients', 'misaligned_loss', 'Misaligned', 'transfer', 'reference_of',
            'AgainstReference', 'Transfer', 'Angle']
 
-# %% ../nbs/science/122_misalignment.ipynb #de39b184
+# %% ../nbs/science/122_misalignment.ipynb #6fc20142
 import math
 
 import torch
@@ -25,13 +25,13 @@ from .robustness import evaluating
 from .runs import Run
 from .store import Store
 
-# %% ../nbs/science/122_misalignment.ipynb #43e4d3c6
+# %% ../nbs/science/122_misalignment.ipynb #a6fdd8cf
 def squared_cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     "cos² of the angles between (n, …) and (n, …), (n,); 0 where one of the two is zero."
     a, b = (F.normalize(full(v).flatten(1), dim=1, eps=1e-20) for v in (a, b))
     return (a * b).sum(1).square()
 
-# %% ../nbs/science/122_misalignment.ipynb #de0abea1
+# %% ../nbs/science/122_misalignment.ipynb #406f47fe
 def losses_and_gradients(model, x, y: torch.Tensor, graph: bool = False):
     "Cross entropies (n,) of images (n, c, h, w), and their gradients by the images."
     x = x.detach().requires_grad_()
@@ -40,7 +40,7 @@ def losses_and_gradients(model, x, y: torch.Tensor, graph: bool = False):
         (gradient,) = torch.autograd.grad(losses.sum(), x, create_graph=graph)
     return losses, gradient
 
-# %% ../nbs/science/122_misalignment.ipynb #2afaa667
+# %% ../nbs/science/122_misalignment.ipynb #1e4b674f
 def misaligned_loss(model, reference, x, y: torch.Tensor, weight: float) -> torch.Tensor:
     "The mean of CE + λ cos²(∇ₓ L_R, ∇ₓ L_E) over images (n, c, h, w) (sys-evolve); λ is `weight`."
     with attacking(reference):
@@ -48,7 +48,7 @@ def misaligned_loss(model, reference, x, y: torch.Tensor, weight: float) -> torc
     losses, own = losses_and_gradients(model, x, y, graph=True)
     return (losses + weight * squared_cosine(own, theirs.detach())).mean()
 
-# %% ../nbs/science/122_misalignment.ipynb #5e55e803
+# %% ../nbs/science/122_misalignment.ipynb #bd3d78c5
 @piece
 class Misaligned:
     """Training with input gradients orthogonal to those of a trained network (sys-evolve).
@@ -67,14 +67,14 @@ class Misaligned:
         (reference,) = nets["reference"].held
         return misaligned_loss(nets["model"], reference, batch.x, batch.y, self.weight)
 
-# %% ../nbs/science/122_misalignment.ipynb #4d9ea1c6
+# %% ../nbs/science/122_misalignment.ipynb #42e62a9f
 def transfer(source, target, x, y: torch.Tensor, attack, batch_size: int = 500) -> dict:
     """What an attack on one network does to another, on images (n, c, h, w) in [0, 1].
 
     {right: for both, fooled: of these by the attack on `source`, moved: of these also `target`,
     transfer: moved in percent of fooled, accuracy: of `target`}; nan without a fooled image.
     """
-    right, fooled, moved, own = 0, 0, 0, 0
+    total = torch.zeros(4, dtype=torch.long)
     with evaluating(source, target):
         for i, (part, labels) in enumerate(
             zip(x.split(batch_size), y.split(batch_size), strict=True)
@@ -83,10 +83,8 @@ def transfer(source, target, x, y: torch.Tensor, attack, batch_size: int = 500) 
             clean, there = (_right(net, part, labels) for net in (source, target))
             fallen = clean & there & ~_right(source, adversarial, labels)
             also = fallen & ~_right(target, adversarial, labels)
-            counts = (v.sum().item() for v in (clean & there, fallen, also, there))
-            right, fooled, moved, own = map(
-                sum, zip((right, fooled, moved, own), counts, strict=True)
-            )
+            total += torch.stack([clean & there, fallen, also, there]).sum(1).cpu()
+    right, fooled, moved, own = total.tolist()
     found = {"right": right, "fooled": fooled, "moved": moved, "accuracy": 100 * own / len(y)}
     return found | {"transfer": 100 * moved / fooled if fooled else math.nan}
 
@@ -96,7 +94,7 @@ def _right(net, x, y: torch.Tensor) -> torch.Tensor:
     "Which images a network classifies rightly, (n,)."
     return full(net(x)).argmax(1) == y
 
-# %% ../nbs/science/122_misalignment.ipynb #176a6afb
+# %% ../nbs/science/122_misalignment.ipynb #56425e77
 def reference_of(run: Run) -> Run:
     "The run of the network that a run is compared with. BadInput if its data have none."
     if not isinstance(found := getattr(run.data, "teacher", None), Run):
@@ -122,7 +120,7 @@ class AgainstReference(Kept):
         count = self.size or len(getattr(images, f"y_{self.split}"))
         return *nets, *store.batch(run, count, self.split)
 
-# %% ../nbs/science/122_misalignment.ipynb #0ba4b130
+# %% ../nbs/science/122_misalignment.ipynb #55ac638b
 @piece
 class Transfer(AgainstReference):
     "Percent of images that an attack on the reference moves in this network, too (sys-evolve)."

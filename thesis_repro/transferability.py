@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'LENGTH', 'WHOLE', 'table_transferability_1_ours', 'GAPS', '
            'evolved', 'other', 'networks', 'ours', 'attacks', 'in_small', 'plan_networks', 'gaps', 'said_of', 'course',
            'figure_evolution', 'champions', 'figure_1', 'draw_maps']
 
-# %% ../nbs/companions/transferability.ipynb #26ef33b3
+# %% ../nbs/companions/transferability.ipynb #3d52a567
 import itertools
 import math
 from dataclasses import replace
@@ -33,7 +33,7 @@ from .store import Store
 from .training import Length
 from .verdicts import moments
 
-# %% ../nbs/companions/transferability.ipynb #3186d258
+# %% ../nbs/companions/transferability.ipynb #6f02c1c3
 PARTS = ("CIFAR-10",)
 LENGTH = Length(40, 128)
 WHOLE = Evolution()
@@ -50,7 +50,7 @@ def reference(seed: int) -> Run:
     data = Named(settings.PARTS["CIFAR-10"], part="CIFAR-10")
     return run_of("R", data, replace(CANDIDATE, method=Plain()), 100 + seed)
 
-# %% ../nbs/companions/transferability.ipynb #ca24fb0b
+# %% ../nbs/companions/transferability.ipynb #1d3e8623
 def beside(seed: int) -> Taught:
     "CIFAR-10 with R beside it."
     return Taught(reference(seed).data, reference(seed))
@@ -66,7 +66,7 @@ def other(seed: int):
     "A random architecture, one that is in no first generation."
     return replace(CANDIDATE, network=random_genome(SPACE, Draws(1000 + seed)))
 
-# %% ../nbs/companions/transferability.ipynb #31155298
+# %% ../nbs/companions/transferability.ipynb #bbffd11a
 def networks(seed: int) -> dict[str, Run]:
     "All that are compared with R, by their rows, at the whole scale (sys-evolve)."
     plain = {"method": Plain()}
@@ -88,7 +88,7 @@ def ours(preset, row: str) -> tuple[Run, ...]:
     whole = (reference(s) if row == "R" else networks(s)[row] for s in range(preset.seeds))
     return tuple(scaled(preset, run) for run in whole)
 
-# %% ../nbs/companions/transferability.ipynb #d3ff7f56
+# %% ../nbs/companions/transferability.ipynb #e3deca26
 def attacks(preset) -> dict:
     "The attacks on R, and how many test images they are made on."
     steps = 100 if in_small(preset) else 1000
@@ -126,7 +126,7 @@ table_transferability_1_ours = table(
     PARTS,
 )
 
-# %% ../nbs/companions/transferability.ipynb #d3f271e8
+# %% ../nbs/companions/transferability.ipynb #7212c2e4
 GAPS = {
     "the gap: R′ − E": ("R′", "E"),
     "any other architecture: R′ − random": ("R′", "random architecture"),
@@ -158,7 +158,7 @@ def gaps(measured: Table, level: float = 0.95) -> pd.DataFrame:
         rows.append((name, attack, *found))
     return pd.DataFrame(rows, columns=["difference", "attack", "points", "low", "high"])
 
-# %% ../nbs/companions/transferability.ipynb #da88c64a
+# %% ../nbs/companions/transferability.ipynb #6664ccd0
 def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     "Whose the gap is, by the intervals of `gaps`."
     own = found[found.attack == attack].set_index("difference")
@@ -173,7 +173,7 @@ def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     share = f"{evolution.points:.1f} of them are over a random architecture"
     return f"{attack}: the gap is {gap.points:.1f} points; {share}: {whose}."
 
-# %% ../nbs/companions/transferability.ipynb #42dea22e
+# %% ../nbs/companions/transferability.ipynb #514e0de5
 def course(store: Store, run: Run) -> pd.DataFrame:
     "The members after each generation of an evolution, the fittest first."
     kept = members_of(Generations().make(store, run))
@@ -204,7 +204,7 @@ def figure_evolution(preset, parts=PARTS) -> Drawn:
     axes[0].legend(fontsize=7)
     return Drawn(fig, frame, runs)
 
-# %% ../nbs/companions/transferability.ipynb #f854c3ed
+# %% ../nbs/companions/transferability.ipynb #f11feaa6
 def champions(preset) -> pd.DataFrame:
     "The architectures of E and their costs."
     store, rows = Store(preset), []
@@ -214,7 +214,7 @@ def champions(preset) -> pd.DataFrame:
         rows.append((run.seed, str(genome), cost))
     return pd.DataFrame(rows, columns=["evolution", "architecture", "cost"])
 
-# %% ../nbs/companions/transferability.ipynb #85c8d141
+# %% ../nbs/companions/transferability.ipynb #dce357b4
 LOOKED = ("R", "R′", "E", "R's architecture without the penalty")
 
 
@@ -236,7 +236,8 @@ def draw_maps(x, maps: dict, alike: dict):
     from matplotlib.pyplot import subplots
 
     n, names = len(x), list(maps)
-    fig, axes = subplots(n, 1 + len(names), figsize=(1.7 * (1 + len(names)), 1.6 * n))
+    size = 1.4 * (1 + len(names)), 1.5 * n
+    fig, axes = subplots(n, 1 + len(names), figsize=size, layout="constrained")
     for i in range(n):
         axes[i, 0].imshow(x[i].permute(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
         for ax, name in zip(axes[i, 1:], names, strict=True):
@@ -246,5 +247,4 @@ def draw_maps(x, maps: dict, alike: dict):
         ax.set_title("like R, no penalty" if "without" in name else name, fontsize=9)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
-    fig.tight_layout()
     return fig
