@@ -95,6 +95,7 @@ def test_generations_are_drawn_by_the_seed():
     members = [Member(g, 90, t) for t, g in enumerate(e.first())]
     assert e.first()[0] == PLAIN_NET and len(set(e.first())) == 4
     assert e.first() == e.first() != replace(e, seed=1).first()
+    assert replace(e, own=False).first()[:3] == e.first()[1:]
     known = {m.genome for m in members}
     born = e.next(members, {*known}, 1, 80)
     genomes = [child for child, _ in born]
@@ -248,6 +249,15 @@ def test_what_a_preset_can_afford():
     assert few.length == Length(round(smoke.epochs / 4), smoke.batch_size)
     random = replace(data, evolution=Evolution(population=72, generations=0))
     assert random.scaled(smoke).evolution.candidates == 8
+
+
+def test_accuracy_alone(whole):
+    "With that aim the most accurate comes first, whatever transfers."
+    how = replace(HOW, aim="accuracy", generations=0, floor=0.0)
+    [members] = evolve(whole, replace(E.data, evolution=how))
+    accuracies = [m.accuracy for m in members]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert floor_of(whole, replace(E.data, evolution=how)) == math.inf
 
 
 def test_a_plan_counts_the_candidates():

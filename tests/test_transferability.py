@@ -25,20 +25,23 @@ def test_rows_differ_in_what_they_say_they_do():
     for row, run in rows.items():
         plain = "without the penalty" in row
         assert isinstance(run.recipe.method, Plain if plain else Misaligned)
-        grown = row in ("E", "E's architecture without the penalty", "best of as many random ones")
+        grown = row not in ("R′", "R's architecture without the penalty")
         assert isinstance(run.data, Evolved if grown else Taught)
         assert run.data.teacher == tr.reference(3) and run.seed == 3 != run.data.teacher.seed
         assert (run.recipe.width, run.length.epochs, run.part) == (1.0, 40, "CIFAR-10")
     r = tr.reference(3).recipe
     same = ("R′", "R's architecture without the penalty")
     assert all(rows[row].recipe.network == r.network for row in same)
-    others = [rows[f"random architecture{s}"].recipe.network for s in ("", " without the penalty")]
-    assert others[0] == others[1] != r.network and others[0] in tr.SPACE
-    assert tr.other(0).network != tr.other(1).network
-    evolutions = [run.data for row, run in rows.items() if "E" in row.split("'")[0]]
-    assert len(evolutions) == 2 and evolutions[0] == evolutions[1]
+    e = rows["E"].data.evolution
+    assert rows["E's architecture without the penalty"].data == rows["E"].data
+    other = rows["random architecture"].data
+    assert rows["random architecture without the penalty"].data == other
     searched = rows["best of as many random ones"].data.evolution
-    assert searched.candidates == rows["E"].data.evolution.candidates and not searched.generations
+    assert (e.aim, other.evolution.aim, searched.aim) == ("transfer", "accuracy", "transfer")
+    for random in (other.evolution, searched):
+        assert random.candidates == e.candidates == 72 and not random.generations
+        assert random.first() == other.evolution.first()
+        assert r.network not in random.first() and len(random.first()) == 72
 
 
 def test_R_is_the_network_that_we_say():

@@ -6,7 +6,7 @@
 __all__ = ['CANDIDATE', 'Member', 'winner', 'survivors', 'Evolution', 'candidate', 'lived', 'floor_of', 'evolve', 'Evolved',
            'EvolvedImages', 'Generations', 'members_of']
 
-# %% ../nbs/science/123_evolution.ipynb #8274b968
+# %% ../nbs/science/123_evolution.ipynb #0c0d0053
 import math
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,7 @@ from .settings import Preset
 from .store import RunsFailed, Store
 from .training import Length
 
-# %% ../nbs/science/123_evolution.ipynb #5e0301fb
+# %% ../nbs/science/123_evolution.ipynb #faa3a58c
 @dataclass(frozen=True)
 class Member:
     "A network of a population: its genome, and what was measured on held-out images (%)."
@@ -45,7 +45,7 @@ class Member:
             return (0, self.accuracy)
         return (1, -100.0 if math.isnan(self.transfer) else -self.transfer)
 
-# %% ../nbs/science/123_evolution.ipynb #838261a8
+# %% ../nbs/science/123_evolution.ipynb #6ee5d977
 def winner(members: list[Member], size: int, floor: float, draws: Draws) -> Member:
     "The fittest of `size` members that are drawn at random."
     drawn = draws.numpy("tournament").permutation(len(members))[:size]
@@ -56,7 +56,7 @@ def survivors(members: list[Member], count: int, floor: float) -> list[Member]:
     "The fittest, the fittest first; of equals those that stand before the others."
     return sorted(members, key=lambda m: m.fitness(floor), reverse=True)[:count]
 
-# %% ../nbs/science/123_evolution.ipynb #78700f03
+# %% ../nbs/science/123_evolution.ipynb #c0380668
 CANDIDATE = Grown(PLAIN_NET, Misaligned(), Adam(2e-3, (0.9, 0.999), decay=Decay(kind="cosine")))
 
 
@@ -73,6 +73,8 @@ class Evolution:
     tournament: int = pieces.field(2, low=1, high=1000)
     floor: float = pieces.field(0.75, low=0, high=1)  # of the reference's accuracy
     attack: object = PGD()  # on the reference
+    aim: str = pieces.field("transfer", one_of=("transfer", "accuracy"))  # what is selected for
+    own: bool = True  # whether the reference's architecture is one of the first
     seed: int = pieces.field(0, low=0, high=2**32 - 1)
 
     def check(self):
@@ -88,9 +90,10 @@ class Evolution:
         return self.population + self.generations * self.children
 
     def first(self) -> list[Genome]:
-        "The genomes of the first generation: the recipe's, and random ones."
-        draws = (Draws(self.seed, 0, i) for i in range(1, self.population))
-        return [self.recipe.network, *(random_genome(self.space, d) for d in draws)]
+        "The genomes of the first generation: the recipe's (with `own`), and random ones."
+        count = self.population - self.own
+        drawn = [random_genome(self.space, Draws(self.seed, 0, i)) for i in range(count)]
+        return [self.recipe.network, *drawn] if self.own else drawn
 
     def next(self, members: list[Member], seen: set, generation: int, floor: float) -> list[tuple]:
         "The mutants of a generation and their parents; nothing that was seen if there is other."
@@ -109,7 +112,7 @@ class Evolution:
 
 _TURNS = 50
 
-# %% ../nbs/science/123_evolution.ipynb #8987f14e
+# %% ../nbs/science/123_evolution.ipynb #48173e13
 def candidate(data: "Evolved", genome: Genome) -> Run:
     "The training of a genome in an evolution."
     e = data.evolution
@@ -135,9 +138,11 @@ def lived(store: Store, data: "Evolved", born: list[tuple], generation: int) -> 
         found.append(Member(genome, accuracy, share, generation, words, store.diverged(run)))
     return found
 
-# %% ../nbs/science/123_evolution.ipynb #94135b53
+# %% ../nbs/science/123_evolution.ipynb #853c77da
 def floor_of(store: Store, data: "Evolved") -> float:
-    "The accuracy (%) on held-out images that a member needs."
+    "The accuracy (%) on held-out images above which transfer counts; inf if only accuracy does."
+    if data.evolution.aim == "accuracy":
+        return math.inf
     images = store.images(data.real)
     found = evaluate(store.weights(data.teacher), images.x_val, images.y_val)
     return data.evolution.floor * found["accuracy"]
@@ -157,7 +162,7 @@ def evolve(store: Store, data: "Evolved") -> list[list[Member]]:
         found.append(members)
     return found
 
-# %% ../nbs/science/123_evolution.ipynb #c9db8183
+# %% ../nbs/science/123_evolution.ipynb #f84a3668
 @piece
 class Evolved(ForANetwork):
     "Images, with a trained reference beside them and a genome that was evolved against it."
@@ -202,7 +207,7 @@ class EvolvedImages(TaughtImages):
 
     genome: Genome | None = None
 
-# %% ../nbs/science/123_evolution.ipynb #79ca359b
+# %% ../nbs/science/123_evolution.ipynb #ffdb5d87
 @piece
 class Generations(Kept):
     "What the generations of an evolution were, of a run on `Evolved` data."

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'LENGTH', 'WHOLE', 'table_transferability_1_ours', 'GAPS', 'LOOKED', 'run_of', 'reference', 'beside',
-           'evolved', 'other', 'networks', 'ours', 'attacks', 'in_small', 'plan_networks', 'gaps', 'said_of', 'course',
+           'evolved', 'drawn', 'networks', 'ours', 'attacks', 'in_small', 'plan_networks', 'gaps', 'said_of', 'course',
            'figure_evolution', 'champions', 'figure_1', 'draw_maps']
 
-# %% ../nbs/companions/transferability.ipynb #3d52a567
+# %% ../nbs/companions/transferability.ipynb #d0ec4df8
 import itertools
 import math
 from dataclasses import replace
@@ -18,9 +18,8 @@ from . import settings
 from .artefacts import Table
 from .attacks import PGD
 from .claims import quantity_interval
-from .draws import Draws
 from .evolution import CANDIDATE, Evolution, Evolved, Generations, members_of
-from .genomes import PLAIN_NET, SPACE, multiplications, random_genome
+from .genomes import PLAIN_NET, multiplications
 from .measures import Planned, Recorded, Robustness
 from .misalignment import Angle, Transfer
 from .mixup import Plain
@@ -33,7 +32,7 @@ from .store import Store
 from .training import Length
 from .verdicts import moments
 
-# %% ../nbs/companions/transferability.ipynb #6f02c1c3
+# %% ../nbs/companions/transferability.ipynb #cfbd05eb
 PARTS = ("CIFAR-10",)
 LENGTH = Length(40, 128)
 WHOLE = Evolution()
@@ -50,7 +49,7 @@ def reference(seed: int) -> Run:
     data = Named(settings.PARTS["CIFAR-10"], part="CIFAR-10")
     return run_of("R", data, replace(CANDIDATE, method=Plain()), 100 + seed)
 
-# %% ../nbs/companions/transferability.ipynb #1d3e8623
+# %% ../nbs/companions/transferability.ipynb #ae5d2ed7
 def beside(seed: int) -> Taught:
     "CIFAR-10 with R beside it."
     return Taught(reference(seed).data, reference(seed))
@@ -62,23 +61,23 @@ def evolved(seed: int, **changes) -> Evolved:
     return Evolved(reference(seed).data, reference(seed), how)
 
 
-def other(seed: int):
-    "A random architecture, one that is in no first generation."
-    return replace(CANDIDATE, network=random_genome(SPACE, Draws(1000 + seed)))
+def drawn(seed: int, aim: str) -> Evolved:
+    "CIFAR-10 with R, and of as many random genomes as evolution tries the best by an aim."
+    return evolved(seed, population=WHOLE.candidates, generations=0, own=False, aim=aim)
 
-# %% ../nbs/companions/transferability.ipynb #bbffd11a
+# %% ../nbs/companions/transferability.ipynb #f1363cab
 def networks(seed: int) -> dict[str, Run]:
     "All that are compared with R, by their rows, at the whole scale (sys-evolve)."
     plain = {"method": Plain()}
-    searched = evolved(seed, population=WHOLE.candidates, generations=0)
+    other = drawn(seed, "accuracy")
     rows = {
         "R′": (beside(seed), CANDIDATE),
         "E": (evolved(seed), CANDIDATE),
         "R's architecture without the penalty": (beside(seed), replace(CANDIDATE, **plain)),
-        "random architecture": (beside(seed), other(seed)),
-        "random architecture without the penalty": (beside(seed), replace(other(seed), **plain)),
+        "random architecture": (other, CANDIDATE),
+        "random architecture without the penalty": (other, replace(CANDIDATE, **plain)),
         "E's architecture without the penalty": (evolved(seed), replace(CANDIDATE, **plain)),
-        "best of as many random ones": (searched, CANDIDATE),
+        "best of as many random ones": (drawn(seed, "transfer"), CANDIDATE),
     }
     return {row: run_of(row, *what, seed) for row, what in rows.items()}
 
@@ -88,7 +87,7 @@ def ours(preset, row: str) -> tuple[Run, ...]:
     whole = (reference(s) if row == "R" else networks(s)[row] for s in range(preset.seeds))
     return tuple(scaled(preset, run) for run in whole)
 
-# %% ../nbs/companions/transferability.ipynb #e3deca26
+# %% ../nbs/companions/transferability.ipynb #dc099284
 def attacks(preset) -> dict:
     "The attacks on R, and how many test images they are made on."
     steps = 100 if in_small(preset) else 1000
@@ -126,7 +125,7 @@ table_transferability_1_ours = table(
     PARTS,
 )
 
-# %% ../nbs/companions/transferability.ipynb #7212c2e4
+# %% ../nbs/companions/transferability.ipynb #a765a022
 GAPS = {
     "the gap: R′ − E": ("R′", "E"),
     "any other architecture: R′ − random": ("R′", "random architecture"),
@@ -158,7 +157,7 @@ def gaps(measured: Table, level: float = 0.95) -> pd.DataFrame:
         rows.append((name, attack, *found))
     return pd.DataFrame(rows, columns=["difference", "attack", "points", "low", "high"])
 
-# %% ../nbs/companions/transferability.ipynb #6664ccd0
+# %% ../nbs/companions/transferability.ipynb #898582b3
 def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     "Whose the gap is, by the intervals of `gaps`."
     own = found[found.attack == attack].set_index("difference")
@@ -173,7 +172,7 @@ def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     share = f"{evolution.points:.1f} of them are over a random architecture"
     return f"{attack}: the gap is {gap.points:.1f} points; {share}: {whose}."
 
-# %% ../nbs/companions/transferability.ipynb #514e0de5
+# %% ../nbs/companions/transferability.ipynb #ad3f8892
 def course(store: Store, run: Run) -> pd.DataFrame:
     "The members after each generation of an evolution, the fittest first."
     kept = members_of(Generations().make(store, run))
@@ -204,7 +203,7 @@ def figure_evolution(preset, parts=PARTS) -> Drawn:
     axes[0].legend(fontsize=7)
     return Drawn(fig, frame, runs)
 
-# %% ../nbs/companions/transferability.ipynb #f11feaa6
+# %% ../nbs/companions/transferability.ipynb #a23f84a9
 def champions(preset) -> pd.DataFrame:
     "The architectures of E and their costs."
     store, rows = Store(preset), []
@@ -214,7 +213,7 @@ def champions(preset) -> pd.DataFrame:
         rows.append((run.seed, str(genome), cost))
     return pd.DataFrame(rows, columns=["evolution", "architecture", "cost"])
 
-# %% ../nbs/companions/transferability.ipynb #dce357b4
+# %% ../nbs/companions/transferability.ipynb #ef0aaf8c
 LOOKED = ("R", "R′", "E", "R's architecture without the penalty")
 
 
