@@ -301,6 +301,12 @@ def _needed(runs) -> dict[str, Run]:
     return found
 
 
+def _foreseen(run: Run) -> list[Run]:
+    "Runs such as will be made for a run's data, where only their making shows which they are."
+    foreseen = getattr(run.data, "foreseen", None)
+    return foreseen() if foreseen else []
+
+
 def _kept(m: Measurement) -> bool:
     "Whether a measurement has to be made, and is not just read from a record."
     return type(m).make is not Measurement.make
@@ -327,6 +333,8 @@ class _Tasks(dict):
             if key not in self:
                 self[key] = self._of_run(number, run)
                 self.runs.append(run)
+                for other in [] if self[key].present else _foreseen(run):
+                    self[other.key] = self._of_run(number, other)
         for run, m in asked:
             key = f"{run.key}-{_measurement_key(m)}"
             if _kept(m) and key not in self:
