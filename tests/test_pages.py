@@ -15,7 +15,7 @@ from thesis_repro.store import Store
 from thesis_repro.tables import Cell
 
 MATH = "Before $x^2$ and\n\n$$\\min_\\theta \\frac{a}{b}$$\n\n"
-LINKS = "[the rule](../evidence/51_verdicts.ipynb), [here](#The-idea), [one more](08_more.ipynb)"
+LINKS = "[the rule](../evidence/051_verdicts.ipynb), [here](#The-idea), [one more](08_more.ipynb)"
 LIBRARY = "#| export\n#| slow\ndef half(x):\n    return x / 2"
 
 
@@ -188,7 +188,7 @@ def test_a_chapter_is_readable_offline_and_without_what_is_meant_for_nbdev(front
     page = parsed(front)["chapter_07_aip.html"]
     assert page.tags.count("math") == 2 and "mfrac" in page.tags and "$" not in page.text
     assert "#The-idea" in page.links and "chapter_08_more.html" in page.links
-    assert "the rule" in page.text and not any("51_verdicts" in link for link in page.links)
+    assert "the rule" in page.text and not any("051_verdicts" in link for link in page.links)
     assert "half" in page.text and "Code · library" in page.text
     assert "#|" not in page.text and "import os" not in page.text and "default_exp" not in page.text
 
