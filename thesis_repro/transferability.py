@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'LENGTH', 'WHOLE', 'table_transferability_1_ours', 'GAPS', '
            'evolved', 'drawn', 'networks', 'ours', 'attacks', 'in_small', 'plan_networks', 'gaps', 'said_of', 'course',
            'figure_evolution', 'champions', 'figure_1', 'draw_maps']
 
-# %% ../nbs/companions/transferability.ipynb #d0ec4df8
+# %% ../nbs/companions/transferability.ipynb #a6c2d2dc
 import itertools
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ from .store import Store
 from .training import Length
 from .verdicts import moments
 
-# %% ../nbs/companions/transferability.ipynb #cfbd05eb
+# %% ../nbs/companions/transferability.ipynb #5a7eac40
 PARTS = ("CIFAR-10",)
 LENGTH = Length(40, 128)
 WHOLE = Evolution()
@@ -49,7 +49,7 @@ def reference(seed: int) -> Run:
     data = Named(settings.PARTS["CIFAR-10"], part="CIFAR-10")
     return run_of("R", data, replace(CANDIDATE, method=Plain()), 100 + seed)
 
-# %% ../nbs/companions/transferability.ipynb #ae5d2ed7
+# %% ../nbs/companions/transferability.ipynb #f6558800
 def beside(seed: int) -> Taught:
     "CIFAR-10 with R beside it."
     return Taught(reference(seed).data, reference(seed))
@@ -65,7 +65,7 @@ def drawn(seed: int, aim: str) -> Evolved:
     "CIFAR-10 with R, and of as many random genomes as evolution tries the best by an aim."
     return evolved(seed, population=WHOLE.candidates, generations=0, own=False, aim=aim)
 
-# %% ../nbs/companions/transferability.ipynb #f1363cab
+# %% ../nbs/companions/transferability.ipynb #aeb2c2c3
 def networks(seed: int) -> dict[str, Run]:
     "All that are compared with R, by their rows, at the whole scale (sys-evolve)."
     plain = {"method": Plain()}
@@ -87,7 +87,7 @@ def ours(preset, row: str) -> tuple[Run, ...]:
     whole = (reference(s) if row == "R" else networks(s)[row] for s in range(preset.seeds))
     return tuple(scaled(preset, run) for run in whole)
 
-# %% ../nbs/companions/transferability.ipynb #dc099284
+# %% ../nbs/companions/transferability.ipynb #b2eb123e
 def attacks(preset) -> dict:
     "The attacks on R, and how many test images they are made on."
     steps = 100 if in_small(preset) else 1000
@@ -125,7 +125,7 @@ table_transferability_1_ours = table(
     PARTS,
 )
 
-# %% ../nbs/companions/transferability.ipynb #a765a022
+# %% ../nbs/companions/transferability.ipynb #7ffa81ab
 GAPS = {
     "the gap: R′ − E": ("R′", "E"),
     "any other architecture: R′ − random": ("R′", "random architecture"),
@@ -157,7 +157,7 @@ def gaps(measured: Table, level: float = 0.95) -> pd.DataFrame:
         rows.append((name, attack, *found))
     return pd.DataFrame(rows, columns=["difference", "attack", "points", "low", "high"])
 
-# %% ../nbs/companions/transferability.ipynb #898582b3
+# %% ../nbs/companions/transferability.ipynb #34160f79
 def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     "Whose the gap is, by the intervals of `gaps`."
     own = found[found.attack == attack].set_index("difference")
@@ -172,7 +172,7 @@ def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     share = f"{evolution.points:.1f} of them are over a random architecture"
     return f"{attack}: the gap is {gap.points:.1f} points; {share}: {whose}."
 
-# %% ../nbs/companions/transferability.ipynb #ad3f8892
+# %% ../nbs/companions/transferability.ipynb #8ebf7a43
 def course(store: Store, run: Run) -> pd.DataFrame:
     "The members after each generation of an evolution, the fittest first."
     kept = members_of(Generations().make(store, run))
@@ -203,7 +203,7 @@ def figure_evolution(preset, parts=PARTS) -> Drawn:
     axes[0].legend(fontsize=7)
     return Drawn(fig, frame, runs)
 
-# %% ../nbs/companions/transferability.ipynb #a23f84a9
+# %% ../nbs/companions/transferability.ipynb #c40a1ead
 def champions(preset) -> pd.DataFrame:
     "The architectures of E and their costs."
     store, rows = Store(preset), []
@@ -213,7 +213,7 @@ def champions(preset) -> pd.DataFrame:
         rows.append((run.seed, str(genome), cost))
     return pd.DataFrame(rows, columns=["evolution", "architecture", "cost"])
 
-# %% ../nbs/companions/transferability.ipynb #ef0aaf8c
+# %% ../nbs/companions/transferability.ipynb #fdfa1fd3
 LOOKED = ("R", "R′", "E", "R's architecture without the penalty")
 
 
