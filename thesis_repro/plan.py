@@ -104,7 +104,7 @@ def paid(folder: Path | None = None) -> list[Paid]:
     top, found = folder or paths.outputs(), {}
     with warnings.catch_warnings(action="ignore"):
         for depth in ("*", "*/*"):
-            for f in sorted(top.glob(f"{depth}/runs/*/*/*")):
+            for f in sorted(top.glob(f"{depth}/runs/[!.]*/*/*")):
                 if (r := records.read(f)) and (p := _paid(r)):
                     found[p.key] = p
     return list(found.values())
