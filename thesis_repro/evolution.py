@@ -6,7 +6,7 @@
 __all__ = ['CANDIDATE', 'Member', 'winner', 'survivors', 'Evolution', 'candidate', 'lived', 'floor_of', 'evolve', 'Evolved',
            'EvolvedImages', 'Generations', 'members_of']
 
-# %% ../nbs/science/123_evolution.ipynb #0c0d0053
+# %% ../nbs/science/123_evolution.ipynb #5c35f5c2
 import math
 from dataclasses import dataclass, replace
 
@@ -27,7 +27,7 @@ from .settings import Preset
 from .store import RunsFailed, Store
 from .training import Length
 
-# %% ../nbs/science/123_evolution.ipynb #faa3a58c
+# %% ../nbs/science/123_evolution.ipynb #888ec5de
 @dataclass(frozen=True)
 class Member:
     "A network of a population: its genome, and what was measured on held-out images (%)."
@@ -45,7 +45,7 @@ class Member:
             return (0, self.accuracy)
         return (1, -100.0 if math.isnan(self.transfer) else -self.transfer)
 
-# %% ../nbs/science/123_evolution.ipynb #6ee5d977
+# %% ../nbs/science/123_evolution.ipynb #db6ccd51
 def winner(members: list[Member], size: int, floor: float, draws: Draws) -> Member:
     "The fittest of `size` members that are drawn at random."
     drawn = draws.numpy("tournament").permutation(len(members))[:size]
@@ -56,7 +56,7 @@ def survivors(members: list[Member], count: int, floor: float) -> list[Member]:
     "The fittest, the fittest first; of equals those that stand before the others."
     return sorted(members, key=lambda m: m.fitness(floor), reverse=True)[:count]
 
-# %% ../nbs/science/123_evolution.ipynb #c0380668
+# %% ../nbs/science/123_evolution.ipynb #931f774e
 CANDIDATE = Grown(PLAIN_NET, Misaligned(), Adam(2e-3, (0.9, 0.999), decay=Decay(kind="cosine")))
 
 
@@ -112,7 +112,7 @@ class Evolution:
 
 _TURNS = 50
 
-# %% ../nbs/science/123_evolution.ipynb #48173e13
+# %% ../nbs/science/123_evolution.ipynb #b483e1f4
 def candidate(data: "Evolved", genome: Genome) -> Run:
     "The training of a genome in an evolution."
     e = data.evolution
@@ -138,7 +138,7 @@ def lived(store: Store, data: "Evolved", born: list[tuple], generation: int) -> 
         found.append(Member(genome, accuracy, share, generation, words, store.diverged(run)))
     return found
 
-# %% ../nbs/science/123_evolution.ipynb #853c77da
+# %% ../nbs/science/123_evolution.ipynb #d1766123
 def floor_of(store: Store, data: "Evolved") -> float:
     "The accuracy (%) on held-out images above which transfer counts; inf if only accuracy does."
     if data.evolution.aim == "accuracy":
@@ -162,7 +162,7 @@ def evolve(store: Store, data: "Evolved") -> list[list[Member]]:
         found.append(members)
     return found
 
-# %% ../nbs/science/123_evolution.ipynb #f84a3668
+# %% ../nbs/science/123_evolution.ipynb #9e660875
 @piece
 class Evolved(ForANetwork):
     "Images, with a trained reference beside them and a genome that was evolved against it."
@@ -186,7 +186,8 @@ class Evolved(ForANetwork):
     def foreseen(self) -> list[Run]:
         "As many runs as there will be candidates, of the same size, for a plan of what they cost."
         e, first = self.evolution, candidate(self, self.evolution.recipe.network)
-        start = int(pieces.key(pieces.specification(e))[:6], 16)
+        alike = pieces.specification(replace(e, aim="transfer"))  # the first are the same
+        start = int(pieces.key(alike)[:6], 16)
         return [replace(first, seed=start + i) for i in range(e.candidates)]
 
     def scaled(self, preset: Preset) -> "Evolved":
@@ -207,7 +208,7 @@ class EvolvedImages(TaughtImages):
 
     genome: Genome | None = None
 
-# %% ../nbs/science/123_evolution.ipynb #ffdb5d87
+# %% ../nbs/science/123_evolution.ipynb #3533e2a9
 @piece
 class Generations(Kept):
     "What the generations of an evolution were, of a run on `Evolved` data."
