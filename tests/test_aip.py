@@ -586,10 +586,16 @@ def take_epoch(t):
 
 
 def test_a_table_of_searches_belongs_to_what_it_was_measured_on(tmp_path, monkeypatch):
-    "Another number of grid points, of images held out, another precision: another measurement."
+    "Another number of grid points, another recipe, another precision: another measurement."
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
     monkeypatch.setattr(aip, "SHOWN", ("λ = 0.5", "ternary K = 4"))
-    variants = [{}, {"search_points": 6}, {"held_out": 30}, {"precision": "bf16"}, {"width": 0.125}]
+    variants = [
+        {},
+        {"search_points": 6},
+        {"recipe": "papers"},
+        {"precision": "bf16"},
+        {"width": 0.125},
+    ]
     for i, changes in enumerate(variants, 1):
         frame = aip.search_table(tiny(**changes))
         assert set(frame.stage) == {0, 1, 3, 10} and set(frame.statistics) == {"batch", "frozen"}
