@@ -167,12 +167,12 @@ def test_chapters_by_number_name_and_stem(tmp_path, monkeypatch):
     for name in ("2", 2, "02"):
         found = [p.name for p in notebooks.chapters(name)]
         assert found == ["02_1_first.ipynb", "02_second.ipynb"]
-    for name in ("first", "02_1_first", "02_1_first.ipynb"):
+    for name in ("first", "2.1", "02_1_first", "02_1_first.ipynb"):
         assert [notebooks.module(p) for p in notebooks.chapters(name)] == ["first"]
     assert [p.name for p in notebooks.chapters("kera")] == ["07_kera.ipynb"]
     known = "02_1_first, 02_second, 05_m2at, 07_aip"
     assert [p.name[:2] for p in notebooks.chapters("aip, 5")] == ["05", "07"]
-    for unknown in ("8", "1_first", "1"):
+    for unknown in ("8", "1_first", "1", "2.2"):
         with pytest.raises(BadInput, match=f"unknown chapter: {unknown}: there is {known}"):
             notebooks.chapters(unknown)
         with pytest.raises(BadInput, match=f"unknown chapter: {unknown}: there is {known}"):
