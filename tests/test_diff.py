@@ -233,3 +233,36 @@ def test_a_figure_whose_numbers_are_no_numbers_is_named(before):
     drawn(frame=pd.DataFrame(), to=before / "figures").save()
     with pytest.raises(BadInput, match=r"figure_7_2\.csv: cannot be used: No columns"):
         diff.numbers(before)
+
+
+# On another machine
+
+
+def beyond(share: float, n: int = 200) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"state": ["beyond"] * round(share * n) + ["same"] * round((1 - share) * n)}
+    )
+
+
+def test_on_another_machine_a_few_numbers_may_end_anywhere_and_none_may_go():
+    assert diff.failed(beyond(0.01)) and not diff.failed(beyond(0.01), elsewhere=True)
+    assert diff.failed(beyond(0.06), elsewhere=True) and not diff.failed(beyond(0.0))
+    gone = pd.concat([beyond(0.0), pd.DataFrame({"state": ["gone"]})])
+    assert diff.failed(gone, elsewhere=True) and diff.failed(gone)
+
+
+def test_a_machine_of_the_same_name_with_other_sums_is_another(tmp_path, capsys):
+    where = {"hardware": "a CPU, AVX512, sums 1", "commit": "", "versions": {"torch": "2.15"}}
+    a = preset(tmp_path / "a", machine=where)
+    shift = dict.fromkeys([("AIP", COLUMNS[0])], -70.0)
+    for sums, code in (("1", 1), ("2", 0)):
+        made_there = where | {"hardware": f"a CPU, AVX512, sums {sums}"}
+        b = preset(tmp_path / f"b{sums}", shift=shift, machine=made_there)
+        assert main(["diff", str(a), str(b)]) == code, capsys.readouterr().out
+
+
+def test_a_point_alone_is_measured_by_the_spread_of_its_column():
+    frame = pd.DataFrame({"method": ["a", "b"], "gain": [1.0, 3.0], "level": [2.0, 2.0]})
+    units = {(row, column): unit for row, column, unit, _ in diff._points(frame)}
+    assert units["points: a", "mean of gain"] == units["points: b", "mean of gain"] == "±1"
+    assert units["points: a", "mean of level"] == ""

@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from . import checkpoints, distributed, paths, pieces, training, workers
+from . import checkpoints, distributed, models, paths, pieces, training, workers
 from .checkpoints import weights_digest
 from .files import atomic_json, atomic_write, plain, sha256
 from .runs import Run
@@ -58,32 +59,33 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 # %% ../nbs/engine/035_records.ipynb #ca712631
-def _trained() -> list[torch.Tensor]:
-    "The weights of a tiny network after three steps, each on a batch of another size."
-    draw, shapes = torch.Generator().manual_seed(0), ((8, 3, 3, 3), (16, 8, 3, 3), (10, 16))
-    how = {"generator": draw, "dtype": torch.float32}
-    weights = [torch.randn(s, **how).mul(0.2).requires_grad_() for s in shapes]
-    for n in (32, 50, 128):
-        x = torch.rand(n, 3, 32, 32, **how).contiguous(memory_format=torch.channels_last)
-        x = F.batch_norm(F.conv2d(x, weights[0], padding=1), None, None, training=True).relu()
-        x = F.conv2d(x, weights[1], stride=2).relu().mean((2, 3)) @ weights[2].t()
-        slopes = torch.autograd.grad(F.cross_entropy(x, torch.arange(n) % 10), weights)
-        weights = [
-            (w - 0.1 * g).detach().requires_grad_() for w, g in zip(weights, slopes, strict=True)
-        ]
-    return weights
+def _trained() -> Iterator[torch.Tensor]:
+    "The weights of two small networks after two steps each, with the shapes of the smoke preset."
+    draw = torch.Generator().manual_seed(0)
+    for name, width, n in (("preactresnet18", 1 / 8, 32), ("resnet18", 1 / 16, 64)):
+        net = models.build(name, 10, width).to(memory_format=torch.channels_last)
+        weights = list(net.parameters())
+        for _ in range(2):
+            x = torch.rand(n, 3, 32, 32, generator=draw)
+            x = x.contiguous(memory_format=torch.channels_last)
+            loss = F.cross_entropy(net(x), torch.arange(n) % 10)
+            with torch.no_grad():
+                torch._foreach_sub_(weights, torch.autograd.grad(loss, weights), alpha=0.1)
+        yield from weights
 
 
 @functools.cache
 def sums() -> str:
     "A short hash of the bits that this processor's kernels make of a tiny training."
-    threads = torch.get_num_threads()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             made = [w.detach().numpy().tobytes() for w in _trained()]
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
     return sha256(b"".join(made))[:8]
 
 # %% ../nbs/engine/035_records.ipynb #d7756731
