@@ -169,6 +169,7 @@ def test_nbdev_clean_leaves_kept_outputs(tmp_path):
         ("1e-05", "7.3e-06"),
         ("7.1234567e-05", "0.0"),
         ("tensor([ 1.5])", "tensor([0.5])"),
+        ("array([0.13 , 0.231])", "array([0.133, 0.2  ])"),
         ("lr  -0.5", "lr 0.25"),
         ("<table id='T_1a2b3'>", "<table id='T_fedcb'>"),
         ("| a  | 1.0  |\n|----|", "| a | 10.25 |\n|---|"),

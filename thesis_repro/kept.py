@@ -129,6 +129,7 @@ _MASKS = {
     r"[-+−]?(\d+\.\d+|\d+\.(?=[,\])])|\d+(?=e[-+]?\d))(e[-+]?\d+)?": "0.0",
     r"[\s─-]+": " ",  # the width of a table's columns
     r"\[ ": "[",  # torch's numbers begin in one column
+    r" (?=[],)])": "",  # and NumPy's end in one
 }
 
 
