@@ -403,7 +403,7 @@ def small_lists(monkeypatch, tmp_path, name):
     )
     monkeypatch.setattr(retrieval_data, "SPLITS", tmp_path / "splits")
     monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path))
-    retrieval_data._KEPT.clear()
+    retrieval_data._loaded.cache_clear()
 
 
 def check_read(name, tmp_path):

@@ -24,7 +24,15 @@ from .corruptions import ALEXNET, CORRUPTIONS, CorruptionError
 from .draws import Draws
 from .files import BadInput, brief
 from .imagenet import ClassifyPhotographs, Photographs, relative, stood_in
-from .measures import Kept, Measurement, Planned, Recorded, Robustness, planned_row
+from thesis_repro.measures import (
+    Kept,
+    Measurement,
+    Planned,
+    Recorded,
+    Robustness,
+    planned_row,
+    runs_in,
+)
 from .mixup import Plain, cross_entropy
 from .models import full
 from .pieces import field, inside, piece
@@ -282,8 +290,7 @@ def figure_advprop_1(preset, parts=PARTS) -> Drawn:
         plan |= {k: p for k, p in own.items() if p.runs and k[0].startswith("Eff")}
     cells = measured_cells(preset, plan)
     frame = gains(*([c for c in cells if c.column == name] for name in asked))
-    runs = dict.fromkeys(r for p in plan.values() for r in p.runs)
-    return Drawn(draw_gains(frame), frame, tuple(runs), cells)
+    return Drawn(draw_gains(frame), frame, runs_in(plan), cells)
 
 # %% ../nbs/companions/advprop.ipynb #47c6bf3d
 @figure("advprop.2", "Error by corruption", PARTS, "ours")
@@ -307,7 +314,7 @@ def figure_advprop_2(preset, parts=PARTS) -> Drawn:
     wide[list(METHODS)].plot.bar(ax=ax, rot=30, width=0.75)
     ax.set(xlabel="", ylabel="error (%)")
     ax.legend(title="")
-    return Drawn(fig, frame, tuple(r for p in plan.values() for r in p.runs), cells)
+    return Drawn(fig, frame, runs_in(plan), cells)
 
 # %% ../nbs/companions/advprop.ipynb #99586f2d
 @piece

@@ -8,7 +8,6 @@ __all__ = ['few_of', 'wanted', 'posterior', 'Augmented', 'Targets', 'recognition
 # %% ../nbs/science/090_augmented.ipynb #19001020
 import functools
 from dataclasses import replace
-from operator import attrgetter
 
 import torch
 
@@ -22,7 +21,7 @@ from .models import full
 from .pieces import piece
 from .quality import images_for
 from .robustness import evaluating
-from .runs import Named, Outline, Run, scaled
+from .runs import MadeOf, Named, Outline, Run, scaled
 from .settings import Preset
 from .store import Store
 
@@ -72,7 +71,7 @@ def posterior(store: Store, run: Run, x: torch.Tensor, y: torch.Tensor) -> torch
 
 # %% ../nbs/science/090_augmented.ipynb #698bb6ab
 @piece
-class Augmented:
+class Augmented(MadeOf):
     """Real training images and `count` images of a generator's run; test images are all real.
 
     `few` real images, equally many per class, are drawn by `draw` (0: all). With attributes,
@@ -121,11 +120,6 @@ class Augmented:
         generator = scaled(preset, self.generator) if self.generator else None
         count = min(self.count, preset.train_size) if preset.train_size else self.count
         return replace(self, real=self.real.scaled(preset), generator=generator, count=count)
-
-    part = property(attrgetter("real.part"))
-    title = property(attrgetter("real.title"))
-    is_file = property(attrgetter("real.is_file"))
-    stands_in = property(attrgetter("real.stands_in"))
 
 # %% ../nbs/science/090_augmented.ipynb #cc3dbe21
 @functools.lru_cache(maxsize=2)

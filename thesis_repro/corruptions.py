@@ -17,7 +17,7 @@ from scipy import ndimage
 from . import pieces
 from .draws import Draws
 from .files import BadInput
-from .measures import Kept
+from .measures import Kept, weights_of
 from .pieces import piece
 from .robustness import evaluate
 from .runs import Run
@@ -185,8 +185,7 @@ class CorruptionError(Kept):
             raise BadInput(f"{unknown[0]}: unknown corruption: known are {', '.join(ALEXNET)}")
 
     def on(self, store: Store, run: Run) -> dict:
-        record = store.record(run)
-        return {"run": run.key, "weights": record and record.weights["last"], "how": self}
+        return {"run": run.key, "weights": weights_of(store, run, "last"), "how": self}
 
     def value(self, store: Store, run: Run) -> float:
         errors = self.kept(store, run)

@@ -51,17 +51,17 @@ from thesis_repro.gan_pictures import (
     side_by_side,
 )
 from .gan_progressive import Growth, ProgressiveCritic, ProgressiveGenerator
-from .gan_runs import in_turns, row_of, stands_in, too_few, trained_on
+from .gan_runs import in_turns, row_of, too_few, trained_on
 from .gans import Auxiliary, Drift, Gan, GradientPenalty, Term
 from .images import pixels
-from .measures import Planned, Recorded
+from .measures import Planned, Recorded, runs_in
 from .mixup import Mixup, Plain
 from .models import frozen_statistics
 from .pieces import piece
 from .quality import AskedFor, OfImages, Quality
 from .recipes import SGD, Adam, Classify, Decay, Phase
 from .registry import Drawn, figure, measured_cells, table
-from .runs import Named, Run, scaled
+from .runs import Named, Run, scaled, stands_in
 from .store import Store
 from .training import Length
 
@@ -356,11 +356,11 @@ def figure_4_1(preset, parts=PARTS) -> Drawn:
     for part in parts:
         whole, columns = whole_run(part, "D2A2GAN", D2A2GAN), {"MSE": MapError()}
         plan |= row_of(preset, part, whole, columns)
-    cells, runs = measured_cells(preset, plan), [r for p in plan.values() for r in p.runs]
+    cells, runs = measured_cells(preset, plan), runs_in(plan)
     for run in runs:
         frames.append(loss_parts(store, run, SHOWN).assign(part=run.part, seed=run.seed))
     frame = pd.concat(frames, ignore_index=True)
-    return Drawn(draw_losses(frame), frame, tuple(runs), tuple(cells))
+    return Drawn(draw_losses(frame), frame, runs, tuple(cells))
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #182a6e28
 def plan_figure_4_4(preset, parts=PARTS) -> dict:
@@ -382,8 +382,7 @@ def figure_4_4(preset, parts=PARTS) -> Drawn:
     "Entropy (eq. 4.9) of a classifier's answers to real and generated images (fig. 4.4)."
     plan = plan_figure_4_4(preset, parts)
     cells, frame = measured_cells(preset, plan), boxes(Store(preset), plan)
-    runs = dict.fromkeys(run for p in plan.values() for run in p.runs)
-    return Drawn(draw_boxes(frame, "entropy (nats)"), frame, tuple(runs), tuple(cells))
+    return Drawn(draw_boxes(frame, "entropy (nats)"), frame, runs_in(plan), tuple(cells))
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #2d47b420
 def plan_figure_4_7(preset, parts=PARTS) -> dict:
@@ -404,8 +403,7 @@ def figure_4_7(preset, parts=PARTS) -> Drawn:
     "Posteriors of ACGAN's and D2A2GAN's critic on generated images (fig. 4.7)."
     plan = plan_figure_4_7(preset, parts)
     cells, frame = measured_cells(preset, plan), ranked_posteriors(Store(preset), plan)
-    runs = tuple(dict.fromkeys(run for p in plan.values() for run in p.runs))
-    return Drawn(draw_ranked(frame), frame, runs, tuple(cells))
+    return Drawn(draw_ranked(frame), frame, runs_in(plan), tuple(cells))
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #2da222df
 FEW, COUNTS = (100, 1000), (100, 1000, 10_000, 50_000)
@@ -452,8 +450,7 @@ def figure_4_6(preset, parts=PARTS) -> Drawn:
     plan = plan_figure_4_6(preset, parts)
     cells = measured_cells(preset, plan)
     frame = accuracies_4_6(plan, cells)
-    runs = tuple(dict.fromkeys(run for p in plan.values() for run in p.runs))
-    return Drawn(draw_counts(frame), frame, runs, tuple(cells))
+    return Drawn(draw_counts(frame), frame, runs_in(plan), tuple(cells))
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #d3f8b7f5
 def plan_4_2(preset, parts=PARTS) -> dict:

@@ -222,7 +222,8 @@ class Embed:
             raise BadInput(f"Embed: {images.name} has attributes, and no classes")
         flip = images.flip and self.flip == "horizontal"
         start = self.trunk.weights()
-        return Paired.of(images, together=self.together, start=start, crop=0, flip=flip)
+        how = {"together": self.together, "start": start, "crop": 0, "flip": flip}
+        return images.of_kind(Paired, **how)
 
     def networks(self, images: Images, seed: int) -> nn.ModuleDict:
         with torch.random.fork_rng(devices=[]):

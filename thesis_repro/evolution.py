@@ -175,8 +175,7 @@ class Evolved(ForANetwork):
     def made(self, store: Store) -> Images:
         "The images with the reference and the champion, which is evolved now if it is not known."
         images = store.images(Taught(self.real, self.teacher))
-        parts = {k: getattr(images, k) for k in images.__dataclass_fields__}
-        return EvolvedImages(**parts, genome=self.champion(store))
+        return images.of_kind(EvolvedImages, genome=self.champion(store))
 
     def champion(self, store: Store) -> Genome:
         "The fittest of the last generation."

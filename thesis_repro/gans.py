@@ -289,16 +289,13 @@ class Gan:
 
     def noted(self, nets: nn.ModuleDict, x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
         "Each part of both losses on a hundred uint8 images (in turns, if fewer); nothing learns."
-        index, modes = torch.arange(100) % len(y), [(net, net.training) for net in nets.values()]
-        nets.eval()
-        like = next(nets["generator"].parameters())
-        seen = self.look(nets, Batch(pixels(x[index]).to(like.dtype), y[index], Draws(0)))
-        seen.of_real, seen.of_fake = seen.judge(seen.real), seen.judge(seen.fake)
-        parts = [(f"critic {name}", part) for name, part in self.added("critic", seen)]
-        seen.of_real = None
-        parts += [(f"generator {name}", part) for name, part in self.added("generator", seen)]
-        for net, mode in modes:
-            net.train(mode)
+        index, like = torch.arange(100) % len(y), next(nets["generator"].parameters())
+        with evaluating(nets):
+            seen = self.look(nets, Batch(pixels(x[index]).to(like.dtype), y[index], Draws(0)))
+            seen.of_real, seen.of_fake = seen.judge(seen.real), seen.judge(seen.fake)
+            parts = [(f"critic {name}", part) for name, part in self.added("critic", seen)]
+            seen.of_real = None
+            parts += [(f"generator {name}", part) for name, part in self.added("generator", seen)]
         return {name: torch.as_tensor(part).item() for name, part in parts}
 
     @torch.no_grad()

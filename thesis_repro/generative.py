@@ -45,7 +45,7 @@ from .pieces import piece, specification
 from .quality import AskedFor, Modes, Quality, generated
 from .recipes import Adam, Classify, Phase
 from .registry import Drawn, figure, measured_cells, table
-from .runs import Named, Run, scaled
+from .runs import Named, Run, scaled, stands_in
 from .store import Store
 from .training import Length
 
@@ -110,7 +110,7 @@ def whole_run(preset, name: str, recipe: Gan) -> Run:
 def larger(preset):
     "The preset, seed 0 only; for a stand-in with the numbers that a generator needs."
     preset = replace(preset, seeds=1)
-    if not Named(settings.dataset(preset, "MNIST"), part="MNIST").stands_in:
+    if not stands_in(preset, "MNIST"):
         return preset
     more = {"epochs": 2 * preset.epochs, "train_size": 2 * preset.train_size}
     return replace(preset, width=4 * preset.width, **more)

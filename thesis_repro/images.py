@@ -50,6 +50,11 @@ class Images:
         names = [f.name for f in dataclasses.fields(self) if f.name[:2] in ("x_", "y_")]
         return dataclasses.replace(self, **{k: getattr(self, k).to(device) for k in names})
 
+    def of_kind(self, kind: type, **more):
+        "The same images as a `kind` of Images, with `more` of its fields."
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return kind(**own | more)
+
     def order(self, size: int, draws: Draws) -> torch.Tensor:
         "The places of the training images of an epoch, batch after batch of `size`, on the CPU."
         return epoch_order(len(self.y_train), draws)

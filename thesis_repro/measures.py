@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'measure', 'Measurement', 'Recorded', 'weights_of',
-           'Kept', 'Robustness', 'no_autoattack', 'outdated', 'ensure_measured', 'Planned', 'planned_row']
+           'Kept', 'Robustness', 'no_autoattack', 'outdated', 'ensure_measured', 'Planned', 'runs_in', 'tasks_in',
+           'planned_row']
 
 # %% ../nbs/engine/039_measures.ipynb #bbd5e126
 import dataclasses
@@ -308,6 +309,16 @@ class Planned:
     runs: tuple[Run, ...] = ()
     measurement: Measurement = dataclasses.field(default_factory=Recorded)
     reason: str = ""
+
+
+def runs_in(plan: dict) -> tuple[Run, ...]:
+    "The runs of planned cells, each once."
+    return tuple(dict.fromkeys(r for p in plan.values() for r in p.runs))
+
+
+def tasks_in(plan: dict) -> list[tuple[Run, Measurement]]:
+    "What has to be measured on which runs for planned cells."
+    return [(r, p.measurement) for p in plan.values() for r in p.runs]
 
 
 def planned_row(preset: Preset, row: str, run: Run, columns: dict, parts=None) -> dict:

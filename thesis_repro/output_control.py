@@ -10,7 +10,6 @@ __all__ = ['PARTS', 'RATES', 'PLAIN', 'TEACHER', 'table_output_control_targets_o
            'speeds', 'bench', 'relearned', 'exemplars_after']
 
 # %% ../nbs/companions/output_control.ipynb #6a3fbe03
-import math
 from dataclasses import replace
 
 import pandas as pd
@@ -38,7 +37,7 @@ from .pieces import field, piece
 from .recipes import SGD, Classify
 from .registry import Drawn, figure, table
 from .replaced import Halves, InTraining, Replaced, Taught
-from .runs import Named, Run, seeded, shortfall
+from .runs import Named, Run, seeded, shortfall, stands_in
 from .store import Store
 from .timing import paired_seconds
 from .training import Length
@@ -62,7 +61,7 @@ TEACHER = trained(Plain(), "teacher", seed=100)  # eq. 12; a seed that no row of
 # %% ../nbs/companions/output_control.ipynb #192e4880
 def in_small(preset) -> bool:
     "Whether the images are a stand-in, on which fewer updates are made of fewer images."
-    return seeded(preset, PLAIN)[0].data.stands_in
+    return stands_in(preset, PLAIN.part)
 
 
 def asked(preset) -> ToOrder:
@@ -182,7 +181,7 @@ class Ordered(Kept):
         return {name: v.double().mean().item() for name, v in found.items()}
 
     def value(self, store: Store, run: Run) -> float:
-        return (self.kept(store, run) or {}).get(self.show, math.nan)
+        return self.number(store, run, self.show)
 
     @property
     def unit(self) -> str:

@@ -31,7 +31,7 @@ from thesis_repro import (
     settings,
     workers,
 )
-from .measures import Measurement, read_kept
+from .measures import Measurement, read_kept, tasks_in
 from .records import Record
 from .runs import Outline, Run, code_words
 from .settings import BadInput, Preset
@@ -327,7 +327,7 @@ class _Tasks(dict):
 
     def add(self, number: str, cells: dict):
         "Put in the tasks of a table that are not yet there."
-        asked = [(r, p.measurement) for p in cells.values() for r in p.runs]
+        asked = tasks_in(cells)
         also = [s for r, m in asked for s in m.needs(r)]
         for key, run in _needed([*(r for r, _ in asked), *also]).items():
             if key not in self:

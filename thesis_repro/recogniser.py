@@ -16,7 +16,7 @@ from . import models, pieces
 from .augmented import MultiLabel
 from .images import Images
 from .pieces import piece
-from .recipes import SGD, Batch, Decay, Phase
+from .recipes import SGD, Batch, Decay, Phase, judged_on
 
 # %% ../nbs/science/091_recogniser.ipynb #7d43e45e
 class Enlarged(nn.Module):
@@ -64,10 +64,7 @@ class Recognise:
         return self.method(nets["model"], batch.x, batch.y, batch.draws)
 
     def judge(self, nets: nn.ModuleDict, images: Images) -> dict:
-        part = "val" if self.select == "held-out" else "test"
-        x, y = (getattr(images, f"{what}_{part}") for what in "xy")
-        found = self.method.evaluate(nets["model"], x, y)
-        return {**{f"{self.select} {k}": v for k, v in found.items()}, "score": found["accuracy"]}
+        return judged_on(self.select, self.method.evaluate, nets["model"], images)
 
     def results(self, nets: nn.ModuleDict, images: Images) -> dict:
         return self.method.evaluate(nets["model"], images.x_test, images.y_test)

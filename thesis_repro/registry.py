@@ -22,7 +22,7 @@ import pandas as pd
 from . import measures, paths, settings
 from .artefacts import Figure, Table, data_words, folder, order, provenance, style
 from .files import BadInput
-from .measures import ensure_measured, planned_row
+from .measures import ensure_measured, planned_row, runs_in, tasks_in
 from .published import published
 from .runs import code_words
 from .store import RunsFailed, Store
@@ -156,19 +156,9 @@ def _places(there: dict, cells) -> list[dict]:
     return [*(record.environment for record in there.values()), *own]
 
 # %% ../nbs/evidence/057_registry.ipynb #c36b1f80
-def _runs(plan: dict) -> list:
-    "The runs of a plan, each once."
-    return list(dict.fromkeys(r for p in plan.values() for r in p.runs))
-
-
-def _tasks(plan: dict) -> list[tuple]:
-    "The (run, measurement) of a plan."
-    return [(r, p.measurement) for p in plan.values() for r in p.runs]
-
-
 def _made(store: Store, plan: dict, train: bool, fresh: str) -> dict:
     "Make the runs and measurements of a plan; what failed. `fresh` forgets outdated ones first."
-    chosen, tasks = _runs(plan), _tasks(plan)
+    chosen, tasks = runs_in(plan), tasks_in(plan)
     if fresh == "changed":
         store.renew(store.outdated(chosen))
         for r, m in measures.outdated(store, tasks):
@@ -199,12 +189,12 @@ class MadeTable(Made):
         frame = compare(self.number, cells, self.along)
         name = "-".join(["also", *re.findall(r"\w+", " ".join(own))]) if own else ""
         to, failed = folder(preset) / name / "tables", dict(failures.values())
-        return self.of(store, frame, _runs(plan), failed, to, _tasks(plan), cells)
+        return self.of(store, frame, runs_in(plan), failed, to, tasks_in(plan), cells)
 
     def kept(self, store: Store, asked: tuple) -> dict:
         "The plan of the data sets that were not asked for now, where they have runs from before."
         whole = {} if {*asked} >= {*self.parts} else self.plan(store.preset, self.parts)
-        there = {r.part for r in _runs(whole) if r.part not in asked and store.record(r)}
+        there = {r.part for r in runs_in(whole) if r.part not in asked and store.record(r)}
         return {place: p for place, p in whole.items() if p.runs and p.runs[0].part in there}
 
     def own_rows(self, preset, plan: dict, own: dict) -> dict:
@@ -262,7 +252,7 @@ def at_hand(preset, plan: dict) -> dict:
 
 def measured_cells(preset, plan: dict) -> list[Cell]:
     "The cells of a figure's plan; runs and measurements that are absent are made. RunsFailed."
-    store, tasks = Store(preset), [(r, p.measurement) for p in plan.values() for r in p.runs]
+    store, tasks = Store(preset), tasks_in(plan)
     store.ensure([*(r for r, _ in tasks), *(s for r, m in tasks for s in m.needs(r))])
     ensure_measured(store, tasks)
     return [_cell(store, place, planned, {}) for place, planned in plan.items()]

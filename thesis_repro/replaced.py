@@ -26,7 +26,7 @@ from .images import Images, OnDisk, pixels
 from .made_to_order import ToOrder, another_class, two_classes
 from .models import full
 from .pieces import piece
-from .runs import Named, Outline, Run
+from .runs import MadeOf, Named, Outline, Run
 from .settings import Preset
 from .store import Store, locked
 
@@ -88,7 +88,7 @@ def answered(net, x: torch.Tensor) -> torch.Tensor:
         return full(net(x)).log_softmax(1)
 
 # %% ../nbs/science/108_replaced.ipynb #e20bbbed
-class ForANetwork:
+class ForANetwork(MadeOf):
     "Data with `real` images and a `teacher`, the run of the network that images are made for."
 
     def check(self):
@@ -110,11 +110,6 @@ class ForANetwork:
 
         teacher = scaled(preset, self.teacher)
         return replace(self, real=self.real.scaled(preset), teacher=teacher)
-
-    part = property(lambda self: self.real.part)
-    title = property(lambda self: self.real.title)
-    is_file = property(lambda self: self.real.is_file)
-    stands_in = property(lambda self: self.real.stands_in)
 
 # %% ../nbs/science/108_replaced.ipynb #7f4b398d
 @piece
@@ -200,8 +195,7 @@ class Taught(ForANetwork):
     def made(self, store: Store) -> Images:
         "The images with the network."
         images = self.images(store.preset.stream)
-        parts = {k: getattr(images, k) for k in images.__dataclass_fields__}
-        return TaughtImages(**parts, teacher=store.weights(self.teacher))
+        return images.of_kind(TaughtImages, teacher=store.weights(self.teacher))
 
 
 class Beside(nn.Module):

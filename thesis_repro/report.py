@@ -32,6 +32,7 @@ from thesis_repro import (
     settings,
 )
 from .files import BadInput, atomic_json, atomic_write
+from .measures import runs_in
 from .store import Store
 from .tables import SIGNS, compare, number
 
@@ -134,7 +135,7 @@ def _redrawn(made, preset, archive: Archive, path: Path, facts: dict, wrong: str
     said = set() if wrong else set(saved.reason)
     parts = tuple(p for p in made.parts if f"{p} was not asked for" not in said)
     plan = made.plan(settings.load(preset.name, chapter, **overrides(preset)), parts)
-    chosen = list(dict.fromkeys(r for p in plan.values() for r in p.runs))
+    chosen = runs_in(plan)
     there = [r for r in chosen if archive.record(r)]
     if not there or (wrong and made.also):
         return "" if wrong or not chosen else "Its runs are not here: it is shown as it was saved."

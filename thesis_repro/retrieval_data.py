@@ -9,6 +9,7 @@ __all__ = ['LATER', 'FILES', 'COUNTS', 'SPLITS', 'class_lists', 'disjoint', 'cub
 # %% ../nbs/science/110_retrieval_data.ipynb #c32ae722
 import csv
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,19 +232,13 @@ def source(name: str, side: int, stream: bool = False) -> Source:
     return archives.kept(folder, lambda f: own(name, f))
 
 
-_KEPT: dict[tuple, Images] = {}
-
-
+@functools.lru_cache(maxsize=1)
 def _loaded(name, side, train, test, part, stream) -> Images:
     "The images, kept in memory for the next run on them."
-    key = name, side, train, test, part, stream
-    if key not in _KEPT:
-        _KEPT.clear()
-        on_disk = stream or name in FILES
-        images = take(source(name, side, stream), name, train, test, 0, on_disk)
-        real = name == settings.PARTS.get(part)
-        _KEPT[key] = dataclasses.replace(images, stand_in="" if real else part)
-    return _KEPT[key]
+    on_disk = stream or name in FILES
+    images = take(source(name, side, stream), name, train, test, 0, on_disk)
+    real = name == settings.PARTS.get(part)
+    return dataclasses.replace(images, stand_in="" if real else part)
 
 # %% ../nbs/science/110_retrieval_data.ipynb #ed82774d
 def paired_order(y: torch.Tensor, size: int, draws: Draws, together: int = 2) -> torch.Tensor:
@@ -273,9 +268,3 @@ class Paired(Images):
 
     def order(self, size: int, draws: Draws) -> torch.Tensor:
         return paired_order(self.y_train, size, draws, self.together)
-
-    @classmethod
-    def of(cls, images: Images, **how) -> "Paired":
-        "The same images in pairs."
-        own = {f.name: getattr(images, f.name) for f in dataclasses.fields(Images)}
-        return cls(**own | how)

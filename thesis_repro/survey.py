@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SECONDS', 'ANSWERS', 'SURVEY', 'SIDES', 'CHOICES', 'SELECTION', 'CHOICE', 'checksum', 'png', 'Pair', 'Survey',
-           'counted', 'turned', 'arranged', 'page', 'survey_page', 'loaded', 'written', 'read_survey', 'read_answers',
-           'choices_of', 'shelf', 'person_file', 'taken_in', 'take_answers', 'chosen', 'shares', 'consistency', 'score',
-           'surveys', 'answered', 'scores_of', 'told', 'Selection', 'grouped', 'offered', 'read_selection',
-           'read_choice', 'take_choices', 'kept_by_people']
+           'counted', 'turned', 'arranged', 'page', 'survey_page', 'loaded', 'written', 'read_back', 'read_survey',
+           'read_answers', 'choices_of', 'shelf', 'person_file', 'taken_in', 'take_answers', 'chosen', 'shares',
+           'consistency', 'score', 'surveys', 'answered', 'scores_of', 'told', 'Selection', 'grouped', 'offered',
+           'read_selection', 'read_choice', 'take_choices', 'kept_by_people']
 
 # %% ../nbs/evidence/064_survey.ipynb #3e5d3d39
 import base64
@@ -171,17 +171,27 @@ def written(folder: Path, survey: Survey, images: dict) -> Path:
     return atomic_write(folder / f"{name}.html", survey_page(survey, images))
 
 
-def read_survey(file: Path) -> Survey:
-    "The survey in a file that `written` wrote. BadInput if it is another, or damaged."
-    said = loaded(file, SURVEY)
+def read_back(file: Path, form: str, kind: str, make, command: str):
+    "What a page shows, make(its JSON file's content). BadInput if it is another, or damaged."
+    said = loaded(file, form)
     try:
-        pairs = tuple(Pair(**{k: _tuples(v) for k, v in p.items()}) for p in said["pairs"])
-        found = Survey(tuple(said["names"]), pairs, said["made"])
+        found = make(said)
+        same = file.stem == f"{kind}-{found.id}"
     except (KeyError, TypeError, AttributeError):
-        raise BadInput(f"{file}: damaged: thesis-repro survey makes it again") from None
-    if file.stem != f"survey-{found.id}":
+        raise BadInput(f"{file}: damaged: thesis-repro {command} makes it again") from None
+    if not same:
         raise BadInput(f"{file}: was changed since its page was made: remove both")
     return found
+
+
+def read_survey(file: Path) -> Survey:
+    "The survey in a file that `written` wrote. BadInput if it is another, or damaged."
+
+    def made(said):
+        pairs = tuple(Pair(**{k: _tuples(v) for k, v in p.items()}) for p in said["pairs"])
+        return Survey(tuple(said["names"]), pairs, said["made"])
+
+    return read_back(file, SURVEY, "survey", made, "survey")
 
 
 def _tuples(value):
@@ -415,15 +425,11 @@ def offered(folder: Path, selection: Selection, images: dict) -> Path:
 # %% ../nbs/evidence/064_survey.ipynb #f57281e9
 def read_selection(file: Path) -> Selection:
     "The selection in a file that `offered` wrote. BadInput if it is another, or damaged."
-    said = loaded(file, SELECTION)
-    try:
-        found = Selection(said["groups"], said["made"])
-        same = file.stem == f"selection-{found.id}"
-    except (KeyError, TypeError, AttributeError):
-        raise BadInput(f"{file}: damaged: thesis-repro select makes it again") from None
-    if not same:
-        raise BadInput(f"{file}: was changed since its page was made: remove both")
-    return found
+
+    def made(said):
+        return Selection(said["groups"], said["made"])
+
+    return read_back(file, SELECTION, "selection", made, "select")
 
 
 def read_choice(file, selection: Selection) -> dict:

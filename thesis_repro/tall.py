@@ -7,12 +7,13 @@ __all__ = ['middle', 'Tall']
 
 # %% ../nbs/science/094_tall.ipynb #262a0f95
 import dataclasses
+from operator import attrgetter
 
 import torch
 
 from .images import Images
 from .pieces import piece
-from .runs import Outline
+from .runs import MadeOf, Outline
 
 # %% ../nbs/science/094_tall.ipynb #7898aa06
 def middle(x: torch.Tensor) -> torch.Tensor:
@@ -23,10 +24,11 @@ def middle(x: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/science/094_tall.ipynb #de67c25f
 @piece
-class Tall:
+class Tall(MadeOf):
     "The middle of a data set's images, three quarters as wide as high (fig. 3.4)."
 
     data: object
+    base = property(attrgetter("data"))
 
     def images(self, stream: bool = False) -> Images:
         "The images, always in memory."
@@ -45,21 +47,6 @@ class Tall:
         return dataclasses.replace(self, data=self.data.scaled(preset))
 
     @property
-    def part(self) -> str:
-        "The thesis's data set that it plays."
-        return self.data.part
-
-    @property
     def title(self) -> str:
         "The name for a reader."
         return f"the middle of {self.data.title}"
-
-    @property
-    def stands_in(self) -> bool:
-        "Whether another data set plays the thesis's."
-        return self.data.stands_in
-
-    @property
-    def is_file(self) -> bool:
-        "Whether the images are a file of the user's."
-        return self.data.is_file

@@ -25,7 +25,7 @@ from .misalignment import Angle, Transfer
 from .mixup import Plain
 from .registry import Drawn, figure, table
 from .replaced import Taught
-from .runs import Named, Run, scaled, shortfall
+from .runs import Named, Run, scaled, shortfall, stands_in
 from .saliency import Attention, rank_correlation, smooth_gradient
 from .square_attack import Square
 from .store import Store
@@ -96,7 +96,7 @@ def attacks(preset) -> dict:
 
 def in_small(preset) -> bool:
     "Whether the images are a stand-in, on which less is searched."
-    return ours(preset, "R")[0].data.stands_in
+    return stands_in(preset, "CIFAR-10")
 
 
 def plan_networks(preset, parts=PARTS) -> dict:

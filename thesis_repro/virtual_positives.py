@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'COLUMNS', 'EPSILON', 'SWEEP', 'STEPS', 'LAYERS', 'table_vir
            'table_virtual_positives_controls_ours', 'run_of', 'adversarial', 'plan_virtual_positives_1', 'moved',
            'between', 'draw_positives', 'figure_virtual_positives_ours', 'steps', 'BaselineSteps', 'controls',
            'at_equal_compute', 'plan_controls', 'radii', 'plan_sweep', 'swept', 'figure_virtual_positives_6',
-           'figure_virtual_positives_7', 'bench', 'step_of']
+           'figure_virtual_positives_7', 'bench']
 
 # %% ../nbs/companions/virtual_positives.ipynb #996d6d13
 import dataclasses
@@ -16,18 +16,18 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from . import costs, settings, training
+from . import costs, settings
 from .adversarial_positives import AdversarialPositive, RandomPositive, SecondCopy
 from .draws import Draws
 from .embedding import Embed, Small
 from .images import pixels, synthetic_images
-from .measures import Measurement, Recorded, planned_row
+from .measures import Measurement, Recorded, planned_row, runs_in
 from .pieces import piece
 from .recipes import SGD, Decay
 from .registry import Drawn, figure, measured_cells, table
 from .retrieval_data import Retrieval
 from .robustness import evaluating
-from .runs import Run, scaled, seeded, shortfall
+from .runs import Run, scaled, seeded, shortfall, stands_in
 from .store import Store
 from .timing import paired_seconds
 from .training import Compute, Length
@@ -196,8 +196,7 @@ table_virtual_positives_controls_ours = table(
 def radii(preset, part: str) -> tuple[float, ...]:
     "The radii that a preset sweeps."
     every = SWEEP[part]
-    small = seeded(preset, run_of(part))[0].data.stands_in
-    return every[:: len(every) // 2] if small else every
+    return every[:: len(every) // 2] if stands_in(preset, part) else every
 
 
 def plan_sweep(preset, part: str, parts=PARTS) -> dict:
@@ -229,8 +228,7 @@ def swept(preset, part: str, parts) -> Drawn:
     ax.set_xticks(found := sorted({*frame["ε"].dropna()}), [f"{e:g}" for e in found])
     ax.minorticks_off()
     ax.legend()
-    runs = dict.fromkeys(r for p in plan.values() for r in p.runs)
-    return Drawn(fig, frame, tuple(runs), cells)
+    return Drawn(fig, frame, runs_in(plan), cells)
 
 
 @figure("virtual_positives.6", "Recall@1 over ε, CUB-200-2011", PARTS[1:], "Figure 6")
@@ -247,7 +245,7 @@ def figure_virtual_positives_7(preset, parts=PARTS[:1]) -> Drawn:
 # %% ../nbs/companions/virtual_positives.ipynb #5869bd6c
 def bench(preset) -> list[dict]:
     "Seconds of a step with each kind of positive, in baseline steps."
-    from thesis_repro.bench import figure
+    from thesis_repro.bench import figure, step_of
 
     device, n = settings.device(preset), preset.timing_batch
     noise = synthetic_images(4 * n)
@@ -263,16 +261,3 @@ def bench(preset) -> list[dict]:
         figure(f"{name} positive in baseline steps", v, "times", at_most=bars.get(name))
         for name, v in times.drop("baseline").items()
     ]
-
-
-def step_of(recipe: Embed, images, n: int, compute: Compute):
-    "A function without arguments that makes a training step on n images."
-    t = training.start(recipe, images, Length(1, n), compute=compute)
-    x, y = t.images.x_train[:n].float() / 255, t.images.y_train[:n]
-
-    def step():
-        t.at.epoch, t.at.step = 0, 0
-        training.step(t, x, y)
-        t.pending.clear()
-
-    return step

@@ -9,8 +9,8 @@ __all__ = ['HEAD', 'METHODS', 'CONDITIONS', 'GRID', 'PARTS', 'FACES', 'SHOWN', '
            'table_3_4', 'ROWS_CLEAN', 'SUREST', 'KEPT', 'TITLE_CLEAN', 'table_3_4_ours', 'dcgan', 'pggan', 'fused',
            'author_code', 'stands_in', 'played', 'faces', 'fitted', 'fitting', 'affordable', 'whole_run', 'row_of',
            'small_run', 'reader', 'extractor', 'printed_accuracies', 'measurements', 'added', 'recogniser', 'weak',
-           'by_whom', 'planned', 'plan_3_1', 'combinations', 'paired_runs', 'who_made', 'survey_of', 'said_by_people',
-           'wanted', 'strip', 'drawn_for', 'draw_strips', 'asked_for', 'figure_3_3', 'tall_run', 'figure_3_4',
+           'by_whom', 'planned', 'plan_3_1', 'combinations', 'paired_runs', 'survey_of', 'said_by_people', 'wanted',
+           'strip', 'drawn_for', 'draw_strips', 'asked_for', 'figure_3_3', 'tall_run', 'figure_3_4',
            'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6', 'right', 'attribute_accuracy',
            'accuracies_of', 'by_people_rows', 'to_select', 'plan_3_4', 'plan_3_4_ours']
 
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import glyphs, settings, survey
+from . import glyphs, runs, settings, survey
 from .augmented import Augmented, Recognised
 from .draws import Draws
 from .extractors import EfficientNetLite, Extractor, Inception, Own
@@ -44,7 +44,7 @@ from thesis_repro.gan_progressive import (
 )
 from .gans import Auxiliary, Drift, Gan, GradientPenalty, generate
 from .generative import FusedGenerator, PlainBranch
-from .measures import Planned, planned_row
+from .measures import Planned, planned_row, runs_in
 from .mixup import Plain
 from .published import published
 from .quality import AskedFor, Quality, images_for, trained_generator
@@ -52,7 +52,7 @@ from .recipes import Adam, Classify
 from .recogniser import Recognise
 from .registry import Drawn, figure, measured_cells, no_evidence, table
 from .runs import Named, Run, seeded
-from .selection import ByConfidence, Selected, by_people, people_folder
+from .selection import ByConfidence, Selected, by_people, people_folder, who_made
 from .store import Store
 from .tables import Cell
 from .tall import Tall
@@ -132,7 +132,7 @@ PLAYED |= {"Blond_Hair": "Striped", "No_Beard": "Dotted"}
 
 def stands_in(preset) -> bool:
     "Whether a preset has no faces."
-    return Named(settings.dataset(preset, "CelebA"), part="CelebA").stands_in
+    return runs.stands_in(preset, "CelebA")
 
 
 def played(preset, names: tuple) -> tuple[str, ...]:
@@ -307,12 +307,6 @@ def combinations(y: torch.Tensor, count: int = 10) -> torch.Tensor:
 def paired_runs(preset) -> dict[str, Run]:
     "The runs of the methods that people compare."
     return {m: small_run(preset, m, METHODS[m]) for pair in PAIRED for m in pair}
-
-
-def who_made(store: Store, run: Run) -> dict | None:
-    "What made the images of a run: its key and weights; None if it is not there."
-    record = store.record(run)
-    return record and {"run": run.key, "weights": record.weights["last"]}
 
 # %% ../nbs/chapters/03_wcgan.ipynb #eafb8635
 def survey_of(preset, count: int = 50, repeats: int = 10, seed: int = 0) -> tuple:
@@ -506,8 +500,7 @@ def figure_3_5(preset, parts=PARTS) -> Drawn:
     drawn, ax = subplots(figsize=(5.5, 2.6), layout="constrained")
     heat(ax, shares)
     ax.set_xlabel("layer, from input to output")
-    runs = tuple(dict.fromkeys(run for p in plan.values() for run in p.runs))
-    return Drawn(drawn, shares.reset_index(), runs, cells)
+    return Drawn(drawn, shares.reset_index(), runs_in(plan), cells)
 
 # %% ../nbs/chapters/03_wcgan.ipynb #bdc39beb
 @figure("3.6", "Contribution of each attribute, WcPGGAN, and pictures of each size", PARTS)
@@ -516,7 +509,7 @@ def figure_3_6(preset, parts=PARTS) -> Drawn:
     plan = plan_contributions(preset, "WcPGGAN", SHOWN)
     cells = measured_cells(preset, plan)
     shares = shares_of(cells)
-    runs = tuple(dict.fromkeys(run for p in plan.values() for run in p.runs))
+    runs = runs_in(plan)
     net = trained_generator(Store(preset), runs[0])
     c = wanted(preset, SHOWN, ("Blond_Hair", "No_Beard", "Smiling"), 3)
     pictures = at_each_level(net, c, Draws(0))

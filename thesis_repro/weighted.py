@@ -16,7 +16,7 @@ from .draws import Draws
 from .files import BadInput
 from .gan_blocks import latent
 from .gan_networks import Condition, Network
-from .measures import Kept
+from .measures import Kept, weights_of
 from .pieces import piece
 from .quality import trained_generator
 from .runs import Run
@@ -75,8 +75,7 @@ class Contribution(Kept):
     unit = "share"
 
     def on(self, store: Store, run: Run) -> dict:
-        record = store.record(run)
-        return {"run": run.key, "weights": record.weights[self.which] if record else None}
+        return {"run": run.key, "weights": weights_of(store, run, self.which)}
 
     def value(self, store: Store, run: Run) -> float:
         found = (self.kept(store, run) or {}).get(self.attribute, [])
