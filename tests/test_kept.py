@@ -207,3 +207,20 @@ def test_stale_outputs_are_named(tmp_path):
     one, two = kept.stale(source, executed)
     assert one.startswith("source.ipynb: cell 2: kept is …nine") and "…49 equations" in one
     assert two.startswith("source.ipynb: cell 3:") and "image/png" in two
+
+
+@pytest.mark.parametrize("directive, lines", [("", 1), (kept.TIMES, 0)])
+def test_verdicts_on_seconds_are_compared_by_their_form(tmp_path, directive, lines):
+    source, executed = notebooks(tmp_path, [said("holds")])
+    for file in (source, executed):
+        nb = nbformat.read(file, 4)
+        nb.cells[1].source = f"{directive}\nverdicts"
+        nbformat.write(nb, file)
+    kept.keep_outputs(executed, source)
+    nb = nbformat.read(executed, 4)
+    nb.cells[1].outputs[0].text = "fails"
+    nbformat.write(nb, executed)
+    assert len(kept.stale(source, executed)) == lines
+    nb.cells[1].outputs = []
+    nbformat.write(nb, executed)
+    assert len(kept.stale(source, executed)) == 1
