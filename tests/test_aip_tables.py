@@ -1,6 +1,7 @@
 """Chapter 7's tables against the thesis's section 7.3.1 and 7.4, read by hand."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -181,6 +182,38 @@ def test_table_7_4():
     assert printed("7.4") == plan.keys() and aip.table_7_4.along == "rows"
     shared = aip.table_7_1.plan(THESIS, PARTS)["AIP", "Best / CIFAR-10"].runs
     assert plan["AIP", "CIFAR-10"].runs == shared
+
+
+def test_table_7_1_ours():
+    "Runs as those of table 7.1, with 1,000 images to choose by, that watch the test images."
+    plan = aip.table_7_1_ours.plan(THESIS, PARTS[:1])
+    assert list(plan) == [(m, c) for m in aip.WATCHED for c in aip.CHOOSING]
+    for (row, _), cell in plan.items():
+        other = aip.table_7_1.plan(THESIS, PARTS)[row, "Best / CIFAR-10"]
+        for run, same in zip(cell.runs, other.runs, strict=True):
+            assert (run.recipe.select, run.recipe.watch, run.data.held_out) == (
+                "held-out",
+                "test",
+                1000,
+            )
+            recipe = dataclasses.replace(run.recipe, select="test", watch="")
+            data = dataclasses.replace(run.data, held_out=0)
+            assert dataclasses.replace(run, recipe=recipe, data=data) == same
+    none = dataclasses.replace(THESIS, held_out=0)
+    cells = aip.table_7_1_ours.plan(none, PARTS[:1])
+    assert cells.keys() == plan.keys()
+    assert all(not c.runs and "no images are held out" in c.reason for c in cells.values())
+
+
+@pytest.mark.parametrize("by, expected", [("held-out", 61.0), ("test", 64.0)])
+def test_the_epoch_is_chosen_by_the_images_that_are_named(by, expected):
+    "The first of two equal epochs; the accuracy is that on the test images."
+    accuracies = [(50, 60), (70, 61), (70, 62), (65, 64)]
+    names = "held-out accuracy", "test accuracy"
+    history = [dict(zip(names, map(float, a), strict=True)) for a in accuracies]
+    store = SimpleNamespace(record=lambda run: SimpleNamespace(history=history))
+    assert aip.ChosenBy(by).value(store, None) == expected
+    assert aip.Optimism().value(store, None) == 3.0
 
 
 def test_the_clean_recipe_has_no_habits_of_public_code():

@@ -327,6 +327,10 @@ def test_a_run_is_its_steps_and_its_judgements():
     assert costs.training(run_of(dataclasses.replace(attacked, method=kinder))) < costs.training(
         run_of(attacked)
     )
+    watching = dataclasses.replace(plain, watch="test")
+    by_test = dataclasses.replace(watching, select="test")
+    looks = {r: costs.training(run_of(r)) for r in (plain, watching, by_test)}
+    assert looks[plain] < looks[by_test] < looks[watching]
     more = run_of(TinyGan()).data
     more = dataclasses.replace(run_of(TinyGan()), data=dataclasses.replace(more, held_out=1000))
     assert costs.training(more) > costs.training(run_of(TinyGan()))

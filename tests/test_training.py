@@ -288,6 +288,19 @@ def test_the_best_epoch_by_test_images_is_chosen_only_where_that_is_said(digits,
     refused(lambda: replace(recipe, select="nope"), "select = nope: must be one of held-out, test")
 
 
+def test_test_images_that_are_watched_choose_nothing(digits, begin):
+    recipe = Classify("preactresnet18", Plain(), width=0.125)
+    alone = training.train(begin(recipe=recipe, epochs=2))
+    watching = training.train(begin(recipe=replace(recipe, watch="test"), epochs=2))
+    for one, two in zip(alone.at.history, watching.at.history, strict=True):
+        assert two.keys() - one.keys() == {"test accuracy", "test loss"}
+        assert one == {k: two[k] for k in one}
+    assert watching.at.best["score"] == alone.at.best["score"]
+    same = evaluate(watching.nets["model"], digits.x_test, digits.y_test)
+    assert watching.at.history[-1]["test accuracy"] == same["accuracy"]
+    refused(lambda: replace(recipe, watch="nope"), "watch = nope: must be one of")
+
+
 def test_without_held_out_images_nothing_is_chosen_by_them():
     none, recipe = Named("digits10", held_out=0), Classify("resnet18", Plain())
     refused(lambda: Run(none, recipe), "no images are held out", 'select = "test"')

@@ -433,7 +433,8 @@ def training(run: Run, device: str = "cpu") -> float:
     bf16, steps = run.precision == "bf16", math.ceil(o.train / run.length.batch_size)
     one = seconds(step(recipe, o.classes, o.shape), o.train / steps, device, bf16) + STEP
     tests = getattr(recipe, "select", "") == "test"
-    seen = judged(recipe, o.classes, o.shape), o.test if tests else o.held_out
+    watched = o.test if getattr(recipe, "watch", "") == "test" and not tests else 0
+    seen = judged(recipe, o.classes, o.shape), (o.test if tests else o.held_out) + watched
     looks = math.ceil(run.length.epochs / getattr(recipe, "every", 1))
     look = seconds(*seen, device, launched=math.ceil(seen[1] / 500))
     return run.length.epochs * steps * one + looks * look

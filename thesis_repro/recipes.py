@@ -144,6 +144,7 @@ class Classify:
     # which images the best epoch is chosen by
     select: str = pieces.field("held-out", one_of=("held-out", "test"))
     crop: int = pieces.field(4, low=0, high=64)  # at most so many pixels around a random crop
+    watch: str = pieces.field("", one_of=("", "test"))  # what the history shows beside `select`
 
     def check(self):
         if not callable(self.method) and not hasattr(self.method, "joint_loss"):
@@ -185,7 +186,10 @@ class Classify:
 
     def judge(self, nets: nn.ModuleDict, images: Images) -> dict:
         how = getattr(self.method, "judge", self.evaluated)
-        return judged_on(self.select, how, nets["model"], images)
+        row = judged_on(self.select, how, nets["model"], images)
+        if self.watch and self.watch != self.select:
+            return judged_on(self.watch, how, nets["model"], images) | row
+        return row
 
     def results(self, nets: nn.ModuleDict, images: Images) -> dict:
         return self.evaluated(nets["model"], images.x_test, images.y_test)
