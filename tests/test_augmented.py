@@ -70,6 +70,21 @@ def test_the_images_are_the_few_and_then_what_the_generator_makes(tmp_path, targ
     torch.testing.assert_close(images.y_train[20:], logits.softmax(1), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("count", [0, 30])
+def test_a_teacher_labels_all_training_images(tmp_path, count):
+    store, made, knows = store_at(tmp_path), two("ACGAN", epochs=1), learner(REAL)
+    generator = made if count else None
+    data = Augmented(REAL, generator, count, few=20, targets="soft", teacher=knows)
+    images, alone = store.images(data), replace(data, teacher=None)
+    assert set(learner(data).needs()) == {knows, *[made] * bool(count)}
+    assert torch.equal(images.x_train, store.images(alone).x_train)
+    net = store.weights(knows, "last").eval()
+    with torch.no_grad():
+        expected = net(images.x_train.float() / 255).softmax(1)
+    torch.testing.assert_close(images.y_train, expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(images.y_test, REAL.images().y_test)
+
+
 def test_a_run_makes_its_generator_first_and_is_the_same_from_another_start(tmp_path):
     data = Augmented(REAL, two("ACGAN", epochs=1), 20, few=20, targets="soft")
     run = learner(data)
@@ -116,6 +131,8 @@ def test_without_its_generator_nothing_is_made_when_nothing_is_to_be_trained(tmp
         ({"real": "faint10"}, "must be such as Named"),
         ({"few": -1}, "few = -1"),
         ({"targets": "softer"}, "targets = softer"),
+        ({"teacher": two()}, "a teacher is a run"),
+        ({"teacher": "somebody", "targets": "soft"}, "a teacher is a run"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong, said):

@@ -17,7 +17,7 @@ from thesis_repro.attention_branch import (
     both_losses,
     convolutions,
 )
-from thesis_repro.augmented import Targets
+from thesis_repro.augmented import Augmented, Targets
 from thesis_repro.certainty import Certainty, Posterior, RealScore, entropy, summary
 from thesis_repro.claims import claim_table
 from thesis_repro.d2a2gan import (
@@ -463,6 +463,13 @@ def test_protocols_differ_in_what_the_gan_has_seen(preset):
     printed, clean = (whole[n].data.generator for n in ("as printed", "leakage-free"))
     assert clean.data.few == 100 and not hasattr(printed.data, "few")
     assert whole["mixup"].recipe.method == Mixup() and not whole["mixup"].data.count
+    helped = whole["leakage-free, DiffAugment"].data.generator
+    assert replace(helped, recipe=replace(helped.recipe, augment=())) == clean
+    assert helped.recipe.augment == ("colour", "translation", "cutout")
+    knows = d2a2gan.whole_classifier(PART)
+    alone, both = (whole[n].data for n in ("distilled", "distilled, generated images"))
+    assert alone == Augmented(printed.data, few=100, targets="soft", teacher=knows)
+    assert both == replace(whole["as printed"].data, teacher=knows)
     plan = d2a2gan.plan_4_6_ours(preset, (PART,))
     (ours,) = plan[f"{PART} / 100 real / leakage-free", "accuracy"].runs
     assert ours.data.generator.data.draw == ours.data.draw and ours.data.generator.data.few == 100
@@ -470,6 +477,9 @@ def test_protocols_differ_in_what_the_gan_has_seen(preset):
         plan[f"{PART} / 100 real / {n}", "accuracy"].runs for n in ("as printed", "mixup")
     )
     assert mixed.length.epochs == 2 * printed.length.epochs  # 200 images, and 100
+    (taught,) = plan[f"{PART} / 100 real / distilled", "accuracy"].runs
+    assert taught.length.epochs == mixed.length.epochs
+    assert taught.data.teacher == d2a2gan.classifier(preset, PART)
     assert (
         plan[f"{PART} / 1000 real / mixup", "accuracy"].reason
         == "1,000 real images: the preset has 100"

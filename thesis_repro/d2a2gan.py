@@ -7,9 +7,9 @@ __all__ = ['SPREADS', 'SLOPE', 'NAMES', 'D2A2GAN', 'GANS', 'ABLATION', 'AUTHOR',
            'FEW', 'COUNTS', 'SERIES', 'ON_STAND_INS', 'ACCURACY', 'TITLE_4_2', 'table_4_2', 'SVHN_TEST', 'TITLE_4_6',
            'table_4_6_ours', 'TITLE_4_OURS', 'table_4_ours', 'feature_extractor', 'attention_map', 'attended',
            'AttentionCritic', 'map_distance', 'Consistency', 'taught', 'd2a2gan', 'map_error', 'MapError', 'whole_run',
-           'classifier', 'asked', 'columns_4_1', 'plan_4_1', 'figure_4_5', 'figure_4_1', 'plan_figure_4_4',
-           'figure_4_4', 'plan_figure_4_7', 'figure_4_7', 'plan_figure_4_6', 'accuracies_4_6', 'figure_4_6', 'plan_4_2',
-           'constant_answers', 'within', 'protocols', 'plan_4_6_ours', 'plan_4_ours']
+           'whole_classifier', 'classifier', 'asked', 'columns_4_1', 'plan_4_1', 'figure_4_5', 'figure_4_1',
+           'plan_figure_4_4', 'figure_4_4', 'plan_figure_4_7', 'figure_4_7', 'plan_figure_4_6', 'accuracies_4_6',
+           'figure_4_6', 'plan_4_2', 'constant_answers', 'within', 'protocols', 'plan_4_6_ours', 'plan_4_ours']
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #a559904e
 import functools
@@ -26,7 +26,7 @@ from .certainty import Certainty, Posterior, RealScore
 from .extractors import Inception, Own
 from .files import BadInput
 from .games import Judgement, NonSaturating, Wasserstein
-from .gan_blocks import MinibatchStd, StdMap, full
+from .gan_blocks import ALTERATIONS, MinibatchStd, StdMap, full
 from thesis_repro.gan_networks import (
     AtInput,
     ClassHead,
@@ -51,7 +51,7 @@ from thesis_repro.gan_pictures import (
     side_by_side,
 )
 from .gan_progressive import Growth, ProgressiveCritic, ProgressiveGenerator
-from .gan_runs import in_turns, row_of, too_few, trained_on
+from .gan_runs import in_turns, knowing, row_of, too_few, trained_on
 from .gans import Auxiliary, Drift, Gan, GradientPenalty, Term
 from .images import pixels
 from .measures import Planned, Recorded, runs_in
@@ -61,7 +61,7 @@ from .pieces import piece
 from .quality import AskedFor, OfImages, Quality
 from .recipes import SGD, Adam, Classify, Decay, Phase
 from .registry import Drawn, figure, measured_cells, table
-from .runs import Named, Run, scaled, stands_in
+from .runs import Named, Run, stands_in
 from .store import Store
 from .training import Length
 
@@ -278,13 +278,16 @@ def whole_run(part: str, name: str, recipe: Gan) -> Run:
     return Run(data, recipe, length, home="d2a2gan/gans", label=f"{name} {part}")
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #42ac8e2e
-def classifier(preset, part: str) -> Run:
-    "The network that tells the classes of a data set apart, for all that is measured with one."
+def whole_classifier(part: str) -> Run:
+    "A ResNet-18 on all images of a data set."
     data = Named(settings.PARTS[part], part=part)
     how = {"home": "d2a2gan/classifiers", "label": f"classifier {part}"}
-    whole = Run(data, Classify("resnet18", Plain()), Length(100, 100), **how)
-    longer = 4 if stands_in(preset, part) else 1
-    return scaled(replace(preset, epochs=longer * preset.epochs), whole)
+    return Run(data, Classify("resnet18", Plain()), Length(100, 100), **how)
+
+
+def classifier(preset, part: str) -> Run:
+    "The network that tells the classes of a data set apart, for all that is measured with one."
+    return knowing(preset, whole_classifier(part))
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #fe11a36c
 def asked(preset) -> int:
@@ -481,22 +484,28 @@ def constant_answers(counts=SVHN_TEST) -> pd.DataFrame:
     return pd.DataFrame({"images": counts, "accuracy": shares}).rename_axis("answer")
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #92b424d4
-def within(part: str, name: str, few: int) -> Run:
+def within(part: str, name: str, few: int, augment: tuple = ()) -> Run:
     "A GAN that sees only the few real images, for 2,000 epochs of its own."
-    recipe, real = GANS[name], Named(settings.PARTS[part], part=part)
+    recipe = replace(GANS[name], augment=augment)
+    real = Named(settings.PARTS[part], part=part)
     length = Length(2000 * (1 + in_turns(recipe)), 100)
-    how = {"home": "d2a2gan/gans", "label": f"{name} {few} {part}"}
-    return Run(Augmented(real, few=few), recipe, length, **how)
+    label = f"{name} {few} {part}" + (" DiffAugment" if augment else "")
+    return Run(Augmented(real, few=few), recipe, length, home="d2a2gan/gans", label=label)
 
 
 def protocols(part: str, few: int, count: int = 10_000) -> dict:
     "What could be done with a few real images, by name; the thesis's runs."
     made = whole_run(part, "D2A2GAN", D2A2GAN)
+    knows = whole_classifier(part)
+    own, helped = (within(part, "D2A2GAN", few, how) for how in ((), tuple(ALTERATIONS)))
     return {
         "as printed": trained_on(made, part, few, count, "soft"),
-        "leakage-free": trained_on(within(part, "D2A2GAN", few), part, few, count, "soft"),
+        "leakage-free": trained_on(own, part, few, count, "soft"),
+        "leakage-free, DiffAugment": trained_on(helped, part, few, count, "soft"),
         "mixup": trained_on(None, part, few, method=Mixup()),
         "real alone": trained_on(None, part, few),
+        "distilled": trained_on(None, part, few, targets="soft", by=knows),
+        "distilled, generated images": trained_on(made, part, few, count, "soft", by=knows),
     }
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #c3f54353

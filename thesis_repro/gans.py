@@ -224,6 +224,7 @@ class Gan:
     prior: str = pieces.field("normal", one_of=("normal", "uniform"))
     flip: bool = False  # whether real images are mirrored at random
     parts: bool = False  # whether the history keeps what each part adds to the losses
+    augment: tuple[str, ...] = pieces.field((), one_of=gan_blocks.ALTERATIONS)  # DiffAugment
 
     def check(self):
         if self.parts and self.growth:
@@ -266,7 +267,16 @@ class Gan:
         c = condition(batch.y, generator.labels).to(x.dtype)
         shape = (len(x), generator.latent)
         z = draws.noise("latent", lambda g: gan_blocks.latent(shape, g, self.prior), x.device)
-        return Seen(nets, x, generator(z.to(x.dtype), c, grown), batch.y, c, draws, grown)
+        fake = generator(z.to(x.dtype), c, grown)
+        x, fake = (self.altered(who, i, draws) for who, i in (("real", x), ("fake", fake)))
+        return Seen(nets, x, fake, batch.y, c, draws, grown)
+
+    def altered(self, who: str, x: torch.Tensor, draws: Draws) -> torch.Tensor:
+        "Real or generated images as the critic, and every term, shall see them."
+        if not self.augment:
+            return x
+        u = draws.tensor(f"altered {who}", lambda rng: rng.random((len(x), 7)), x.device)
+        return gan_blocks.diff_augment(x, u, self.augment)
 
     def added(self, who: str, seen: Seen) -> list[tuple[str, torch.Tensor | float]]:
         "What the game and each term add to the loss of the `critic` or the `generator`, by name."
