@@ -208,7 +208,8 @@ def latent(shape: tuple, generator: torch.Generator, prior: str = "normal", trun
     "Random numbers of N(0, 1) or U[-1, 1]; those beyond `truncation` are drawn again (0: none)."
     device = generator.device
     if prior == "uniform":
-        return torch.rand(shape, generator=generator, device=device) * 2 - 1
+        u = torch.rand(shape, generator=generator, device=device) * 2 - 1
+        return u * min(truncation, 1) if truncation else u
     if not truncation:
         return torch.randn(shape, generator=generator, device=device)
     # by the inverse of the distribution function, so that nothing has to be drawn twice

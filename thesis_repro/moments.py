@@ -52,10 +52,12 @@ def _root(matrix: torch.Tensor) -> torch.Tensor:
 
 def frechet_distances(a: Moments, others) -> list[float]:
     "The squared Fréchet distances (eq. 2.15) of a cloud from others, nan where not finite."
+    if not a.covariance.isfinite().all():  # and so is the mean; such a matrix has no root
+        return [math.nan for _ in others]
     root, found = _root(a.covariance), []
     for b in others:
         inner = root @ b.covariance @ root
-        if not (inner.isfinite().all() and b.mean.isfinite().all() and a.mean.isfinite().all()):
+        if not inner.isfinite().all():
             found.append(math.nan)
             continue
         shared = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(min=0).sqrt().sum()
