@@ -312,11 +312,11 @@ table_7_4 = table(
 class ChosenBy(Measurement):
     "Test accuracy at the epoch that `held-out` or `test` images choose, by the run's history."
 
-    images: str = field("held-out", one_of=("held-out", "test"))
+    by: str = field("held-out", one_of=("held-out", "test"))
 
     def value(self, store: Store, run: Run) -> float:
         history = pd.DataFrame(store.record(run).history)
-        best = history[f"{self.images} accuracy"].idxmax()  # the first of equals, as in training
+        best = history[f"{self.by} accuracy"].idxmax()  # the first of equals, as in training
         return float(history["test accuracy"][best])
 
 

@@ -280,8 +280,9 @@ BENCHES = {
     "advprop": ("thesis_repro.advprop", "bench"),
     "made to order": ("thesis_repro.output_control", "bench"),
     "virtual positives": ("thesis_repro.virtual_positives", "bench"),
+    "gans": ("thesis_repro.gan_speed", "bench"),
 }
-BATCH = {"adversarial": 128}  # images, as the thesis trains; the others 32
+BATCH = {"adversarial": 128, "gans": 64}  # images, as the thesis trains; the others 32
 
 
 def measured(preset: Preset, names=None, file=None, batch: int | None = None) -> list[dict]:

@@ -1,0 +1,45 @@
+"The bench of GANs: what it times is a whole step of both networks, and its figures have the bars."
+
+import pandas as pd
+import pytest
+import torch
+
+from thesis_repro import bench, gan_speed, settings
+from thesis_repro.gan_networks import AtInput, DcganCritic, DcganGenerator
+from thesis_repro.gans import Gan
+
+SMALL = {
+    "DCGAN": (
+        Gan(DcganGenerator(8, (16,)), DcganCritic((8, 16), AtInput())),
+        gan_speed.PlainDcgan,
+    ),
+    "WGAN-GP PGGAN": (gan_speed.progressive(8), gan_speed.PlainProgressive),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_straightforward_step_trains_both_networks(name):
+    recipe, kind = SMALL[name]
+    nets = recipe.networks(gan_speed.synthetic_images(6, 8), 0)
+    before = {k: v.clone() for k, v in nets.state_dict().items()}
+    plain, y = kind(recipe, nets), torch.arange(6)
+    plain.step(torch.rand(6, 3, 8, 8), y, torch.randn(6, recipe.generator.latent), torch.rand(6))
+    moved = {k.partition(".")[0] for k, v in nets.state_dict().items() if not v.equal(before[k])}
+    assert moved == {"generator", "critic"}
+
+
+def test_the_bench_has_its_bars(monkeypatch):
+    preset = settings.load("smoke", device="cpu", precision="fp32")
+    times = {"DCGAN": (1.0, 1.6), "WGAN-GP PGGAN": (2.0, 2.2)}
+    seconds = {}
+    for name, (ours, plain) in times.items():
+        seconds |= {name: [ours] * 3, f"{name}, straightforward": [plain] * 3}
+    monkeypatch.setattr(gan_speed, "step_seconds", lambda *a, **k: pd.DataFrame(seconds))
+    # ten thousand images take a minute
+    monkeypatch.setattr(gan_speed, "images_a_second", lambda n, device: pd.Series({"made": 7.0}))
+    assert bench.BENCHES["gans"] == ("thesis_repro.gan_speed", "bench")
+    found = {f["name"]: f for f in gan_speed.bench(preset)}
+    assert found["DCGAN against the straightforward"]["value"] == pytest.approx(1.6)
+    assert found["DCGAN against the straightforward"]["ok"] is True
+    assert found["WGAN-GP PGGAN against the straightforward"]["ok"] is False
+    assert found["generated images: made"]["value"] == 7
