@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Network', 'narrower', 'Given', 'Condition', 'Unseen', 'AtInput', 'EveryLayer', 'Middle', 'Projection', 'MlpGenerator',
-           'MlpCritic', 'start_of', 'dcgan_weights', 'DcganGenerator', 'ClassHead', 'Heads', 'DcganCritic',
+           'MlpCritic', 'heard', 'start_of', 'dcgan_weights', 'DcganGenerator', 'ClassHead', 'Heads', 'DcganCritic',
            'SplitGenerator']
 
 # %% ../nbs/science/082_gan_networks.ipynb #e77c2204
@@ -203,6 +203,14 @@ class MlpCritic:
         "The same with layers of that width."
         return narrower(self, "hidden", width)
 
+# %% ../nbs/science/082_gan_networks.ipynb #5c0f2a92
+def heard(how, labels: int, given, direction: nn.Module | None = None) -> None:
+    "BadInput if no layer of the network hears the `labels` numbers of its piece's condition."
+    told = direction is not None or any(layer.width for layer in given)
+    if labels and not told and not isinstance(how.condition, Unseen):
+        name, said = type(how).__name__, type(how.condition).__name__
+        raise BadInput(f"{name}: condition = {said}: reaches none of its layers: use another")
+
 # %% ../nbs/science/082_gan_networks.ipynb #efcbfc6f
 def start_of(shape: tuple, doublings: int) -> tuple[int, int]:
     "The map from which so many doublings lead to the image. BadInput if there is none."
@@ -245,6 +253,7 @@ class _Deconvolutions(Network):
         start = start_of(shape, len(how.channels))
         _sides(how, [start[0] * 2**i for i in range(layers - 1)])
         given = [how.condition.layer(labels, i, layers) for i in range(layers)]
+        heard(how, labels, given)
         sizes, self.layers, self.after = [*how.channels, shape[0]], nn.ModuleList(), nn.ModuleList()
         for i, inputs in enumerate([how.latent, *how.channels]):
             kernel = (4, 2, 1) if i else (start, 1, 0)
@@ -330,6 +339,7 @@ class _Convolutions(Network):
                 layer.append(SelfAttention(how.channels[i]))
             self.layers.append(nn.Sequential(*layer))
         self.heads = Heads(how, (how.channels[-1], *start_of(shape, layers)), labels)
+        heard(how, labels, self.given, self.heads.direction)
 
     def forward(self, x, c, grown=None):
         h, c = x, self.checked(c)
@@ -404,6 +414,12 @@ class SplitGenerator:
 
     latent: int = pieces.field(120, low=2)
     channels: tuple[int, ...] = pieces.field((256, 128, 64), low=1)
+
+    def check(self):
+        parts = len(self.channels) + 1
+        if self.latent < parts:
+            said = f"SplitGenerator: latent = {self.latent}"
+            raise BadInput(f"{said}: {parts} parts, one for each block and the first map: use more")
 
     def build(self, shape: tuple, labels: int) -> Network:
         "The generator of images of that shape, with conditions of `labels` numbers (0: none)."

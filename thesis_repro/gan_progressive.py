@@ -23,7 +23,7 @@ from thesis_repro.gan_blocks import (
     adaptive_instance_norm,
     appended,
 )
-from .gan_networks import AtInput, Heads, Network, Unseen, narrower, start_of
+from .gan_networks import AtInput, Heads, Network, Unseen, heard, narrower, start_of
 from .pieces import piece
 
 # %% ../nbs/science/083_gan_progressive.ipynb #fe9c4f48
@@ -97,6 +97,7 @@ class _ProgressiveGenerator(_Growing):
         super().__init__(how, shape, labels)
         self.latent, widths, levels = how.latent, self.channels, self.levels
         given = [how.condition.layer(labels, i, levels) for i in range(levels)]
+        heard(how, labels, given)
         inputs, features = how.latent + given[0].width, widths[0] * math.prod(self.start)
         self.first = ScaledLinear(inputs, features, gain=2**0.5 / 4, bias=False)
         self.bias = nn.Parameter(torch.zeros(widths[0], 1, 1))
@@ -161,6 +162,7 @@ class _ProgressiveCritic(_Growing):
         self.compare, self.small = MinibatchStd(), ScaledConv(inputs, widths[0], 3, padding=1)
         self.narrow = ScaledLinear(widths[0] * pixels, widths[0])
         self.heads = Heads(how, (widths[0], 1, 1), labels)
+        heard(how, labels, [self.given], self.heads.direction)
         self.heads.score = ScaledLinear(widths[0], 1, gain=1.0)
 
     def halved(self, h: torch.Tensor, level: int) -> torch.Tensor:
