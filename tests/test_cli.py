@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from thesis_repro import artefacts, commands, paths, settings, stopping
+from thesis_repro import artefacts, attacks, commands, paths, settings, stopping
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput
 from thesis_repro.pieces import specification
@@ -198,6 +198,15 @@ def test_a_run_is_attacked_by_its_key_or_its_name(trained, capsys):
             and found["accuracy"] <= found["clean"]
             and found["attack"]["epsilon"] == 0.1
         )
+
+
+def test_an_attack_that_never_moved_says_so(trained, capsys, monkeypatch):
+    words = ["attack", trained, "--preset", "tiny", "--steps", "4", "--size", "20"]
+    assert main(words) == 0 and "in doubt" not in capsys.readouterr().out
+    loud = attacks.PGD(steps=4, logit_scale=1e9)
+    monkeypatch.setattr(commands, "attack_of", lambda args: loud)
+    assert main(words) == 0
+    assert "in doubt: 100 % of the attacked images had no grad" in capsys.readouterr().out
 
 
 def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
