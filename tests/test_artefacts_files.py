@@ -16,7 +16,7 @@ from PIL import Image
 from thesis_repro import artefacts, claims, records, registry
 from thesis_repro.artefacts import Figure, provenance
 from thesis_repro.attacks import PGD
-from thesis_repro.files import BadInput
+from thesis_repro.files import BadInput, atomic_json
 from thesis_repro.measures import Robustness, planned_row
 from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.registry import Drawn
@@ -144,6 +144,19 @@ def test_a_folder_that_cannot_be_written(tmp_path, artefact):
 
 
 # ---- values for the claims
+
+
+@pytest.mark.parametrize("late", [-3600, -5, 0, 5])
+def test_what_failed_is_told_whatever_the_clock_of_a_file_server_says(outputs, late):
+    "Fault of round 2: with a date five seconds behind, failures went unreported."
+    old, new = (outputs / "tables" / f"table_7_{i}.json" for i in (1, 2))
+    for file in (old, new):
+        atomic_json(file, {"failed": {"a-seed-0": "diverged"}})
+    before, date = artefacts.written(outputs), new.stat().st_mtime_ns
+    assert artefacts.lost(outputs, before) == {}
+    atomic_json(new, {"failed": {"b-seed-0": "diverged"}})
+    os.utime(new, ns=(0, date + late * 10**9))
+    assert artefacts.lost(outputs, before) == {"b-seed-0": "diverged"}
 
 
 def test_claims_read_what_was_saved(outputs):
