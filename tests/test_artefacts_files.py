@@ -15,8 +15,9 @@ from PIL import Image
 
 from thesis_repro import artefacts, claims, records, registry
 from thesis_repro.artefacts import Figure, provenance
-from thesis_repro.files import BadInput
-from thesis_repro.measures import planned_row
+from thesis_repro.attacks import PGD
+from thesis_repro.files import BadInput, atomic_json
+from thesis_repro.measures import Robustness, planned_row
 from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.registry import Drawn
 from thesis_repro.runs import Named, Run
@@ -145,6 +146,19 @@ def test_a_folder_that_cannot_be_written(tmp_path, artefact):
 # ---- values for the claims
 
 
+@pytest.mark.parametrize("late", [-3600, -5, 0, 5])
+def test_what_failed_is_told_whatever_the_clock_of_a_file_server_says(outputs, late):
+    "Fault of round 2: with a date five seconds behind, failures went unreported."
+    old, new = (outputs / "tables" / f"table_7_{i}.json" for i in (1, 2))
+    for file in (old, new):
+        atomic_json(file, {"failed": {"a-seed-0": "diverged"}})
+    before, date = artefacts.written(outputs), new.stat().st_mtime_ns
+    assert artefacts.lost(outputs, before) == {}
+    atomic_json(new, {"failed": {"b-seed-0": "diverged"}})
+    os.utime(new, ns=(0, date + late * 10**9))
+    assert artefacts.lost(outputs, before) == {"b-seed-0": "diverged"}
+
+
 def test_claims_read_what_was_saved(outputs):
     cells = [Cell("AIP", "Best / SVHN", (97.0, None, 97.4))]
     cells.append(Cell("Manifold mixup", "Best / SVHN", (96.0, 96.1), "width 1/8", "%", STAND_IN))
@@ -230,6 +244,21 @@ def test_a_table_is_made_saved_and_made_again_without_training(registered, outpu
     again = registered(tiny, train=False)
     pd.testing.assert_frame_equal(again.frame, first.frame)
     assert not (outputs / "tables").exists()  # a trial never overwrites the preset's own table
+
+
+def test_an_attack_that_never_moved_is_in_doubt_beside_its_number(registered, outputs):
+    "Logits so loud that the cross entropy is flat look robust, as in a network of saturated ones."
+    tiny = registered.preset("smoke", **TINY | {"seeds": 1})
+    ways = {"Last": PGD(steps=4), "Best": PGD(steps=4, logit_scale=1e9)}
+    columns = {f"{n} / CIFAR-10": Robustness(a, size=20) for n, a in ways.items()}
+    made = replace(
+        registered, plan=lambda p, parts: planned_row(p, "x", thesis_run(Plain()), columns)
+    )
+    frame = made(tiny).frame.set_index(["row", "column"])
+    said = "100 % of the attacked images had no gradient at the first step"
+    assert said in frame.incomparable["x", "Best / CIFAR-10"]
+    assert "gradient" not in frame.incomparable["x", "Last / CIFAR-10"]
+    assert said in (made(tiny).to / "table_7_1.md").read_text("utf-8")
 
 
 def test_without_training_it_tells_what_is_not_there(registered, outputs):

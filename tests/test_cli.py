@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from thesis_repro import artefacts, commands, paths, settings, stopping
+from thesis_repro import artefacts, attacks, commands, paths, settings, stopping
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput
 from thesis_repro.pieces import specification
@@ -197,6 +198,15 @@ def test_a_run_is_attacked_by_its_key_or_its_name(trained, capsys):
             and found["accuracy"] <= found["clean"]
             and found["attack"]["epsilon"] == 0.1
         )
+
+
+def test_an_attack_that_never_moved_says_so(trained, capsys, monkeypatch):
+    words = ["attack", trained, "--preset", "tiny", "--steps", "4", "--size", "20"]
+    assert main(words) == 0 and "in doubt" not in capsys.readouterr().out
+    loud = attacks.PGD(steps=4, logit_scale=1e9)
+    monkeypatch.setattr(commands, "attack_of", lambda args: loud)
+    assert main(words) == 0
+    assert "in doubt: 100 % of the attacked images had no grad" in capsys.readouterr().out
 
 
 def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
@@ -520,6 +530,41 @@ def test_a_usage_error_is_exit_code_2():
     with pytest.raises(SystemExit) as e:
         main(["dance"])
     assert e.value.code == 2
+
+
+# Locales without λ
+
+
+OBEY = """
+import json, sys
+from thesis_repro.cli import main
+print([main(words) for words in json.loads(sys.argv[1])], sys.stdout.encoding)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, charmap, encoding",
+    [("en_US", "ISO-8859-1", "iso8859-1"), ("ja_JP", "EUC-JP", "euc_jp")],
+)
+def test_commands_work_where_the_locale_has_no_unicode(tmp_path, name, charmap, encoding):
+    "Fault of round 2: `table`, `claims` and `settings` ended in a UnicodeEncodeError."
+    make = ["localedef", "-f", charmap, "-i", name, str(tmp_path / "own")]
+    if not shutil.which("localedef") or subprocess.run(make, capture_output=True).returncode:
+        pytest.skip("this machine has no sources of locales")
+    here = ["--preset", "tiny", "--seeds", "1", "--set", "attack_size=5"]
+    table = ["5.2", *here, "--set", "autoattack_size=0", "--parts", "CIFAR-10"]
+    rows = ["--row", "TRADES (1/? = 1)"]
+    commands = [["settings"], ["claims", *here], ["run", *table, *rows], ["table", *table]]
+    commands[-1] += ["--no-train"]
+    env = os.environ | {"LC_ALL": "own", "LOCPATH": str(tmp_path), "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", OBEY, json.dumps(commands)], env=env, capture_output=True
+    )
+    said = done.stdout.decode(encoding)
+    assert said.splitlines()[-1] == f"[0, 0, 0, 0] {encoding}", done.stderr.decode(encoding)
+    assert "TRADES (1/" in said and b"Error" not in done.stderr
+    folder = artefacts.folder(settings.load("tiny", seeds=1, attack_size=5, autoattack_size=0))
+    assert "TRADES (1/λ = 1)" in (folder / "tables/table_5_2.md").read_text("utf-8")
 
 
 # The core stays light

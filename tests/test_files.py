@@ -1,5 +1,6 @@
 """Writing files: whole or not at all, and one line when the disk says no."""
 
+import ast
 import errno
 import json
 import os
@@ -12,10 +13,12 @@ import time
 import numpy as np
 import pytest
 
+from thesis_repro import paths
 from thesis_repro.files import BadInput, atomic_json, atomic_write, previous, sha256
 
 WRITER = """
 import sys
+from thesis_repro import paths
 from thesis_repro.files import atomic_write
 print("ready", flush=True)
 while True:
@@ -106,6 +109,32 @@ def test_json_is_strict_and_keeps_every_digit(tmp_path):
         atomic_json(tmp_path / "x.json", value).read_text(encoding="utf-8"), parse_constant=refuse
     )
     assert read == {"loss": [1 / 3, None, None], "λ": 0.5, "n": 3, "where": str(tmp_path)}
+
+
+def in_the_locales_encoding(module) -> list[str]:
+    "The lines of a module that read or write a file as text and do not say in which encoding."
+    found = []
+    for call in (
+        n for n in ast.walk(ast.parse(module.read_text("utf-8"))) if isinstance(n, ast.Call)
+    ):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        said = [k.arg for k in call.keywords]
+        words = [a.value for a in call.args if isinstance(a, ast.Constant)]
+        text = name == "write_text" or (name == "read_text" and "utf-8" not in words)
+        if name == "open" and isinstance(call.func, ast.Name):
+            text = not any("b" in w for w in words[-1:] if isinstance(w, str))
+        if text and "encoding" not in said:
+            found.append(f"{module.name}:{call.lineno}")
+    return found
+
+
+def test_no_file_is_read_or_written_in_the_encoding_of_a_locale(tmp_path):
+    "What one machine writes, a machine with another locale reads."
+    modules = sorted(paths.root().glob("thesis_repro/*.py"))
+    assert len(modules) > 100 and [w for m in modules for w in in_the_locales_encoding(m)] == []
+    own = tmp_path / "own.py"
+    own.write_text("p.read_text()\np.write_text(x)\nopen(p)\nopen(p, 'rb')\n", "utf-8")
+    assert in_the_locales_encoding(own) == ["own.py:1", "own.py:2", "own.py:3"]
 
 
 def test_checksum_of_a_file_that_is_not_there(tmp_path):

@@ -113,3 +113,14 @@ def test_the_command_writes_a_file_and_says_how_it_is_read(tiny, tmp_path, capsy
         torch.testing.assert_close(space["net"].eval()(x), store.weights(run)(x))
     assert main([*words[:-1], str(tmp_path / "net.h5")]) == 2
     assert "must end in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["TRADES (1/λ = 6)", "trades (1/? = 6)", "TRADES (1/Î» = 6)"])
+def test_a_row_is_meant_where_its_letters_cannot_be_typed(typed):
+    "In ISO-8859-1 a λ is shown as ?, and one that is typed arrives as two other letters."
+    preset = settings.load("smoke", "5")
+    meant = runs_of(preset, "5.2", typed, "PGD-20")
+    assert meant == runs_of(preset, "5.2", "TRADES (1/λ = 6)", "PGD-20")
+    assert {r.label for r in meant} == {"TRADES (1/λ = 6)"}
+    with pytest.raises(BadInput, match="table 5.2: no such run"):
+        runs_of(preset, "5.2", "TRADES (6)")

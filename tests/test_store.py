@@ -14,6 +14,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from methods import Counted, Fails, Made, Weighed, left_by, same, small, store_at
@@ -262,6 +263,20 @@ def test_a_missing_data_set_is_bad_input_and_leaves_nothing(tmp_path, monkeypatc
     with pytest.raises(BadInput, match="cifar10"):
         store_at(tmp_path / "out").ensure([dataclasses.replace(small(), data=Named("cifar10"))])
     assert not list((tmp_path / "out").glob("runs/*/*/*"))
+
+
+def test_a_last_batch_of_one_tiny_image_is_one_line(tmp_path):
+    "Of 65 images of 8 × 8 pixels in batches of 64, batch norm would see one pixel alone."
+    images = {"x_train": torch.rand(66, 8, 8, 3).mul(255).byte().numpy(), "y_train": [0, 1] * 33}
+    images |= {"x_test": 255 - images["x_train"][:20], "y_test": [0, 1] * 10}
+    np.savez(tmp_path / "tiny.npz", **images)
+    data = Named(f"npz:{tmp_path}/tiny.npz", 65, 0, 0)
+    recipe = Classify("resnet18", Plain(), width=0.0625, select="test")
+    run = dataclasses.replace(small(epochs=1, batch=64), data=data, recipe=recipe)
+    at = store_at(tmp_path)
+    refused(lambda: at.make(run, progress=False), "a batch of one image", "choose a batch size")
+    even = dataclasses.replace(run, data=dataclasses.replace(data, train=66))
+    assert at.make(even, progress=False).metrics["last"]["accuracy"] >= 0
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

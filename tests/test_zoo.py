@@ -975,6 +975,19 @@ def test_every_note_belongs_to_a_row():
     )
 
 
+TRAIN_MODE = {"AVmixup", "Fast AT", "AWP", "RWP", "MLCAT", "IAAT"}
+
+
+def test_a_row_says_where_the_published_attack_moves_other_statistics():
+    "Ours attack in eval mode; TRADES's code passes the clean batch twice, which moves them too."
+    said = {name for name, row in zoo.ZOO.items() if "in train mode" in row.note}
+    assert said == TRAIN_MODE and "passes the clean batch twice" in zoo.ZOO["TRADES"].note
+    for name in TRAIN_MODE:
+        ways = [a for a in pieces.inside(zoo.ZOO[name].method) if hasattr(a, "bn")]
+        assert ways and {a.bn for a in ways} == {"eval"}, name
+    assert set(zoo.zoo_table().loc[[*TRAIN_MODE], "note"]) == {zoo.ZOO[n].note for n in TRAIN_MODE}
+
+
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_every_row_trains(name, digits):
     t = begin(short(zoo.ZOO[name].method), digits)

@@ -324,11 +324,11 @@ def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:
     return sorted(found, key=lambda f: order(f[1]["number"]))
 
 # %% ../nbs/evidence/054_artefacts.ipynb #b2ccc1e2
-def written(home: Path) -> dict[Path, int]:
-    "The artefacts in a preset's folder, each with the time of its file."
-    return {
-        f: f.stat().st_mtime_ns for k in ("tables", "figures") for f in home.glob(f"{k}/*.json")
-    }
+def written(home: Path) -> dict[Path, tuple]:
+    "The artefacts in a preset's folder, each with what changes when its file is written again."
+    files = (f for k in ("tables", "figures") for f in home.glob(f"{k}/*.json"))
+    facts = ((f, f.stat()) for f in files)  # a file server's date may be late, or coarse
+    return {f: (s.st_ino, s.st_size, s.st_mtime_ns) for f, s in facts}
 
 
 def lost(home: Path, before: dict) -> dict[str, str]:

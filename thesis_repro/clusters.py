@@ -203,7 +203,7 @@ def _name(attempt, task: tuple) -> str:
 def _remembered(folder: Path, queue: set[str]) -> dict:
     "The name of a task → the id of its job, of the jobs that are still in the queue."
     try:
-        known = json.loads((folder / "jobs.json").read_text())
+        known = json.loads((folder / "jobs.json").read_text("utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return {name: job for name, job in known.items() if job in queue}

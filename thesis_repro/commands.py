@@ -345,6 +345,8 @@ def attack(args) -> int:
     n = f"({left['n']:,} test images, {args.which} weights)"
     print(f"{target.name}\n  clean   {clean['accuracy']:6.2f} %")
     print(f"  {args.attack:7} {left['accuracy']:6.2f} %   {n}")
+    if doubt := asked[1].doubt(store, [target]):
+        print(f"  in doubt: {doubt}")
     if old and not args.fresh:
         print(code_words(old, len(asked), "measurements"))
     return 0

@@ -120,7 +120,7 @@ def lock_file(path: Path):
     "The file at `path`, opened to be locked; its folder is made. Unwritable if impossible."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("a")
+        return path.open("ab")
     except OSError as e:
         raise refused(path, e) from None
 

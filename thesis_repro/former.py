@@ -98,7 +98,7 @@ def _runs(home: Path, names: dict, left: dict) -> dict[str, tuple[Path, Run, dic
             old = json.loads((folder / "record.json").read_text(encoding="utf-8"))
             if "class" not in old["run"]:
                 continue
-            noted = json.loads((folder / "done").read_text())["weights.ckpt"]
+            noted = json.loads((folder / "done").read_text("utf-8"))["weights.ckpt"]
             run = read_former(old["run"], names)
             found = folder, run, _record(old, run, _weights(folder, run), noted)
             known[folder.name.rpartition("-")[2]] = found
@@ -110,7 +110,7 @@ def _runs(home: Path, names: dict, left: dict) -> dict[str, tuple[Path, Run, dic
 def _carry_run(folder: Path, run: Run, record: dict) -> None:
     "Give a run today's name, weights and record. If this is cut off, the next call goes on."
     folder = folder.rename(folder.with_name(f"{folder.name.rpartition('-')[0]}-{run.key}"))
-    marks = json.loads((folder / "done").read_text())
+    marks = json.loads((folder / "done").read_text("utf-8"))
     if weights := _weights(folder, run):
         save_checkpoint(folder / "weights.ckpt", weights)
         marks["weights.ckpt"] = sha256(folder / "weights.ckpt")

@@ -138,6 +138,10 @@ class Measurement:
         "How many test images an accuracy was measured on, of how many; None: on all."
         return None
 
+    def doubt(self, store: Store, runs) -> str:
+        "Why its numbers of some runs may flatter them; empty if nothing says so."
+        return ""
+
 # %% ../nbs/engine/039_measures.ipynb #cbd60327
 @piece
 class Recorded(Measurement):
@@ -259,6 +263,13 @@ class Robustness(Kept):
     def images(self, record) -> tuple[int, int] | None:
         there = record.data["test"]
         return (self.size, there) if 0 < self.size < there else None
+
+    def doubt(self, store: Store, runs) -> str:
+        shares = [s for r in runs if (s := self.number(store, r, "flat")) >= 1]  # percent
+        return f"{max(shares):.0f} % of the attacked images {_NEVER}" if shares else ""
+
+
+_NEVER = "had no gradient at the first step: the attack never moved them"
 
 
 def _as_they_are(model, x, y, draws):

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -23,17 +24,32 @@ from .runs import Run
 from .store import Store
 
 # %% ../nbs/evidence/063_model_files.ipynb #237bb36f
+def _plain(text: str) -> list[str]:
+    "The words of a text in small letters, without any character that ASCII lacks."
+    return re.findall("[a-z0-9]+", text.lower())
+
+
+def _meant(asked, labels: tuple) -> list[str]:
+    "The labels that `asked` means; None: all. Where no λ can be typed, its words will do."
+    if asked is None:
+        return list(labels)
+    alike = [own for own in labels if _plain(own) == _plain(asked)]
+    same = [own for own in alike if own.lower() == asked.lower()]
+    return same or (alike if len(alike) == 1 else [])
+
+
 def runs_of(preset, table: str, row=None, column=None, seed=None, parts=()) -> list[Run]:
     "The runs behind a table's cells of a row, a column and a seed; None: any. BadInput if none."
     made = registry.find("table", table)
     plan, found = made.plan(preset, parts or made.parts), {}
+    rows, columns = (tuple(dict.fromkeys(labels)) for labels in zip(*plan, strict=True))
+    meant = _meant(row, rows), _meant(column, columns)
     for place, planned in plan.items():
-        pairs = zip((row, column), place, strict=True)
-        if all(asked is None or asked.lower() == own.lower() for asked, own in pairs):
+        if all(own in labels for own, labels in zip(place, meant, strict=True)):
             found |= dict.fromkeys(r for r in planned.runs if seed in (None, r.seed))
     if not found:
-        rows, columns = (", ".join(dict.fromkeys(place[i] for place in plan)) for i in (0, 1))
-        there = f"rows are {rows}; columns are {columns}; seeds 0 to {preset.seeds - 1}"
+        there = f"rows are {', '.join(rows)}; columns are {', '.join(columns)}"
+        there += f"; seeds 0 to {preset.seeds - 1}"
         raise BadInput(f"table {table}: no such run: {there}")
     return list(found)
 

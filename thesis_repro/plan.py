@@ -115,7 +115,7 @@ def chip(device: str, known: list[Paid]) -> str:
     if device == "cpu":
         return records.processor()
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in file.read_text().splitlines():
+        for line in file.read_text("utf-8").splitlines():
             if line.startswith("Model:"):
                 return line.partition(":")[2].strip()
     counts = collections.Counter(p.chip for p in known if p.device == device)

@@ -53,7 +53,7 @@ def commit() -> str:
 def processor() -> str:
     "The name of the CPU."
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(s.split(":", 1)[1].strip() for s in lines if s.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -213,7 +213,7 @@ def unsound(found: dict) -> str:
 def read(folder: Path) -> Record | None:
     "The record in a folder; None if the run is not finished, and with a warning if it is damaged."
     try:
-        marks = json.loads((folder / "done").read_text())
+        marks = json.loads((folder / "done").read_text("utf-8"))
         content = (folder / "record.json").read_bytes()
         if sha256(content) not in (marks["record.json"], marks.get("before")):
             raise ValueError("its checksum does not fit")
@@ -233,7 +233,7 @@ def read(folder: Path) -> Record | None:
 # %% ../nbs/engine/035_records.ipynb #510b30e7
 def accept(folder: Path, code: dict) -> None:
     "Let the record in a folder count as made by code with this fingerprint."
-    file, marks = folder / "record.json", json.loads((folder / "done").read_text())
+    file, marks = folder / "record.json", json.loads((folder / "done").read_text("utf-8"))
     new = plain(json.loads(file.read_text(encoding="utf-8")) | {"code": code})
     text = json.dumps(new, indent=1, ensure_ascii=False) + "\n"
     both = {"record.json": sha256(text.encode()), "before": marks["record.json"]}
@@ -252,7 +252,7 @@ def write_diverged(folder: Path, run: Run, t: training.Training, reason: str):
 def read_diverged(folder: Path) -> dict | None:
     "What is known of a diverged run; None if nothing is, and with a warning if it is damaged."
     try:
-        facts = json.loads((folder / "diverged.json").read_text())
+        facts = json.loads((folder / "diverged.json").read_text("utf-8"))
         fits = facts.pop("sha256") == sha256(json.dumps(facts, sort_keys=True).encode())
     except (FileNotFoundError, NotADirectoryError):
         return None

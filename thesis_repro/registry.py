@@ -136,7 +136,8 @@ def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
             known = failed[1] if failed else f"diverged: {diverged}" if diverged else ""
             why.append(known or ("not measured yet" if record else "not run yet"))
     images = next((m.images(r) for run in planned.runs if (r := store.record(run))), None)
-    said = (planned.reason, _weak(store, planned.runs), *why)
+    doubt = m.doubt(store, planned.runs) if planned.runs else ""
+    said = (planned.reason, _weak(store, planned.runs), doubt, *why)
     reason = "; ".join(dict.fromkeys(filter(None, said)))
     return Cell(*place, tuple(values), reason, m.unit, no_evidence(store, planned.runs), images)
 

@@ -135,7 +135,7 @@ def held(folder: Path):
 def released(path: Path) -> bool:
     "Whether nobody holds the lock at `path`."
     try:
-        with path.open() as f:
+        with path.open("rb") as f:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return True

@@ -94,7 +94,7 @@ def _slot(folder: Path, n: int) -> int:
         return _TAKEN[folder][0]
     _TAKEN[folder] = os.getpid() % n, None  # if all are held
     for i in range(n):
-        file = (folder / f"{platform.node()}-gpu-{i}").open("a")
+        file = (folder / f"{platform.node()}-gpu-{i}").open("ab")
         with contextlib.suppress(BlockingIOError):
             lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _TAKEN[folder] = i, file
