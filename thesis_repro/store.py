@@ -104,7 +104,7 @@ class Store:
                 self.check_commit()
                 if why := distributed.led(lambda: self.diverged(run)):
                     raise Diverged(why)
-                compute = Compute.of(self.preset, **{"bf16": run.precision == "bf16", **changes})
+                compute = Compute.of(self.preset, **{"precision": run.precision, **changes})
                 _fulfil(run, self.home(run), compute, self.images(run.data))
                 record = distributed.led(lambda: self.record(run))
         return record
