@@ -21,7 +21,7 @@ import torch
 
 from . import code, launch, pieces, records, settings
 from .costs import attack_passes
-from .devices import arithmetic
+from .devices import arithmetic, failure
 from .files import BadInput, Unwritable, atomic_json, plain, sha256
 from .pieces import field, piece
 from .robustness import robust_accuracy
@@ -282,7 +282,7 @@ def _attempt(store: Store, run: Run, measurement, wait: bool, progress: bool) ->
     except Unwritable as e:
         return e
     except Exception as e:  # whatever stops one must not stop the others
-        return str(e) if isinstance(e, BadInput) else f"{type(e).__name__}: {e}"
+        return failure(e)
     return ""
 
 

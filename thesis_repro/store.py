@@ -23,6 +23,7 @@ from thesis_repro import (
     training,
 )
 from .checkpoints import copy_weights, weights_digest
+from .devices import failure
 from .files import BadInput, Unwritable, lock, lock_file
 from .images import Images, pixels
 from .records import Record
@@ -261,7 +262,7 @@ def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> object:
     except Diverged as e:
         return f"diverged: {e}"
     except Exception as e:  # whatever stops one run must not stop the others
-        return str(e) if isinstance(e, BadInput) else f"{type(e).__name__}: {e}"
+        return failure(e)
     return ""
 
 
