@@ -734,7 +734,8 @@ def test_the_second_networks_are_trained_beside_the_first(method, bf16):
     "By an optimiser of their own, which knows no weight of the classifier."
     few = data.load("digits10", train_size=96, test_size=20, held_out=20)
     recipe = Classify("preactresnet18", method, SGD(), 0.125)
-    run = training.start(recipe, few, Length(2, 32), compute=replace(QUIET, bf16=bf16))
+    compute = replace(QUIET, precision="bf16" if bf16 else "fp32")
+    run = training.start(recipe, few, Length(2, 32), compute=compute)
     own = {k for k in run.nets if k != "model"}
     assert {p.name: set(p.trains) for p in run.phases} == {"policy": own, "model": {"model"}}
     assert isinstance(run.optimisers["policy"], torch.optim.Adam)

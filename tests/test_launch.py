@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ import torch
 from gan import Waits, two
 from methods import Weighed, left_by, same, small, store_at
 
-from thesis_repro import launch, paths, settings, stopping, workers
+from thesis_repro import devices, launch, paths, settings, stopping, workers
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import PGD
 from thesis_repro.checkpoints import load_checkpoint
@@ -362,3 +363,54 @@ def test_a_cluster_of_ones_own_listens_here_alone_and_any_folder_will_do(folder,
     place = how.get("_temp_dir", folder + "/ray")
     longest = f"{place}/session_2026-11-29_03-31-35_123456_1234567/sockets/plasma_store"
     assert len(longest) <= 107
+
+
+# A GPU that fails
+
+
+def _failing(store, name, wait, progress):
+    "A task whose kernel fails, as one with an index out of range does; or one that does not."
+    try:
+        if name.startswith("bad"):
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with …")
+    except Exception as e:
+        return devices.failure(e)
+    return f"pid {os.getpid()}"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_worker_that_lost_its_gpu_is_replaced_and_the_others_tasks_are_made(
+    tmp_path, monkeypatch, jobs
+):
+    monkeypatch.setattr(workers, "gpus", lambda preset: 1)  # one: no worker is given its own
+    bad = 4 if jobs == 1 else 1  # more than a killed worker is replaced
+    names = [f"{kind} {i}" for i in range(bad) for kind in ("good", "bad")] + ["good at last"]
+    store = at(tmp_path, jobs=jobs)
+    made = launch.side_by_side(store, _failing, [(n,) for n in names], disable=True)
+    said = {n: made[i] for i, n in enumerate(names)}
+    failed = [t for n, t in said.items() if n.startswith("bad")]
+    assert failed == ["the GPU failed: CUDA error: device-side assert triggered"] * bad
+    pids = {t for n, t in said.items() if n.startswith("good")}
+    assert all(t.startswith("pid") for t in pids) and f"pid {os.getpid()}" not in pids
+    assert jobs == 2 or len(pids) == 1 + bad  # after each failure another worker
+    assert not devices.lost()
+
+
+def test_a_full_memory_is_one_line_and_is_freed(tmp_path, monkeypatch):
+    "What the failed run held is free when the cache is emptied, so that the next run fits."
+    held, freed = [], []
+
+    def full(method, model, x, y, draws):
+        large = torch.zeros(3)
+        held.append(weakref.ref(large))
+        words = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a capacity of …"
+        raise torch.OutOfMemoryError(words + str(large.sum().item()))
+
+    monkeypatch.setattr(Plain, "__call__", full)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(held[0]() is None))
+    run = small(epochs=1)
+    with pytest.raises(RunsFailed) as e:
+        store_at(tmp_path, device="cpu").ensure([run])
+    why = e.value.failures[run.key, None]
+    assert why.startswith("the GPU's memory is full: ") and why.isprintable()
+    assert why.endswith("(Tried to allocate 2.00 GiB)") and freed == [True]

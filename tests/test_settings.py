@@ -54,7 +54,7 @@ def test_a_section_of_ones_own_is_a_preset(own):
         ("width = 0", r"width = 0: must be a number from 0\.01 to 16"),
         ("width = nan", r"width = nan: must be a number"),
         ("seeds = 0", r"seeds = 0: must be a whole number from 1"),
-        ("precision = fp16", r"precision = fp16: must be one of auto, fp32, bf16"),
+        ("precision = fp16", r"precision = fp16: must be one of fp32, tf32, bf16"),
         ("compile = maybe", r"compile = maybe: must be yes or no"),
         ("cifar10 =", r"cifar10 = : must be a text"),
         ("seeds = 2001", r"seeds = 2001: must be a whole number from 1 to 1,000"),

@@ -586,7 +586,7 @@ def test_bf16_and_memory_formats_give_close_losses(begin, quiet):
 
     exact = loss(channels_last=False)
     assert loss(channels_last=True) == pytest.approx(exact, rel=1e-2)
-    assert loss(bf16=True) == pytest.approx(exact, rel=5e-2)
+    assert loss(precision="bf16") == pytest.approx(exact, rel=5e-2)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .devices import arithmetic, coarse
 from .draws import Draws
 from .files import BadInput
 from .models import Diverged, batch_statistics, frozen_statistics, full
@@ -329,11 +330,11 @@ def _note(s: Search, z, logits, losses, keep: bool = False) -> None:
 
 # %% ../nbs/science/018_attacks.ipynb #cd2ea4e5
 def _hits(s: Search, z: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    "Which images z are misclassified (or reach their class), in float32 under autocast, too: (n,)."
+    "Which images z are misclassified (or reach their class), by float32's products: (n,)."
     y, kind = s.y[s.places], z.device.type
     hit = (logits.argmax(1) == y) == s.reach
-    if torch.is_autocast_enabled(kind) and hit.any():
-        with torch.autocast(kind, enabled=False), torch.no_grad():
+    if coarse(kind) and hit.any():
+        with torch.autocast(kind, enabled=False), arithmetic("fp32"), torch.no_grad():
             hit[hit.clone()] = (s.model(z[hit]).argmax(1) == y[hit]) == s.reach
     return hit
 

@@ -10,7 +10,7 @@ __all__ = ['CANDIDATE', 'Member', 'winner', 'survivors', 'Evolution', 'candidate
 import math
 from dataclasses import dataclass, replace
 
-from . import code, pieces
+from . import code, devices, pieces
 from .attacks import PGD
 from .draws import Draws
 from .files import BadInput
@@ -170,7 +170,7 @@ class Evolved(ForANetwork):
     real: object
     teacher: object
     evolution: Evolution = Evolution()
-    precision: str = pieces.field("fp32", one_of=("fp32", "bf16"))
+    precision: str = pieces.field("fp32", one_of=devices.PRECISIONS)
 
     def made(self, store: Store) -> Images:
         "The images with the reference and the champion, which is evolved now if it is not known."

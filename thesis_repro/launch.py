@@ -9,11 +9,11 @@ __all__ = ['BUSY', 'LAUNCHERS', 'side_by_side']
 import contextlib
 import shutil
 
-from . import stopping
+from . import devices, stopping
 from .clusters import on_ray, on_slurm
 from .files import Unwritable
 from .progress import Bar
-from .workers import jobs, locally, progress_of
+from .workers import in_process, locally, progress_of
 
 # %% ../nbs/engine/028_launch.ipynb #e26911d6
 BUSY = "another command is making it"
@@ -29,7 +29,8 @@ def side_by_side(store, attempt, tasks: list[tuple], **words) -> dict[int, objec
 
     left, failures, unwritable = dict(enumerate(tasks)), {}, []
     local = store.preset.launcher == "local"
-    alone = local and min(jobs(store.preset), len(tasks)) == 1  # then the run listens itself
+    alone = local and in_process(store.preset, len(tasks))  # then the run listens itself
+    turn, again = 0, False
 
     def enough() -> bool:
         return bool(unwritable or stopping.ASKED)
@@ -40,10 +41,9 @@ def side_by_side(store, attempt, tasks: list[tuple], **words) -> dict[int, objec
         held.callback(shutil.rmtree, watch, ignore_errors=True)
         bar = held.enter_context(Bar(total=len(tasks), watch=watch, **words))
         held.enter_context(contextlib.nullcontext() if alone else stopping.listening(let_go))
-        for turn in range(4):
-            launched = LAUNCHERS[store.preset.launcher](
-                store, attempt, left, turn > 0, lock, enough
-            )
+        while left and turn < 4 and not enough():
+            make, gone = LAUNCHERS[store.preset.launcher], False
+            launched = make(store, attempt, left, again, lock, enough)
             with contextlib.suppress(BrokenProcessPool):
                 for i, why in launched:
                     if isinstance(why, Unwritable):
@@ -52,9 +52,9 @@ def side_by_side(store, attempt, tasks: list[tuple], **words) -> dict[int, objec
                     elif why != BUSY:
                         del left[i]
                         failures |= {i: why} if why else {}
+                        gone |= isinstance(why, devices.Gone)
                         bar.update()
-            if not left or enough():
-                break
+            turn, again = turn + (not gone), True
     if unwritable:
         raise unwritable[0]
     return failures | dict.fromkeys(left, _LOST)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .attacks import check_labels, margin_loss, random_targets
+from .devices import arithmetic
 from .draws import Draws
 from .files import BadInput, atomic_json, sha256
 from .images import pixels
@@ -59,7 +60,8 @@ def probabilities(model, x, y: torch.Tensor, attack=None, draws=Draws(0)) -> tor
 # %% ../nbs/science/020_robustness.ipynb #4e650b47
 def _verdict(model, images, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Which images are classified correctly, in float32, and their margins: (n,), (n,). Diverged."
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    exactly = torch.autocast(images.device.type, enabled=False)
+    with torch.no_grad(), exactly, arithmetic("fp32"):
         logits = model(images)
     if not logits.isfinite().all():
         why = "it has diverged, or its weights are damaged"
@@ -70,7 +72,7 @@ def _verdict(model, images, labels: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 def _found(model, source, images, labels, attack, draws: Draws, bf16: bool) -> tuple:
     "The attack's images, made on `source`, and which of them had no gradient; None if unknown."
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16), arithmetic("tf32"):
         if source is model and hasattr(attack, "defeat"):
             search = attack.defeat(model, images, labels, draws)
             return search.found, search.flat

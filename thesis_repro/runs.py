@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import PurePosixPath
 
-from . import code, data, pieces, settings, training
+from . import code, data, devices, pieces, settings, training
 from .data import Images
 from .files import BadInput, brief
 from .pieces import piece, specification
@@ -122,7 +122,7 @@ class Run:
     recipe: object
     length: Length = Length()
     seed: int = pieces.field(0, low=0, high=2**32 - 1)
-    precision: str = pieces.field("fp32", one_of=("fp32", "bf16"))
+    precision: str = pieces.field("fp32", one_of=devices.PRECISIONS)
     home: str = pieces.field("own/runs", compare=False)
     label: str = pieces.field("run", compare=False)
 
@@ -198,7 +198,7 @@ def scaled(preset: Preset, run: Run) -> Run:
         data=run.data.scaled(preset),
         recipe=run.recipe.scaled(preset),
         length=dataclasses.replace(run.length, **own),
-        precision="bf16" if settings.bf16(preset) else "fp32",
+        precision=preset.precision,
     )
 
 

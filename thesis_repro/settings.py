@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MANY', 'WIDE', 'VGG', 'KEYS', 'PARTS', 'OUTSIDE', 'Preset', 'dataset', 'parts', 'settings_file', 'presets',
-           'said_outside', 'outside', 'load', 'differences', 'device', 'wants_gpu', 'bf16', 'describe']
+           'said_outside', 'outside', 'load', 'differences', 'device', 'wants_gpu', 'describe']
 
 # %% ../nbs/engine/004_settings.ipynb #c5745079
 import configparser
@@ -62,7 +62,7 @@ class Preset:
     timing_repeats: int = field(text="paired repeats of timings", low=1, high=10_000)
     # how it is computed
     device: str = field(text="auto, cpu, cuda or cuda:N")
-    precision: str = field(text="auto: bf16 on a GPU", one_of=("auto", "fp32", "bf16"))
+    precision: str = field(text="of products, on any device", one_of=("fp32", "tf32", "bf16"))
     channels_last: bool = field(text="memory format of images and weights")
     compile: bool = field(text="torch.compile the networks for training")
     jobs: int = field(text="runs at once; 0: one per GPU, or per core", low=0, high=4096)
@@ -256,11 +256,6 @@ def device(preset: Preset):
 def wants_gpu(preset: Preset) -> bool:
     "Whether runs are meant for a GPU; also on the login node of a cluster, which may have none."
     return preset.device.startswith("cuda") or device(preset).type == "cuda"
-
-
-def bf16(preset: Preset) -> bool:
-    "Whether runs compute in bf16: with `auto` on a GPU, else if the preset says so."
-    return preset.precision == "bf16" or (preset.precision == "auto" and wants_gpu(preset))
 
 # %% ../nbs/engine/004_settings.ipynb #fe3eb086
 def describe() -> str:

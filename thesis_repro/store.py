@@ -23,6 +23,7 @@ from thesis_repro import (
     training,
 )
 from .checkpoints import copy_weights, weights_digest
+from .devices import failure
 from .files import BadInput, Unwritable, lock, lock_file
 from .images import Images, pixels
 from .records import Record
@@ -104,7 +105,7 @@ class Store:
                 self.check_commit()
                 if why := distributed.led(lambda: self.diverged(run)):
                     raise Diverged(why)
-                compute = Compute.of(self.preset, **{"bf16": run.precision == "bf16", **changes})
+                compute = Compute.of(self.preset, **{"precision": run.precision, **changes})
                 _fulfil(run, self.home(run), compute, self.images(run.data))
                 record = distributed.led(lambda: self.record(run))
         return record
@@ -261,7 +262,7 @@ def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> object:
     except Diverged as e:
         return f"diverged: {e}"
     except Exception as e:  # whatever stops one run must not stop the others
-        return str(e) if isinstance(e, BadInput) else f"{type(e).__name__}: {e}"
+        return failure(e)
     return ""
 
 

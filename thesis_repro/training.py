@@ -17,6 +17,7 @@ import torch
 
 from . import distributed, pieces, settings, stopping
 from .checkpoints import copy_weights, load_checkpoint, save_checkpoint
+from .devices import arithmetic
 from .draws import Draws
 from .files import BadInput, plain
 from .images import Images, batches
@@ -36,10 +37,10 @@ class Length:
 # %% ../nbs/engine/033_training.ipynb #b2ba87be
 @dataclass(frozen=True)
 class Compute:
-    "How a run is computed. bf16 is autocast: weights, losses and logits stay float32."
+    "How a run is computed. In each precision weights, losses and logits are float32."
 
     device: str = "cpu"
-    bf16: bool = False
+    precision: str = "fp32"
     channels_last: bool = True
     compile: bool = False
     checkpoint_seconds: float = 120.0
@@ -59,8 +60,12 @@ class Compute:
         names = ("channels_last", "compile", "checkpoint_seconds", "tensorboard")
         said = {k: getattr(preset, k) for k in names}
         said["deterministic"] = os.environ.get("THESIS_REPRO_DETERMINISTIC", "") not in ("", "0")
-        said |= {"device": str(settings.device(preset)), "bf16": settings.bf16(preset)}
+        said |= {"device": str(settings.device(preset)), "precision": preset.precision}
         return cls(**(said | changes))
+
+    @property
+    def bf16(self) -> bool:
+        return self.precision == "bf16"
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -225,7 +230,7 @@ def _minimise(t: Training, phase: Phase, batch: Batch):
     optimiser, how = t.optimisers[phase.name], phase.optimiser
     for group in optimiser.param_groups:
         group["lr"] = how.lr * how.decay(batch.draws.progress)
-    with learning(t.nets, phase.trains + phase.keeps):
+    with learning(t.nets, phase.trains + phase.keeps), arithmetic(t.compute.precision):
         with t.compute.autocast():
             loss = phase.loss(t.used, batch)
         optimiser.zero_grad(set_to_none=True)
@@ -276,7 +281,8 @@ def _judged(t: Training) -> dict:
     "What the recipe says of the networks as they are; the best so far are remembered."
     a = t.at
     try:
-        seen = plain(t.recipe.judge(t.nets, t.images))
+        with arithmetic("fp32"):
+            seen = plain(t.recipe.judge(t.nets, t.images))
     except Diverged as e:
         raise Diverged(f"after epoch {a.epoch + 1}: {e}") from None
     if (score := seen.pop("score")) is None:
