@@ -368,12 +368,15 @@ table_7_1_ours = table(
 def timings(preset, fresh: bool = False) -> dict:
     "The kept measurement of table 7.5 and the bench: `value`, seconds by method; `environment`."
     how = {"batch": preset.timing_batch, "repeats": preset.timing_repeats}
-    compute = {"device": str(settings.device(preset)), "bf16": settings.bf16(preset)}
-    compute |= {"channels_last": preset.channels_last, "progress": False}
+    compute = {"device": str(settings.device(preset)), "progress": False}
+    compute |= {"channels_last": preset.channels_last}
     on, store = {"methods": timed_methods(), **how, **compute}, Store(preset)
+    on |= {"bf16": preset.precision == "bf16"}  # as it was written when there were two
+    on |= {"tf32": True} if preset.precision == "tf32" else {}
 
     def measured():
-        return step_seconds(timed_methods(), **how, compute=Compute(**compute)).to_dict("list")
+        made = Compute(precision=preset.precision, **compute)
+        return step_seconds(timed_methods(), **how, compute=made).to_dict("list")
 
     measure(store, "table_7_5", on, measured, fresh, by=map(type, timed_methods().values()))
     return read_kept(kept_file(store, "table_7_5", on))

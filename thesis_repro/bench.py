@@ -148,7 +148,7 @@ def compared_methods() -> dict:
 def adversarial(preset: Preset) -> list[dict]:
     "A step of PGD-10 training against the straightforward one, and the methods in PGD steps."
     device, batch = str(settings.device(preset)), preset.timing_batch
-    ours, bf16 = (Compute(device=device, bf16=b, progress=False) for b in (False, True))
+    ours, bf16 = (Compute(device, precision=p, progress=False) for p in ("fp32", "bf16"))
     steps = {n: training_step(m, batch, compute=ours) for n, m in compared_methods().items()}
     steps["PGD, bf16"] = training_step(Adversarial(), batch, compute=bf16)
     with straightforward(device, batch) as plain:

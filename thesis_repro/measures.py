@@ -21,6 +21,7 @@ import torch
 
 from . import code, launch, pieces, records, settings
 from .costs import attack_passes
+from .devices import arithmetic, failure
 from .files import BadInput, Unwritable, atomic_json, plain, sha256
 from .pieces import field, piece
 from .robustness import robust_accuracy
@@ -92,7 +93,8 @@ def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
             return kept["value"]
         store.check_commit()
         began = time.monotonic()
-        value = json.loads(json.dumps(plain(compute())))  # what is not finite becomes null
+        with arithmetic("fp32"):
+            value = json.loads(json.dumps(plain(compute())))  # what is not finite becomes null
         device = settings.device(store.preset).type
         cost = {"seconds": time.monotonic() - began, "device": device}
         cost["threads"] = torch.get_num_threads()
@@ -291,7 +293,7 @@ def _attempt(store: Store, run: Run, measurement, wait: bool, progress: bool) ->
     except Unwritable as e:
         return e
     except Exception as e:  # whatever stops one must not stop the others
-        return str(e) if isinstance(e, BadInput) else f"{type(e).__name__}: {e}"
+        return failure(e)
     return ""
 
 

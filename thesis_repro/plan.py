@@ -283,8 +283,7 @@ class Task:
 def _settled(preset: Preset) -> tuple[Preset, str]:
     "The preset and the kind of device that it is planned for; a GPU need not be there."
     if preset.device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
-        precision = "bf16" if preset.precision == "auto" else preset.precision
-        return dataclasses.replace(preset, device="cpu", precision=precision), "cuda"
+        return dataclasses.replace(preset, device="cpu"), "cuda"
     return preset, settings.device(preset).type
 
 

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from . import checkpoints, distributed, models, paths, pieces, training, workers
 from .checkpoints import weights_digest
+from .devices import arithmetic
 from .files import atomic_json, atomic_write, plain, sha256
 from .runs import Run
 from .training import Compute
@@ -158,7 +159,7 @@ class Record:
 def _measured(t: training.Training, weights: dict) -> dict:
     "What the recipe reports of the last and of the best weights."
     metrics = {}
-    with training.deterministic(t.compute.deterministic):
+    with training.deterministic(t.compute.deterministic), arithmetic("fp32"):
         for which, state in weights.items():
             t.nets.load_state_dict(state)
             metrics[which] = plain(t.recipe.results(t.nets, t.images))
@@ -173,7 +174,8 @@ def record_of(run: Run, t: training.Training, weights: dict) -> dict:
     data |= {"train": len(d.y_train), "held_out": len(d.y_val), "test": len(d.y_test)}
     data["classes"] = d.classes
     cost = {"seconds": a.seconds, "images_per_second": a.images_seen / a.seconds}
-    cost |= {"device": t.compute.device, "threads": torch.get_num_threads(), "processes": n}
+    cost |= {"device": t.compute.device, "precision": t.compute.precision}
+    cost |= {"threads": torch.get_num_threads(), "processes": n}
     what = {"run": pieces.specification(run), "home": run.home, "label": run.label, "data": data}
     digests = {which: weights_digest(state) for which, state in weights.items()}
     found = {"metrics": _measured(t, weights), "weights": digests, "history": a.history}

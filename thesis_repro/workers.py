@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARING', 'cores', 'usable', 'gpus', 'jobs', 'threads_each', 'threads', 'attempted', 'progress_of',
-           'copy_modules_by_name', 'locally']
+           'copy_modules_by_name', 'in_process', 'locally']
 
 # %% ../nbs/engine/026_workers.ipynb #a5250e44
 import contextlib
@@ -24,7 +24,7 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 
 import thesis_repro
-from . import settings, stopping
+from . import devices, settings, stopping
 from .files import lock
 from .progress import reporting
 from .settings import Preset
@@ -139,6 +139,8 @@ def progress_of(lock: Path) -> Path:
 def _in_worker(lock: Path, command: int, how: tuple, i: int, attempt, store, *task) -> tuple:
     "In a worker: the task's number and what the attempt says; None if the command wants no more."
     n_gpus, n_threads = how
+    if devices.lost():  # by the task before: another process makes this one
+        os._exit(stopping.AGAIN)
     _end_with(command)
 
     def make():
@@ -164,6 +166,8 @@ def _end_workers() -> None:
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor().shutdown(kill_workers=True)
+    while _ALONE:
+        _ALONE.pop().shutdown(kill_workers=True)
 
 
 @functools.cache
@@ -171,12 +175,38 @@ def _end_workers_with(process: int) -> None:
     "At the end of this process, forked or not, its workers end too."
     Finalize(None, _end_workers, exitpriority=100)
 
+# %% ../nbs/engine/026_workers.ipynb #w0000002
+def in_process(preset: Preset, tasks: int) -> bool:
+    "Whether so many tasks are made in this process: one at a time, and none of them on a GPU."
+    from thesis_repro.distributed import processes
+
+    alone = min(jobs(preset), tasks) == 1
+    return alone and (processes() > 1 or not gpus(preset))
+
+
+_ALONE = []  # the pool of one worker, while it is there
+
+
+def _by_one(work):
+    "The answers to calls that one worker makes, one after the other."
+    from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+
+    try:
+        for function, args, how in work:
+            with stopping.deaf():
+                _ALONE.extend([] if _ALONE else [ProcessPoolExecutor(1, timeout=300)])
+                answer = _ALONE[0].submit(function, *args, **how)
+            yield answer.result()
+    except BrokenProcessPool:
+        _ALONE.pop().shutdown()
+        raise
+
 # %% ../nbs/engine/026_workers.ipynb #880ffb48
 def locally(store, attempt, left: dict, wait: bool, lock: Path, enough):
     "Yield (number, answer) of the tasks that are `left`, made here or by workers, till `enough()`."
     wanted = itertools.takewhile(lambda _: not enough(), list(left.items()))
     n, each = min(jobs(store.preset), len(left)), threads_each(store.preset)
-    if n == 1:
+    if in_process(store.preset, len(left)):
         yield from ((i, attempted(each, attempt, store, *t, wait, True)) for i, t in wanted)
         return
     from joblib import Parallel, delayed
@@ -186,5 +216,5 @@ def locally(store, attempt, left: dict, wait: bool, lock: Path, enough):
     fixed = (lock, os.getpid(), (gpus(store.preset), each))
     work = (delayed(_in_worker)(*fixed, i, attempt, store, *t, wait, True) for i, t in wanted)
     with stopping.deaf():
-        made = Parallel(n_jobs=n, backend="loky", return_as="generator_unordered")(work)
+        made = _by_one(work) if n == 1 else Parallel(n, return_as="generator_unordered")(work)
     yield from (m for m in made if m[1] is not None)
