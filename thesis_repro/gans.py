@@ -104,10 +104,11 @@ class R1(Term):
     "Slopes of zero at real images (Mescheder et al., 2018): γ/2 times the mean squared norm."
 
     weight: float = pieces.field(10.0, low=0)  # γ
-    every: int = pieces.field(1, low=1)  # StyleGAN2: only every 16 steps, but 16 times as much
+    every: int = pieces.field(1, low=1)  # StyleGAN2: in one step of 16, but 16 times as much
 
     def critic(self, seen):
-        if seen.draws.step % self.every:
+        # a step is drawn and not counted: an epoch need not have a multiple of so many steps
+        if seen.draws.choice("R1", range(self.every)):
             return 0.0
         return self.every * self.weight / 2 * seen.slopes(seen.real).square().mean()
 
