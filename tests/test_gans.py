@@ -210,6 +210,12 @@ def test_the_auxiliary_classifier_and_its_options(printed):
     assert Auxiliary() == Auxiliary(1.0, True, True, False)
 
 
+def test_a_critic_that_says_no_classes_has_no_class_loss(images):
+    recipe = Gan(SMALL, BARE, terms=(Auxiliary(),))
+    with pytest.raises(BadInput, match=r"says no classes.*classes = ClassHead\(\)"):
+        list(steps(recipe, images))
+
+
 # What a step looks at
 
 

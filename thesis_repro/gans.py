@@ -125,6 +125,10 @@ class Drift(Term):
 # %% ../nbs/science/085_gans.ipynb #2db7b7f0
 def class_loss(logits: torch.Tensor, y: torch.Tensor, printed: bool = False) -> torch.Tensor:
     "Cross entropy with classes y (n,), or with attributes y (n, k), eq. 3.2; in float32."
+    if logits is None:
+        raise BadInput(
+            "a critic that says no classes has no class loss: give it classes = ClassHead()"
+        )
     logits = gan_blocks.full(logits)
     if y.dim() == 1:
         return F.cross_entropy(logits, y)
