@@ -2942,6 +2942,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'thesis_repro.records._git': ('engine/records.html#_git', 'thesis_repro/records.py'),
                                       'thesis_repro.records._measured': ('engine/records.html#_measured', 'thesis_repro/records.py'),
                                       'thesis_repro.records._trained': ('engine/records.html#_trained', 'thesis_repro/records.py'),
+                                      'thesis_repro.records._whole': ('engine/records.html#_whole', 'thesis_repro/records.py'),
                                       'thesis_repro.records.accept': ('engine/records.html#accept', 'thesis_repro/records.py'),
                                       'thesis_repro.records.commit': ('engine/records.html#commit', 'thesis_repro/records.py'),
                                       'thesis_repro.records.environment': ('engine/records.html#environment', 'thesis_repro/records.py'),

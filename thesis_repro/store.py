@@ -139,7 +139,7 @@ class Store:
     def renew(self, runs) -> list[str]:
         "Forget what runs have left, so that they are made again from their beginning. Their names."
         folders = [self.home(r) for r in runs if self.record(r)]
-        return self.forget(folders, ("done", "record.json", "*.ckpt*"))
+        return self.forget(folders, ("done", "record.json*", "*.ckpt*"))
 
     def accept(self) -> int:
         "Let all records count as made by today's code; how many were not."
