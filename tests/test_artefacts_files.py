@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from exhibits import COLUMNS, MACHINE, NASTY, STAND_IN, TINY, drawn, made, plan, thesis_run
 from PIL import Image
+from test_store import ODD, forge
 
 from thesis_repro import artefacts, claims, records, registry
 from thesis_repro.artefacts import Figure, provenance
@@ -259,6 +260,23 @@ def test_an_attack_that_never_moved_is_in_doubt_beside_its_number(registered, ou
     assert said in frame.incomparable["x", "Best / CIFAR-10"]
     assert "gradient" not in frame.incomparable["x", "Last / CIFAR-10"]
     assert said in (made(tiny).to / "table_7_1.md").read_text("utf-8")
+
+
+def test_an_odd_record_costs_a_table_its_cells_and_nothing_else(registered, outputs, recwarn):
+    "Fault of round 2: one that was merged from elsewhere ended `table` in a traceback."
+    tiny = registered.preset("smoke", **TINY | {"seeds": 1})
+    whole = registered(tiny).frame.set_index(["row", "column"]).ours
+    run = next(p.runs[0] for place, p in plan(tiny, ("CIFAR-10",)).items() if place[0] == "mixup")
+    home = Store(tiny).home(run)
+    texts = {name: (home / name).read_text("utf-8") for name in ("record.json", "done")}
+    for odd in ODD:
+        forge(home, **odd)
+        ours = registered(tiny, train=False).frame.set_index(["row", "column"]).ours
+        assert (ours["Baseline"] == whole["Baseline"]).sum() == len(COLUMNS), odd
+        for name, text in texts.items():
+            (home / name).write_text(text, "utf-8")
+    again = registered(tiny, train=False).frame.set_index(["row", "column"]).ours
+    pd.testing.assert_series_equal(again, whole)
 
 
 def test_without_training_it_tells_what_is_not_there(registered, outputs):

@@ -22,11 +22,14 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gan import two
 from methods import NEVER, Telling, Weighed, left_by, same, small, store_at
 from processes import FORK, child, gone
+from samples import refused
+from test_data import write_npz
 
 from thesis_repro import (
     cli,
@@ -48,6 +51,7 @@ from thesis_repro.files import BadInput, Unwritable, atomic_write
 from thesis_repro.images import batches
 from thesis_repro.measures import Planned, Recorded, Robustness
 from thesis_repro.mixup import Beta, Mixup
+from thesis_repro.runs import Named
 from thesis_repro.store import RunsFailed
 from thesis_repro.training import Compute
 
@@ -400,6 +404,7 @@ def _looks(store) -> dict:
     home, wild, measured = store.home(run), store.home(WILD), Robustness(size=20)
     return {
         home / "record.json": lambda: store.record(run),
+        home / "record.json.copy": lambda: store.record(run),
         home / "weights.ckpt": lambda: store.weights(run),
         wild / "diverged.json": lambda: store.diverged(WILD) or None,
         measured.file(store, run): lambda: measured.kept(store, run),
@@ -411,6 +416,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(finished, long):
     for file, look in _looks(finished).items():
         whole = file.read_bytes()
         value = json.loads(whole)["value"] if file.parent.name == "measurements" else None
+        value = look() if file.name.startswith("record.json") else value  # mended from the other
         for content in damaged(whole, rng, *((100, 20) if long else (12, 4))):
             file.write_bytes(content)
             try:
@@ -753,6 +759,28 @@ def test_a_stopped_notebook_has_its_runs_saved_and_is_not_done(tmp_path, jobs, h
 
 
 # How repeatable
+
+
+def test_images_that_change_between_a_stop_and_the_next_call_are_refused(tmp_path):
+    "Fault of round 2: such a run was trained on both data sets and called bitwise repeatable."
+    file = tmp_path / "own.npz"
+    first = Named(write_npz(file)).name  # with the file's checksum
+    content = file.read_bytes()
+    run, other = (
+        dataclasses.replace(small(epochs=4, batch=20), data=Named(name, 40, 10, 10))
+        for name in (first, write_npz(file, y_train=np.arange(60) % 2))
+    )
+    assert other.key != run.key  # by its own name the other file is another run
+    file.write_bytes(content)
+    how = {"at": 8, "number": signal.SIGTERM, "seconds": NEVER}
+    assert make(tmp_path, run, **how) == stopping.AGAIN
+    begun = (store_at(tmp_path).home(run) / "checkpoint.ckpt").read_bytes()
+    write_npz(file, y_train=np.arange(60) % 2)
+    refused(lambda: store_at(tmp_path).make(run, progress=False), "own.npz: is another file")
+    assert (store_at(tmp_path).home(run) / "checkpoint.ckpt").read_bytes() == begun
+    file.write_bytes(content)
+    assert make(tmp_path, run) == 0 and make(tmp_path / "whole", run) == 0
+    assert same(left_by(tmp_path, run), left_by(tmp_path / "whole", run))
 
 
 def test_a_run_in_parts_on_different_threads_says_so(tmp_path):

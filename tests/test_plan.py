@@ -280,6 +280,7 @@ def rewritten(record, **changes):
 def test_a_damaged_record_counts_as_absent(made):
     _, zero, _, record = made
     whole = (record.folder / "record.json").read_text()
+    (record.folder / "record.json.copy").unlink()
     rewritten(record, run="a run")
     assert not by_key(plan.plan("tiny", table="90.1"))[zero.key]["present"]
     rewritten(record, run=json.loads(whole)["run"])

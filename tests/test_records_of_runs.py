@@ -163,6 +163,7 @@ def test_nothing_of_the_training_is_left(made):
     assert sorted(f.name for f in record.folder.iterdir()) == [
         "done",
         "record.json",
+        "record.json.copy",
         "weights.ckpt",
     ]
     marks = json.loads((record.folder / "done").read_text())

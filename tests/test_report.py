@@ -186,6 +186,7 @@ def test_records_that_are_odd_or_damaged_cost_nothing_else(table, tiny):
     rewrite(odd, environment={}, cost={}, news={"of": "a newer version"})
     rewrite(foreign, run={"is": "os.system", "command": "touch OWNED"})
     (damaged / "record.json").write_text("{")
+    (damaged / "record.json.copy").unlink(missing_ok=True)
     said = report.collect(tiny)
     assert (
         said["runs"] == 3

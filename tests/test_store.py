@@ -186,10 +186,33 @@ def finished(tmp_path_factory):
     return folder, run
 
 
+def test_a_flipped_bit_in_a_record_costs_no_training(kept, monkeypatch):
+    "Fault of round 2: such a run was trained again, though its weights were whole."
+    at, run = kept
+    before, file = at.record(run), at.home(run) / "record.json"
+    monkeypatch.setattr(store, "_fulfil", None)
+    for n in (0, 100, len(whole := file.read_bytes()) - 1):
+        file.write_bytes(whole[:n] + bytes([whole[n] ^ 4]) + whole[n + 1 :])
+        assert at.make(run, progress=False) == before and file.read_bytes() == whole
+    file.write_bytes(b"")
+    with monkeypatch.context() as full:  # on a disk that is full the copy serves as it is
+        full.setattr(os, "fsync", _no_space)
+        assert at.record(run) == before and file.read_bytes() == b""
+    at.accept()
+    assert at.record(run) == before and file.read_bytes() == whole
+    at.renew([run])
+    assert not list(file.parent.iterdir())
+
+
+def _no_space(fd):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_changed_record_is_not_believed(kept):
     at, run = kept
     before = at.record(run)
     file = before.folder / "record.json"
+    (before.folder / "record.json.copy").unlink()  # as in a run that version 0.2 left
     file.write_text(file.read_text().replace('"accuracy"', '"Accuracy"', 1))
     with pytest.warns(UserWarning, match="damaged"):
         assert at.record(run) is None
