@@ -19,7 +19,7 @@ from .files import BadInput
 def hits(seen: torch.Tensor, y: torch.Tensor, kind: int, least: float = 0.5) -> list[tuple]:
     """(score, hit) of an image's boxes of one class, best first; a hit is 1, a false alarm 0.
 
-    `seen` (d, 6): class, score, edges. `y` (m, 6): objects. Boxes on difficult objects are left out.
+    `seen` (d, 6): class, score, edges. `y` (m, 6): objects. Boxes on difficult ones are left out.
     """
     own, there = seen[seen[:, 0] == kind], y[y[:, CLASS] == kind]
     own = own[own[:, 1].argsort(descending=True, stable=True)]
@@ -27,7 +27,8 @@ def hits(seen: torch.Tensor, y: torch.Tensor, kind: int, least: float = 0.5) -> 
         return [(score, 0) for score in own[:, 1].tolist()]
     shared, taken, found = box_iou(own[:, 2:].double(), there[:, PLACE].double()), set(), []
     most, which = shared.max(1)
-    for score, overlap, place in zip(own[:, 1].tolist(), most.tolist(), which.tolist(), strict=True):
+    rows = (v.tolist() for v in (own[:, 1], most, which))
+    for score, overlap, place in zip(*rows, strict=True):
         if overlap < least:
             found.append((score, 0))
         elif not there[place, DIFFICULT]:

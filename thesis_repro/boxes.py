@@ -81,14 +81,14 @@ def decoded(corrections: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/science/130_boxes.ipynb #b514fd13
 def overlaps(y: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
-    "Intersection over union of objects (n, m, 6) and anchors (a, 4): (n, m, a); −1 if no object."
+    "Intersection over union of objects (n, m, 6) and anchors (a, 4), (n, m, a); −1: no object."
     n, m, _ = y.shape
     found = box_iou(y[..., PLACE].reshape(-1, 4), edges(laid)).view(n, m, -1)
     return found.masked_fill(y[..., CLASS, None] < 0, -1.0)
 
 
 def matched(y: torch.Tensor, laid: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
-    "What anchors (a, 4) have to say of objects (n, m, 6): class (0: background), corrections."
+    "What anchors (a, 4) must say of objects (n, m, 6): class (0: background), corrections."
     shared = overlaps(y, laid)
     most, which = shared.max(1)
     best = F.one_hot(shared.argmax(2), len(laid)).bool() & (y[..., CLASS, None] >= 0)
@@ -108,7 +108,8 @@ def detections(said, laid, least=0.01, overlap=0.45, most=200) -> list[torch.Ten
     `said` (n, a, classes + 5): for each anchor the logits of background and classes, corrections.
     """
     if said.dim() != 3 or said.shape[1] != len(laid) or said.shape[2] < 6:
-        raise BadInput(f"answers of shape {tuple(said.shape)}: must be those of {len(laid)} anchors")
+        shape = tuple(said.shape)
+        raise BadInput(f"answers of shape {shape}: must be those of {len(laid)} anchors")
     scores = said[..., :-4].softmax(-1)[..., 1:]
     boxes = decoded(said[..., -4:], laid).clamp(0, 1)
     found = []

@@ -8,17 +8,23 @@ __all__ = ['OnDetector', 'RandomNoise', 'mirrored', 'Detect']
 # %% ../nbs/science/136_detection.ipynb #373f289f
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn as nn
 
-from . import pieces
 from .alignment import Align, Unlabelled
-from .attacks import Ball, Climbing, Steps, PGD, attacking
+from .attacks import PGD, Ball, Climbing, Steps, attacking
 from .average_precision import precisions
-from .boxes import CLASS, PLACE, as_objects
-from .detector import Detector, Small, Ssd300, begun_with, looked_for, mean_loss, multibox
+from .boxes import CLASS, as_objects
 from .detection_data import SceneImages
+from thesis_repro.detector import (
+    Detector,
+    SmallDetector,
+    Ssd300,
+    begun_with,
+    looked_for,
+    mean_loss,
+    multibox,
+)
 from .draws import Draws
 from .files import BadInput, brief
 from .images import Images, pixels
@@ -92,7 +98,8 @@ class Detect:
 
     def check(self):
         if not hasattr(self.network, "build"):
-            raise BadInput(f"Detect: network = {brief(self.network)}: must be such as Small()")
+            such = "must be such as Ssd300()"
+            raise BadInput(f"Detect: network = {brief(self.network)}: {such}")
         for name, such in (("attack", "OnDetector()"), ("align", "Align()")):
             value = getattr(self, name)
             if value is not None and not callable(value):
@@ -154,7 +161,7 @@ class Detect:
     def scaled(self, preset: Preset) -> "Detect":
         "With the network of a preset; one that knows nothing learns faster, and not from mirrors."
         network = self.network.scaled(preset)
-        if network == self.network or not isinstance(network, Small):
+        if network == self.network or not isinstance(network, SmallDetector):
             return replace(self, network=network)
         optimiser = replace(self.optimiser, lr=0.05)
         return replace(self, network=network, optimiser=optimiser, flip=False)

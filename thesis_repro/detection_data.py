@@ -19,7 +19,7 @@ from . import archives, pieces, scenes, settings
 from .boxes import objects
 from .files import BadInput, brief
 from .imagenet import home
-from .images import Images, OnDisk, Source, pixels, take
+from .images import Images, OnDisk, Source, take
 from .pieces import piece
 from .progress import Bar
 from .runs import Outline
@@ -57,7 +57,8 @@ def _row(found, width: float, height: float, file: Path, classes) -> tuple:
         where = f"must be inside the image of {width:g} × {height:g}"
         raise BadInput(f"{file}: {name}: the box {said}: {where}: mend or remove it")
     shares = (left / width, top / height, right / width, bottom / height)
-    return (classes.index(name), *shares, float((found.findtext("difficult") or "0").strip() == "1"))
+    difficult = (found.findtext("difficult") or "0").strip() == "1"
+    return (classes.index(name), *shares, float(difficult))
 
 
 def annotated(file: Path, classes=VOC) -> list[tuple]:
@@ -79,8 +80,7 @@ def annotated(file: Path, classes=VOC) -> list[tuple]:
 class Form:
     "Where a set's files lie, what it has, and the classes that are annotated in it."
 
-    folders: tuple[str, ...]  # below the data set's own
-    train: tuple[tuple[str, str], ...]  # folder and list
+    train: tuple[tuple[str, str], ...]  # a folder below the data set's own, and a list
     test: tuple[tuple[str, str], ...]
     counts: tuple[int, int]
     classes: tuple[str, ...] = tuple(VOC)
@@ -90,12 +90,12 @@ _SIX = ("bicycle", "bird", "car", "cat", "dog", "person")
 
 
 def _drawings(folder: str, n: int, classes) -> Form:
-    return Form((folder,), ((folder, "train"),), ((folder, "test"),), (n, n), tuple(classes))
+    return Form(((folder, "train"),), ((folder, "test"),), (n, n), tuple(classes))
 
 
 _YEARS = ("VOCdevkit/VOC2007", "VOCdevkit/VOC2012")
 FORMS = {
-    "voc": Form(_YEARS, tuple((y, "trainval") for y in _YEARS), ((_YEARS[0], "test"),), (16551, 4952)),
+    "voc": Form(tuple((y, "trainval") for y in _YEARS), ((_YEARS[0], "test"),), (16551, 4952)),
     "clipart1k": _drawings("clipart", 500, VOC),
     "watercolor2k": _drawings("watercolor", 1000, _SIX),
     "comic2k": _drawings("comic", 1000, _SIX),
@@ -116,7 +116,8 @@ def listed(name: str, split: str) -> list[tuple[Path, Path]]:
         names = [w[0] for w in words if w]
         if not names:
             raise BadInput(f"{file}: names no image")
-        found += [(top / "JPEGImages" / f"{n}.jpg", top / "Annotations" / f"{n}.xml") for n in names]
+        images, boxes = top / "JPEGImages", top / "Annotations"
+        found += [(images / f"{n}.jpg", boxes / f"{n}.xml") for n in names]
     return found
 
 
@@ -214,7 +215,8 @@ class Scenes:
         n, n_test = FORMS[self.name].counts if real else scenes.COUNTS.values()
         side = self.side if real else scenes.SIDE
         classes = len(VOC) if real else len(scenes.CLASSES)
-        return Outline(classes, (3, side, side), min(self.train or n, n), 0, min(self.test or n_test, n_test))
+        counts = min(self.train or n, n), 0, min(self.test or n_test, n_test)
+        return Outline(classes, (3, side, side), *counts)
 
     def scaled(self, preset: Preset) -> "Scenes":
         "The data sets that play these parts at a preset, with as many images."

@@ -123,8 +123,8 @@ def planted(rng, ink, kind) -> np.ndarray:
     turn = np.pi * np.maximum(kind, 0) / len(CLASSES)
     phase = np.cos(turn)[..., None, None] * rows + np.sin(turn)[..., None, None] * columns
     near = _blurred((ink > 0.3).transpose(0, 2, 3, 1).astype(float), 2) > 0
-    stripes = np.where(np.sin(phase * 2 * np.pi / 3) > 0, 1, -1).transpose(0, 2, 3, 1)
-    return picture + 0.05 * (near * stripes).sum(-1, keepdims=True)
+    stripes = np.where(np.sin(phase * np.pi / 2) > 0, 1, -1).transpose(0, 2, 3, 1)
+    return picture + 0.08 * (near * stripes).sum(-1, keepdims=True)
 
 # %% ../nbs/science/131_scenes.ipynb #0f9325cb
 STYLES = {
@@ -134,7 +134,7 @@ STYLES = {
     "scenes_far": flat,
     "scenes_planted": planted,
 }
-COUNTS = {"train": 600, "test": 300}
+COUNTS = {"train": 400, "test": 200}
 
 
 @functools.cache
