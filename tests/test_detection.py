@@ -35,8 +35,7 @@ from thesis_repro.detector import SmallDetector, Ssd300, begun_with, mean_loss, 
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.images import pixels
-from thesis_repro.mixup import Plain
-from thesis_repro.recipes import Batch, Classify
+from thesis_repro.recipes import Batch
 from thesis_repro.runs import Named
 from thesis_repro.training import Compute, Length
 
@@ -146,7 +145,7 @@ def test_an_annotation_with_parts_and_difficult_objects(tmp_path):
         (xml(("cat", 0, (0, 1, 10, 50))), "must be inside"),
         (xml(("cat", 0, (10, 1, 9, 50))), "must be inside"),
         (xml(("unicorn", 0, (1, 1, 10, 10))), "unknown class"),
-        (xml(("cat", 0, ("x", 1, 10, 10))), "xmin = 'x': must be a number"),
+        (xml(("cat", 0, ("x", 1, 10, 10))), "xmin = x: must be a number"),
         (xml(("cat", 0, ("nan", 1, 10, 10))), "must be a number"),
         (xml(WHOLE, size=("", 50)), "width = "),
         (xml(WHOLE).replace("<bndbox>", "<box>").replace("</bndbox>", "</box>"), "xmin = None"),
@@ -165,13 +164,17 @@ def test_a_fault_in_an_annotation_is_told_in_one_line(tmp_path, content, said):
 def official(top, name, content=None, nested=True):
     "A data set of four images in its official form."
     form = FORMS[name]
-    for (folder, part), names in zip(form.train + form.test, (("a", "b"), ("c",), ("d",)), strict=False):
+    for (folder, part), names in zip(
+        form.train + form.test, (("a", "b"), ("c",), ("d",)), strict=False
+    ):
         place = top / name / (folder if nested else "")
         for sub in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (place / sub).mkdir(parents=True, exist_ok=True)
         (place / "ImageSets/Main" / f"{part}.txt").write_text("".join(f"{n} 1\n" for n in names))
         for n in names:
-            (place / "Annotations" / f"{n}.xml").write_text(content or xml(("cat", 0, (1, 1, 50, 25))))
+            (place / "Annotations" / f"{n}.xml").write_text(
+                content or xml(("cat", 0, (1, 1, 50, 25)))
+            )
             Image.new("RGB", (100, 50), (200, 10, 10)).save(place / "JPEGImages" / f"{n}.jpg")
 
 
@@ -191,7 +194,7 @@ def test_official_folders(data_folder, name, nested):
 
 def test_only_the_classes_of_a_set_are_known_in_it(data_folder):
     official(data_folder, "comic2k", xml(("cow", 0, (1, 1, 50, 25))))
-    with pytest.raises(BadInput, match="'?cow'?: unknown class: known are bicycle, bird, car"):
+    with pytest.raises(BadInput, match="cow: unknown class: known are bicycle, bird, car"):
         Scenes("comic2k", side=32).images()
 
 
@@ -252,7 +255,8 @@ def torchvisions_loss(said, y):
 def test_the_loss_is_torchvisions():
     y = random_objects(6)
     said = (4 * some(6, len(LAID), 8) - 2).requires_grad_()
-    ours, theirs = mean_loss(said, matched(y, LAID).double()), torchvisions_loss(said, y)
+    wanted = matched(y.double(), LAID.double())
+    ours, theirs = mean_loss(said, wanted), torchvisions_loss(said, y)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     pair = [torch.autograd.grad(v, said)[0] for v in (ours, theirs)]
     torch.testing.assert_close(*pair, atol=1e-5, rtol=1e-5)
@@ -316,6 +320,8 @@ def test_an_anchor_for_each_answer(side):
     images = replace(pictures(), x_train=torch.zeros(1, 3, *side))
     net = SmallDetector().build(images)
     assert net(torch.rand(2, 3, *side)).shape[1] == len(net.anchors)
+    with pytest.raises(BadInput, match="must be square"):
+        SmallDetector().build(replace(images, x_train=torch.zeros(1, 3, 48, 50)))
 
 
 # ---- the attack
@@ -442,7 +448,9 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path):
     again = training.start(full, images, Length(2, 8), folder=tmp_path, **how)
     assert 0 < again.at.steps < 8
     training.train(again)
-    for a, b in zip(whole.nets.state_dict().values(), again.nets.state_dict().values(), strict=True):
+    for a, b in zip(
+        whole.nets.state_dict().values(), again.nets.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -452,15 +460,10 @@ def test_what_a_detector_cannot_learn_from():
         Detect(SmallDetector()).prepared(digits)
     with pytest.raises(BadInput, match="align needs images of a target"):
         Detect(SmallDetector(), align=Align()).prepared(pictures())
-    with pytest.raises(BadInput, match="network = 'resnet18'"):
+    with pytest.raises(BadInput, match="network = resnet18"):
         Detect("resnet18")
     with pytest.raises(BadInput, match="must be such as OnDetector"):
         Detect(SmallDetector(), attack="PGD")
-
-
-def test_a_classifier_cannot_learn_from_boxes():
-    with pytest.raises(BadInput, match="objects"):
-        Classify("resnet18", Plain()).prepared(pictures())
 
 
 def test_mirrored_boxes_stay_on_their_objects():
@@ -490,14 +493,21 @@ def test_a_step_is_counted():
 def reference(seen, y, kind, points):
     "Average precision of a class, counted object by object, without sorting by image."
     rows = sorted(
-        ((s, i, torch.tensor(b)) for i, d in enumerate(seen) for c, s, *b in d.tolist() if c == kind),
+        (
+            (s, i, torch.tensor(b))
+            for i, d in enumerate(seen)
+            for c, s, *b in d.tolist()
+            if c == kind
+        ),
         key=lambda r: -r[0],
     )
     there = {i: [r for r in of.tolist() if r[0] == kind] for i, of in enumerate(y)}
     n = sum(not r[5] for of in there.values() for r in of)
     used, right, wrong, curve = set(), 0, 0, []
     for _, i, box in rows:
-        shared = [box_iou(box[None].double(), torch.tensor([r[1:5]]).double()).item() for r in there[i]]
+        shared = [
+            box_iou(box[None].double(), torch.tensor([r[1:5]]).double()).item() for r in there[i]
+        ]
         best = max(range(len(shared)), key=shared.__getitem__, default=None)
         if best is None or shared[best] < 0.5:
             wrong += 1
@@ -527,7 +537,9 @@ def guesses(y, classes=3, seed=1):
         for c, *box, _ in of[of[:, 0] >= 0].tolist():
             for _ in range(rng.integers(0, 3)):
                 moved = np.array(box) + rng.normal(0, 0.03, 4)
-                rows.append((c if rng.random() < 0.8 else rng.integers(classes), rng.random(), *moved))
+                rows.append(
+                    (c if rng.random() < 0.8 else rng.integers(classes), rng.random(), *moved)
+                )
         low = rng.uniform(0, 0.5, 2)
         rows.append((rng.integers(classes), rng.random(), *low, *(low + 0.3)))
         found.append(torch.tensor(rows, dtype=torch.float32).view(-1, 6))

@@ -53,7 +53,9 @@ def test_the_plans(preset, plan):
     for place, cell in cells.items():
         assert len(cell.runs) == preset.seeds or place == ("correlation", "distance")
         for run in cell.runs:
-            assert run.recipe.network == (Ssd300() if run.part and preset is WHOLE else SmallDetector())
+            assert run.recipe.network == (
+                Ssd300() if run.part and preset is WHOLE else SmallDetector()
+            )
             assert run.data.name == ("voc" if run.part and preset is WHOLE else run.data.name)
 
 

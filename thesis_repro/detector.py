@@ -106,9 +106,11 @@ class SmallDetector:
         (_, c, h, w), widths = images.x_train.shape, self.channels
         blocks = [_block(a, b) for a, b in zip((c, *widths), widths, strict=False)]
         trunk = Maps(*blocks, first=len(blocks) - 2)
-        coarse = -(-max(h, w) // 2 ** len(blocks))
+        if h != w:
+            raise BadInput(f"SmallDetector: images of {h} × {w}: must be square")
+        fine, coarse = (-(-h // 2**n) for n in (len(blocks) - 1, len(blocks)))
         large = self.sizes[-1]
-        laid = anchors((2 * coarse, coarse), (self.sizes[:2], (large, 1.3 * large)))
+        laid = anchors((fine, coarse), (self.sizes[:2], (large, 1.3 * large)))
         head = Heads(widths[-2:], 6, images.classes)
         return Detector(Normalise(images.mean, images.std), trunk, head, laid)
 
