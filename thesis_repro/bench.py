@@ -280,6 +280,7 @@ BENCHES = {
     "advprop": ("thesis_repro.advprop", "bench"),
     "made to order": ("thesis_repro.output_control", "bench"),
     "virtual positives": ("thesis_repro.virtual_positives", "bench"),
+    "robust detection": ("thesis_repro.robust_detection", "bench"),
 }
 BATCH = {"adversarial": 128}  # images, as the thesis trains; the others 32
 
