@@ -96,14 +96,19 @@ def kernels() -> str:
 
 # %% ../nbs/engine/035_records.ipynb #d7756731
 @functools.cache
-def environment() -> dict:
-    "The machine, the versions and the commit; without dates, so it is the same tomorrow."
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+def _environment(gpu: str) -> dict:
+    "The environment of a process that computes on that GPU."
     machine = {"processor": processor(), "cores": workers.cores(), "gpu": gpu}
     machine["kernels"] = kernels()
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"torchvision": version("torchvision"), "numpy": version("numpy")}
     return {**machine, "versions": versions, "commit": commit()}
+
+
+def environment() -> dict:
+    "The machine, the versions and the commit; without dates, so it is the same tomorrow."
+    # of several GPUs the one that this process uses, which is torch's current one (devices.use)
+    return _environment(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
 
 # %% ../nbs/engine/035_records.ipynb #4b9147b7
 def place(run: Run, compute: Compute) -> str:
