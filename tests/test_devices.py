@@ -1,18 +1,22 @@
 """What a GPU does differently, seen on a machine without one: how it rounds, and who says so."""
 
+import multiprocessing
+import tempfile
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from methods import small, store_at
 from samples import refused
 
-from thesis_repro import devices, runs, settings
+from thesis_repro import devices, launch, records, runs, settings, training
 from thesis_repro.attacks import PGD
 from thesis_repro.measures import Robustness, measure
 from thesis_repro.mixup import Plain
 from thesis_repro.pieces import piece
 from thesis_repro.robustness import robust_accuracy
+from thesis_repro.training import Compute, Length
 
 SEEN = []
 
@@ -132,3 +136,123 @@ def test_no_key_depends_on_whether_there_is_a_gpu(monkeypatch, preset):
 def test_the_presets_say_in_what_they_train():
     found = {name: settings.load(name).precision for name in ("thesis", "fast", "smoke")}
     assert found == {"thesis": "fp32", "fast": "bf16", "smoke": "fp32"}
+
+
+# Which GPU
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    "A function that begins a process which sees these GPUs and takes one: its number, the process."
+    context, begun = multiprocessing.get_context("fork"), []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def hold(names, device, rests, here, leave):
+        torch.cuda.device_count = lambda: len(names)
+        torch.cuda.get_device_properties = lambda i: SimpleNamespace(uuid=names[i])
+        current = []
+        torch.cuda.set_device = current.append
+        used = devices.use(device)
+        assert used == torch.device("cuda", current[-1]) == devices.use("cuda")
+        if rests:
+            devices.rest()
+        here.send(current[-1])
+        leave.recv()
+        assert devices.use("cuda") == used
+        here.send("the same again")
+        leave.recv()
+
+    def one(names, device="cuda", rests=False):
+        here, leave = context.Pipe(), context.Pipe()
+        p = context.Process(target=hold, args=(names, device, rests, here[1], leave[1]))
+        p.start()
+        begun.append(p)
+        assert here[0].poll(30), "the process has taken no GPU"
+        return here[0].recv(), p, here[0], leave[0]
+
+    yield one
+    for p in begun:
+        p.kill()
+        p.join()
+
+
+def test_each_process_takes_a_gpu_of_its_own_and_a_dead_one_leaves_it(machine):
+    there = ["A", "B", "C"]
+    begun = [machine(there) for _ in range(3)]
+    assert [b[0] for b in begun] == [0, 1, 2]
+    assert machine(there)[0] in (0, 1, 2)  # more processes than GPUs share them
+    begun[1][1].kill()
+    begun[1][1].join()
+    assert machine(there)[0] == 1
+
+
+def test_a_gpu_is_known_by_its_own_name_and_not_by_its_number(machine):
+    "As a second command sees them whose CUDA_VISIBLE_DEVICES names other GPUs, or another order."
+    assert machine(["A", "B"])[0] == 0
+    assert machine(["B", "A"])[0] == 0  # which is B
+    assert machine(["A", "C"])[0] == 1  # C: A is taken
+
+
+def test_a_gpu_that_is_asked_for_is_taken_and_others_keep_away(machine):
+    assert machine(["A", "B", "C"], "cuda:0")[0] == 0
+    assert machine(["A", "B", "C"])[0] == 1
+    assert machine(["A", "B", "C"], "cuda:0")[0] == 0  # asked for, so shared
+    assert machine(["A", "B", "C"])[0] == 2
+
+
+def test_who_rests_leaves_its_gpu_and_goes_on_with_the_same(machine):
+    _, _, here, leave = machine(["A", "B"], rests=True)
+    assert machine(["A", "B"])[0] == 0
+    leave.send(None)
+    assert here.poll(30) and here.recv() == "the same again"
+
+
+def test_a_folder_for_locks_that_cannot_be_written_stops_nobody(machine, tmp_path):
+    (tmp_path / "thesis-repro-gpus").write_text("no folder")
+    assert machine(["A", "B"])[0] in (0, 1)
+
+
+@pytest.fixture
+def one_gpu(tmp_path, monkeypatch):
+    "This process sees a GPU called A: the list of those that torch was told to use."
+    told = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(devices, "_OWN", {})
+    monkeypatch.setattr(devices, "_names", lambda: ["A", "B"])
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    yield told
+    devices.rest()
+
+
+def test_training_and_weights_use_the_gpu_of_their_process(one_gpu, tmp_path, monkeypatch):
+    "What puts tensors on a device asks for this process's own, and says so to torch."
+    moved = []
+    store, run = store_at(tmp_path, device="cpu"), small(epochs=1)
+    store.make(run, progress=False)
+    there = replace(store.preset, device="cuda:1")
+    monkeypatch.setattr(settings, "device", lambda preset: torch.device(preset.device))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda net, device, **how: moved.append(device))
+    for preset in (there, replace(there, device="cuda")):
+        store.preset = preset
+        with pytest.raises((AttributeError, TypeError)):
+            store.networks(run)
+        with pytest.raises((AttributeError, TypeError)):
+            training.start(run.recipe, run.data.images(), Length(1, 50), 0, Compute(preset.device))
+    assert one_gpu == [1] * 4 and moved == [torch.device("cuda:1")] * 4
+
+
+def test_workers_have_the_gpu_that_their_command_leaves(one_gpu, tmp_path):
+    devices.use("cuda")
+    assert "lock" in devices._OWN
+    launch.side_by_side(store_at(tmp_path, device="cpu"), lambda *a: "", [(1,)], disable=True)
+    assert "lock" not in devices._OWN and devices._OWN["index"] == 0
+
+
+def test_the_environment_is_that_of_the_gpu_in_use(monkeypatch):
+    "Of a machine with two different GPUs."
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: f"GPU {current[-1]}")
+    for i in (0, 1):
+        current.append(i)
+        assert records.environment()["gpu"] == f"GPU {i}"

@@ -156,31 +156,6 @@ def test_jobs_and_threads(monkeypatch):
     )
 
 
-def _hold(folder, n, here, leave):
-    here.send(workers._slot(folder, n))
-    leave.recv()
-
-
-def test_each_worker_takes_a_gpu_of_its_own_and_a_dead_one_leaves_it(tmp_path):
-    context, begun = multiprocessing.get_context("fork"), []
-
-    def one():
-        here, leave = context.Pipe(), context.Pipe()
-        p = context.Process(target=_hold, args=(tmp_path, 3, here[1], leave[1]))
-        p.start()
-        begun.append((p, leave[0]))
-        return here[0].recv()
-
-    assert [one() for _ in range(3)] == [0, 1, 2]
-    assert one() in (0, 1, 2)  # more jobs than GPUs share them
-    begun[1][0].kill()
-    begun[1][0].join()
-    assert one() == 1
-    for p, _ in begun:
-        p.kill()
-        p.join()
-
-
 def _where(store, name, wait, progress):
     return f"{os.getpid()} {store.preset.device} {torch.get_num_threads()}"
 

@@ -44,7 +44,7 @@ def changed(thing, path, value):
 OTHERS = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2 + 0.01}
 WORDS = {"name": "svhn", "network": "resnet18", "precision": "bf16", "select": "test"}
 WORDS |= {"kind": "cosine", "loss": "ce", "per": "pair", "layers": (0, 1), "points": (0.6, 0.75)}
-WORDS |= {"attributes": ("Smiling",)}
+WORDS |= {"attributes": ("Smiling",), "watch": "test"}
 PATHS = [path for path, _ in fields(THESIS)]
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from . import settings, speed, stopping, training
+from . import devices, settings, speed, stopping, training
 from .adversarial import Adversarial, Trades
 from .attacks import PGD
 from .draws import Draws
@@ -281,6 +281,7 @@ BENCHES = {
     "made to order": ("thesis_repro.output_control", "bench"),
     "virtual positives": ("thesis_repro.virtual_positives", "bench"),
     "gans": ("thesis_repro.gan_speed", "bench"),
+    "robust detection": ("thesis_repro.robust_detection", "bench"),
 }
 BATCH = {"adversarial": 128, "gans": 64}  # images, as the thesis trains; the others 32
 
@@ -293,7 +294,7 @@ def measured(preset: Preset, names=None, file=None, batch: int | None = None) ->
     """
     if unknown := [name for name in names or () if name not in BENCHES]:
         raise BadInput(f"unknown bench: {unknown[0]}: known are {', '.join(BENCHES)}")
-    figures = []
+    figures, _ = [], devices.use(settings.device(preset))
     for name in Bar(list(names or BENCHES), desc="bench", unit="bench"):
         module, function = BENCHES[name]
         own = replace(preset, timing_batch=batch or BATCH.get(name, 32))

@@ -17,6 +17,7 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch.func import functional_call
 
+from . import devices
 from .checkpoints import weights_digest
 from .files import BadInput
 from .models import Staged
@@ -303,7 +304,7 @@ def group(device: str = "cpu"):
         if here > there:
             how = f"start one for each: torchrun --nproc-per-node {there}"
             raise BadInput(f"{here} processes on a machine with {there} GPU(s): {how}")
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        devices.use(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
     try:
         yield

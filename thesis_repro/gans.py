@@ -104,10 +104,11 @@ class R1(Term):
     "Slopes of zero at real images (Mescheder et al., 2018): γ/2 times the mean squared norm."
 
     weight: float = pieces.field(10.0, low=0)  # γ
-    every: int = pieces.field(1, low=1)  # StyleGAN2: only every 16 steps, but 16 times as much
+    every: int = pieces.field(1, low=1)  # StyleGAN2: in one step of 16, but 16 times as much
 
     def critic(self, seen):
-        if seen.draws.step % self.every:
+        # a step is drawn and not counted: an epoch need not have a multiple of so many steps
+        if seen.draws.choice("R1", range(self.every)):
             return 0.0
         return self.every * self.weight / 2 * seen.slopes(seen.real).square().mean()
 
@@ -124,6 +125,10 @@ class Drift(Term):
 # %% ../nbs/science/085_gans.ipynb #2db7b7f0
 def class_loss(logits: torch.Tensor, y: torch.Tensor, printed: bool = False) -> torch.Tensor:
     "Cross entropy with classes y (n,), or with attributes y (n, k), eq. 3.2; in float32."
+    if logits is None:
+        raise BadInput(
+            "a critic that says no classes has no class loss: give it classes = ClassHead()"
+        )
     logits = gan_blocks.full(logits)
     if y.dim() == 1:
         return F.cross_entropy(logits, y)

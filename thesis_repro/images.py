@@ -293,7 +293,7 @@ def _rate(stream: Iterator, seconds: float, device: torch.device) -> float:
 
     def wait():
         if device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
 
     wait()
     seen, start = 0, time.perf_counter()

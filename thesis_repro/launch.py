@@ -41,6 +41,7 @@ def side_by_side(store, attempt, tasks: list[tuple], **words) -> dict[int, objec
         held.callback(shutil.rmtree, watch, ignore_errors=True)
         bar = held.enter_context(Bar(total=len(tasks), watch=watch, **words))
         held.enter_context(contextlib.nullcontext() if alone else stopping.listening(let_go))
+        devices.rest()  # its workers compute, and not this process
         while left and turn < 4 and not enough():
             make, gone = LAUNCHERS[store.preset.launcher], False
             launched = make(store, attempt, left, again, lock, enough)

@@ -7,6 +7,7 @@ __all__ = ['commit', 'processor', 'sums', 'kernels', 'environment', 'place', 're
            'unsound', 'read', 'accept', 'write_diverged', 'read_diverged']
 
 # %% ../nbs/engine/035_records.ipynb #6434782a
+import contextlib
 import dataclasses
 import functools
 import json
@@ -25,7 +26,7 @@ import torch.nn.functional as F
 from . import checkpoints, distributed, models, paths, pieces, training, workers
 from .checkpoints import weights_digest
 from .devices import arithmetic
-from .files import atomic_json, atomic_write, plain, sha256
+from .files import BadInput, atomic_json, atomic_write, plain, sha256
 from .runs import Run
 from .training import Compute
 
@@ -96,14 +97,19 @@ def kernels() -> str:
 
 # %% ../nbs/engine/035_records.ipynb #d7756731
 @functools.cache
-def environment() -> dict:
-    "The machine, the versions and the commit; without dates, so it is the same tomorrow."
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+def _environment(gpu: str) -> dict:
+    "The environment of a process that computes on that GPU."
     machine = {"processor": processor(), "cores": workers.cores(), "gpu": gpu}
     machine["kernels"] = kernels()
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"torchvision": version("torchvision"), "numpy": version("numpy")}
     return {**machine, "versions": versions, "commit": commit()}
+
+
+def environment() -> dict:
+    "The machine, the versions and the commit; without dates, so it is the same tomorrow."
+    # of several GPUs the one that this process uses, which is torch's current one (devices.use)
+    return _environment(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
 
 # %% ../nbs/engine/035_records.ipynb #4b9147b7
 def place(run: Run, compute: Compute) -> str:
@@ -186,12 +192,14 @@ def record_of(run: Run, t: training.Training, weights: dict) -> dict:
 
 # %% ../nbs/engine/035_records.ipynb #0c21ec5b
 _LEFTOVERS = ("checkpoint.ckpt*", "weights.ckpt.previous", "diverged.json", ".*.tmp")
+_COPY = "record.json.copy"
 
 
 def write(folder: Path, record: dict, weights: dict):
     "Write weights, record and marker, and remove what the training needed."
     checkpoints.save_checkpoint(folder / "weights.ckpt", weights)
-    atomic_json(folder / "record.json", record)
+    file = atomic_json(folder / "record.json", record)
+    atomic_write(folder / _COPY, file.read_bytes())
     names = ("weights.ckpt", "record.json")
     atomic_json(folder / "done", {name: sha256(folder / name) for name in names})
     for file in [f for pattern in _LEFTOVERS for f in folder.glob(pattern)]:
@@ -212,14 +220,24 @@ def unsound(found: dict) -> str:
     return "" if isinstance(found["data"].get("test"), int) else "it has no number of test images"
 
 
+def _whole(folder: Path, digests: tuple) -> bytes:
+    "The content of the record in a folder, mended from its copy if it is damaged. ValueError."
+    file, copy = folder / "record.json", folder / _COPY
+    content = file.read_bytes()
+    if sha256(content) in digests:
+        return content
+    if not copy.exists() or sha256(content := copy.read_bytes()) not in digests:
+        raise ValueError("its checksum does not fit")
+    with contextlib.suppress(BadInput):  # where nothing can be written, the copy serves as it is
+        atomic_write(file, content)
+    return content
+
+
 def read(folder: Path) -> Record | None:
     "The record in a folder; None if the run is not finished, and with a warning if it is damaged."
     try:
         marks = json.loads((folder / "done").read_text("utf-8"))
-        content = (folder / "record.json").read_bytes()
-        if sha256(content) not in (marks["record.json"], marks.get("before")):
-            raise ValueError("its checksum does not fit")
-        found = json.loads(content)
+        found = json.loads(_whole(folder, (marks["record.json"], marks.get("before"))))
         if wrong := unsound(found):
             raise ValueError(wrong)
         names = {f.name for f in dataclasses.fields(Record)} - {"key", "folder"}
@@ -241,6 +259,7 @@ def accept(folder: Path, code: dict) -> None:
     both = {"record.json": sha256(text.encode()), "before": marks["record.json"]}
     atomic_json(folder / "done", marks | both)  # whichever record is there fits
     atomic_write(file, text)
+    atomic_write(folder / _COPY, text)
 
 # %% ../nbs/engine/035_records.ipynb #4e092b36
 def write_diverged(folder: Path, run: Run, t: training.Training, reason: str):

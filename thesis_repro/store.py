@@ -15,6 +15,7 @@ import torch
 
 from thesis_repro import (
     checkpoints,
+    devices,
     distributed,
     launch,
     paths,
@@ -140,7 +141,7 @@ class Store:
     def renew(self, runs) -> list[str]:
         "Forget what runs have left, so that they are made again from their beginning. Their names."
         folders = [self.home(r) for r in runs if self.record(r)]
-        return self.forget(folders, ("done", "record.json", "*.ckpt*"))
+        return self.forget(folders, ("done", "record.json*", "*.ckpt*"))
 
     def accept(self) -> int:
         "Let all records count as made by today's code; how many were not."
@@ -223,7 +224,7 @@ class Store:
             why = f"{record.folder}: these are not the weights of its record"
             raise BadInput(f"{why}: remove the folder: the run is made again")
         nets.load_state_dict(state)
-        return nets.to(settings.device(self.preset)).eval()
+        return nets.to(devices.use(settings.device(self.preset))).eval()
 
     def weights(self, run: Run, which: str = "last") -> torch.nn.Module:
         "The trained classifier of a run, as `networks`."
@@ -231,7 +232,7 @@ class Store:
 
     def batch(self, run: Run, count: int, split: str = "test") -> tuple[torch.Tensor, torch.Tensor]:
         "The first images of a split (train, val, test) as pixels in [0, 1], and their labels."
-        images, device = self.images(run.data), settings.device(self.preset)
+        images, device = self.images(run.data), devices.use(settings.device(self.preset))
         x, y = (getattr(images, f"{kind}_{split}")[:count] for kind in ("x", "y"))
         return pixels(x, device), y.to(device)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import distributed, pieces, settings, stopping
+from . import devices, distributed, pieces, settings, stopping
 from .checkpoints import copy_weights, load_checkpoint, save_checkpoint
 from .devices import arithmetic
 from .draws import Draws
@@ -140,14 +140,14 @@ def start(recipe, images, length, seed=0, compute=Compute(), folder=None) -> Tra
     "A run at its beginning, or where the checkpoint in `folder` left it."
     if compute.compile and distributed.processes() > 1:
         raise BadInput("compile = yes: not possible in several processes: use one of the two")
-    images = recipe.prepared(images)
+    images, device = recipe.prepared(images), devices.use(compute.device)
     nets = recipe.networks(images, seed)
-    nets = distributed.share(nets.to(compute.device, memory_format=compute.memory_format))
+    nets = distributed.share(nets.to(device, memory_format=compute.memory_format))
     phases = recipe.phases(nets)
     weights = {p.name: [w for n in p.trains for w in nets[n].parameters()] for p in phases}
     optimisers = {p.name: p.optimiser.make(weights[p.name]) for p in phases}
     file = Path(folder) / "checkpoint.ckpt" if folder else None
-    images = images.to(compute.device)
+    images = images.to(device)
     t = Training(recipe, images, length, seed, compute, nets, phases, optimisers, file)
     t.used = {n: torch.compile(net) if compute.compile else net for n, net in nets.items()}
     _resume(t)
