@@ -4066,8 +4066,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'thesis_repro.workers._end_workers_with': ( 'engine/workers.html#_end_workers_with',
                                                                                   'thesis_repro/workers.py'),
                                       'thesis_repro.workers._in_worker': ('engine/workers.html#_in_worker', 'thesis_repro/workers.py'),
-                                      'thesis_repro.workers._on_own_gpu': ('engine/workers.html#_on_own_gpu', 'thesis_repro/workers.py'),
-                                      'thesis_repro.workers._slot': ('engine/workers.html#_slot', 'thesis_repro/workers.py'),
                                       'thesis_repro.workers.attempted': ('engine/workers.html#attempted', 'thesis_repro/workers.py'),
                                       'thesis_repro.workers.copy_modules_by_name': ( 'engine/workers.html#copy_modules_by_name',
                                                                                      'thesis_repro/workers.py'),

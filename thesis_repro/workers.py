@@ -8,15 +8,11 @@ __all__ = ['SHARING', 'cores', 'usable', 'gpus', 'jobs', 'threads_each', 'thread
 
 # %% ../nbs/engine/026_workers.ipynb #a5250e44
 import contextlib
-import copy
 import copyreg
-import dataclasses
-import fcntl
 import functools
 import importlib
 import itertools
 import os
-import platform
 import threading
 import time
 import warnings
@@ -25,7 +21,6 @@ from pathlib import Path
 
 import thesis_repro
 from . import devices, settings, stopping
-from .files import lock
 from .progress import reporting
 from .settings import Preset
 
@@ -84,31 +79,6 @@ def threads(count: int):
     finally:
         torch.set_num_threads(before)
 
-# %% ../nbs/engine/026_workers.ipynb #abac0992
-_TAKEN = {}  # this worker's GPU, with the open file whose lock says so
-
-
-def _slot(folder: Path, n: int) -> int:
-    "A GPU of `n` for the life of this process: the first that no other process holds in `folder`."
-    if folder in _TAKEN:
-        return _TAKEN[folder][0]
-    _TAKEN[folder] = os.getpid() % n, None  # if all are held
-    for i in range(n):
-        file = (folder / f"{platform.node()}-gpu-{i}").open("ab")
-        with contextlib.suppress(BlockingIOError):
-            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _TAKEN[folder] = i, file
-            break
-    return _TAKEN[folder][0]
-
-
-def _on_own_gpu(store, folder: Path, n: int):
-    "The store of a worker that keeps to one of `n` GPUs, if there are more than one."
-    if n > 1:
-        store = copy.copy(store)
-        store.preset = dataclasses.replace(store.preset, device=f"cuda:{_slot(folder, n)}")
-    return store
-
 # %% ../nbs/engine/026_workers.ipynb #ecbdce43
 _WORKING = threading.Lock()
 
@@ -144,7 +114,9 @@ def _in_worker(lock: Path, command: int, how: tuple, i: int, attempt, store, *ta
     _end_with(command)
 
     def make():
-        return attempted(n_threads, attempt, _on_own_gpu(store, lock.parent, n_gpus), *task)
+        if n_gpus:
+            devices.use(settings.device(store.preset))
+        return attempted(n_threads, attempt, store, *task)
 
     with _WORKING, reporting(progress_of(lock), str(i)):
         return i, stopping.in_worker(lock, command, make)
