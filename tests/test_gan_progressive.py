@@ -330,3 +330,14 @@ def test_the_style_generator_begins():
     assert abs(net.mapping[1].weight.std().item() - 100) < 5  # divided by its rate
     image = net(torch.randn(3, 64), torch.zeros(3, 0))
     assert image.shape == (3, 3, 32, 32) and image.isfinite().all()
+
+
+def test_published_sizes():
+    "Table 2 of Karras et al. (2018): NVIDIA's counts; the style generator has the same widths."
+    with torch.device("meta"):
+        nets = [k().build((3, 1024, 1024), 0) for k in (ProgressiveGenerator, ProgressiveCritic)]
+    counts = [sum(p.numel() for p in net.parameters()) for net in nets]
+    assert counts == [23_079_115, 23_087_249]
+    assert all(net.per_row for net in nets)
+    styled, widths = StyleGenerator(), ProgressiveGenerator().channels
+    assert (styled.latent, styled.depth, styled.channels) == (512, 8, widths)

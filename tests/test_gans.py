@@ -191,6 +191,9 @@ def test_the_class_loss():
     one_hot = F.one_hot(y, 4)
     by_hand = np.log1p(np.exp(found)).sum() - (found * one_hot.numpy()).sum()
     assert math.isclose(class_loss(logits, one_hot).item(), by_hand / 6, rel_tol=1e-12)
+    # as printed, eq. 3.2 sums the attribute that is there
+    by_hand = np.log1p(np.exp(-found[np.arange(6), y.numpy()])).mean()
+    assert math.isclose(class_loss(logits, one_hot, printed=True).item(), by_hand, rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("printed", [False, True])
@@ -419,6 +422,15 @@ def test_a_bound_holds_after_every_step_of_the_critic(images, bound):
         assert max(p.abs().max() for p in t.nets["generator"].parameters()) > 0.05
 
 
+def test_a_game_without_a_bound_cuts_nothing(images):
+    recipe = Gan(SMALL, BARE, Hinge())
+    nets = recipe.networks(images, 0)
+    with torch.no_grad():
+        nets["critic"].heads.score.weight.fill_(7)
+    recipe.clip(nets, None)
+    assert (nets["critic"].heads.score.weight == 7).all()
+
+
 def test_networks_grow_with_the_run(images):
     "Eight steps: levels in equal times, optimisers that begin again, how far kept in all networks."
     adam = Adam(1e-3, (0.0, 0.99))
@@ -446,12 +458,13 @@ class Watcher(Term):
     "A term of the tests' own, with a network and a phase that does nothing to it."
 
     width: float = 1.0
+    turns: tuple = (1, 0)
 
     def networks(self, images):
         return {"watcher": nn.Linear(1, images.classes)}
 
     def phases(self):
-        return (Phase("watcher", ("watcher",), Adam(), lambda nets, batch: 0),)
+        return (Phase("watcher", ("watcher",), Adam(), lambda nets, batch: 0, turns=self.turns),)
 
     def scaled(self, preset):
         return Watcher(self.width * preset.width)
@@ -462,6 +475,9 @@ def test_a_term_brings_networks_and_phases(images):
     nets = recipe.networks(images, 0)
     assert list(nets) == ["generator", "critic", "watcher"]
     assert [p.name for p in recipe.phases(nets)] == ["watcher", "critic", "generator"]
+    assert [p.turns for p in recipe.phases(nets)] == [(1, 0)] * 3
+    turns = dataclasses.replace(recipe, terms=(Watcher(turns=(2, 0)),)).phases(nets)
+    assert [p.turns for p in turns] == [(2, 0), (2, 1), (2, 1)]  # the two play in its pauses
     assert Watcher().critic(None) == Watcher().generator(None) == 0
     scaled = recipe.scaled(SimpleNamespace(width=0.5))
     assert scaled.terms == (Watcher(0.5), Drift())
