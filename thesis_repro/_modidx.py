@@ -3000,6 +3000,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'thesis_repro/registry.py'),
                                        'thesis_repro.registry.no_evidence': ( 'evidence/registry.html#no_evidence',
                                                                               'thesis_repro/registry.py'),
+                                       'thesis_repro.registry.shown': ('evidence/registry.html#shown', 'thesis_repro/registry.py'),
                                        'thesis_repro.registry.table': ('evidence/registry.html#table', 'thesis_repro/registry.py'),
                                        'thesis_repro.registry.told_code': ('evidence/registry.html#told_code', 'thesis_repro/registry.py'),
                                        'thesis_repro.registry.tried': ('evidence/registry.html#tried', 'thesis_repro/registry.py')},
