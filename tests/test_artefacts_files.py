@@ -1,5 +1,6 @@
 """Artefacts as files: where they were made, the same bytes, damage, own rows, other code."""
 
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from exhibits import COLUMNS, MACHINE, NASTY, STAND_IN, TINY, drawn, made, plan,
 from PIL import Image
 from test_store import ODD, forge
 
-from thesis_repro import artefacts, claims, records, registry
+from thesis_repro import artefacts, claims, files, measures, records, registry
 from thesis_repro.artefacts import Figure, provenance
 from thesis_repro.attacks import PGD
 from thesis_repro.files import BadInput, atomic_json
@@ -277,6 +278,29 @@ def test_an_odd_record_costs_a_table_its_cells_and_nothing_else(registered, outp
             (home / name).write_text(text, "utf-8")
     again = registered(tiny, train=False).frame.set_index(["row", "column"]).ours
     pd.testing.assert_series_equal(again, whole)
+
+
+def test_where_nothing_can_be_written_what_is_there_is_shown(registered, outputs, monkeypatch):
+    "Fault of round 2: in a folder that is read-only `table --no-train` refused."
+    tiny = registered.preset("smoke", **TINY | {"seeds": 1})
+    columns = {"Last / CIFAR-10": Robustness(PGD(steps=4), size=20)}
+    way = replace(
+        registered, plan=lambda p, parts: planned_row(p, "x", thesis_run(Plain()), columns)
+    )
+    first = way(tiny)
+
+    def read_only(path, *how):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(files, "_write_through", read_only)
+    monkeypatch.setattr(measures, "locked", read_only)
+    with pytest.warns(UserWarning, match="shown and not saved: .*table_7_1.csv: cannot be written"):
+        again = way(tiny, train=False)
+    pd.testing.assert_frame_equal(again.frame, first.frame)
+    [run] = next(iter(way.plan(tiny, ("CIFAR-10",)).values())).runs
+    assert columns["Last / CIFAR-10"].make(Store(tiny), run)["n"] == 20  # what is kept asks no lock
+    with pytest.raises(BadInput, match="cannot be written"):
+        way(tiny)
 
 
 def test_without_training_it_tells_what_is_not_there(registered, outputs):
