@@ -201,7 +201,10 @@ COMMANDS = {  # name: function, help, options, positional arguments
         "measure the speed figures against their bars",
         ("--preset", "--device", "--json"),
         {
-            "names": {"nargs": "*", "help": "which benches (default: all)"},
+            "names": {"nargs": "*", "help": "which (default: all); gpu: a GPU's first minutes"},
+            "--budget": {"default": "9m", "help": "gpu: the time there is (default: 9m)"},
+            "--out": {"metavar": "FOLDER", "help": "gpu: for its answers (default: the outputs)"},
+            "--runs": {"default": "", "help": "gpu: tables to make in the time left: 5.1,7.1"},
             "--batch": {"type": int, "help": "images per batch (default: each bench's own)"},
             "--repeats": {"type": int, "help": "paired repeats (default: at least 5)"},
         },
