@@ -166,3 +166,40 @@ def test_the_reference_has_every_figure():
     assert {f"{bench.SHORT} short runs: {name}" for name in bench.WAYS} <= names
     assert set(kept["made"]) == set(bench.BENCHES)
     assert all(f["ok"] is not False for f in kept["figures"])
+
+
+def test_a_bench_whose_reference_is_not_installed_is_left_out(tiny, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench, "data_path", lambda preset: [bench.figure("data path", 1, "s")])
+    found = bench.measured(tiny, ["evaluation", "data"], tmp_path / "bench.json")
+    assert [f["bench"] for f in found] == ["data"]
+    assert "bench evaluation: left out: pyautoattack is not installed" in capsys.readouterr().err
+    monkeypatch.setattr(bench, "_sweeps", lambda preset: {"start": 1.0, "sweep": 2.0 / preset.jobs})
+    names = by_name(bench.launching(tiny))
+    assert "two workers against one process" in names and not any("Ray" in n for n in names)
+
+
+def test_the_data_path_is_timed_on_the_device(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(settings, "device", lambda preset: torch.device("meta"))
+    monkeypatch.setattr(bench, "data_path_speed", lambda d: seen.append(d.x_train.device) or 1.0)
+    monkeypatch.setattr(bench, "dataloader_speed", lambda images: 1.0)
+    bench.data_path(tiny)
+    assert {d.type for d in seen} == {"meta"}
+
+
+@pytest.mark.parametrize("preset, epochs", [("thesis", 3), ("fast", 3), ("smoke", 3)])
+def test_the_bench_of_aip_trains_for_three_epochs_at_every_preset(preset, epochs, monkeypatch):
+    from thesis_repro import aip
+
+    class Enough(Exception):
+        pass
+
+    def made(preset, row):
+        assert (preset.seeds, preset.epochs, row) == (1, epochs, "AIP")
+        raise Enough
+
+    monkeypatch.setattr(aip, "timings", lambda preset, fresh: {"value": {"mixup": [1.0]}})
+    monkeypatch.setattr(aip, "row_of", made)
+    with pytest.raises(Enough):
+        aip.bench(settings.load(preset, device="cpu"))

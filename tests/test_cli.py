@@ -624,3 +624,50 @@ def test_chapters_without_the_data_set_are_left_out_and_say_so(elsewhere, monkey
     assert all(
         f"{c}: left out: it does not use SVHN" in out for c in ("05_m2at", "06_margin_reweighting")
     )
+
+
+# A machine that has torch and little else
+
+
+SHORT = "--epochs 1 --set train_size=40 --set test_size=20 --set held_out=10 --set width=0.0625"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    "A function that calls the command line there: exit code, output, errors."
+    here, out = Path(__file__).with_name("bare.py"), tmp_path_factory.mktemp("bare")
+    names = ("HOME", "PATH", "OMP_NUM_THREADS")
+    env = {k: os.environ[k] for k in names if k in os.environ}
+    env |= {"PYTHONPATH": str(here.parents[1]), "THESIS_REPRO_OUTPUTS": str(out)}
+
+    def call(*words):
+        command = [sys.executable, here, *" ".join(words).split()]
+        done = subprocess.run(command, env=env, cwd=out, capture_output=True, text=True)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+def test_without_notebooks_autoattack_and_clusters_everything_else_works(bare):
+    how = f"--preset smoke --device cpu --jobs 1 {SHORT}"
+    code, out, err = bare("table 7.4", how)
+    assert code == 0 and "table_7_4.csv" in out, err
+    code, out, err = bare("run 7.4", how)
+    assert code == 0 and "last" in out, err
+    key = out.split()[-1].rpartition("-")[2]
+    code, out, err = bare(f"attack {key} --preset smoke --device cpu --steps 2 --step 4/255")
+    assert code == 0 and "clean" in out, err
+    code, out, err = bare("plan --table 7.4", how)
+    assert code == 0 and "8 of 8" not in out and "table 7.4" in out, err
+
+
+def test_what_cannot_work_there_says_what_is_missing(bare):
+    code, _, err = bare("reproduce --preset smoke --chapter 7")
+    assert code == 2 and "papermill is missing: pip install 'thesis-repro[notebooks]'" in err
+    code, _, err = bare("table 7.4 --preset smoke --launcher ray")
+    assert code == 2 and "Ray is not installed: pip install thesis-repro[ray]" in err
+    code, _, err = bare("table 7.4 --preset smoke --launcher slurm")
+    assert code == 2 and "slurm" in err
+    code, _, err = bare("bench evaluation --batch 2 --repeats 1")
+    assert code == 0 and "bench evaluation: left out: pyautoattack is not installed" in err

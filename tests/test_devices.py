@@ -1,20 +1,26 @@
 """What a GPU does differently, seen on a machine without one: how it rounds, and who says so."""
 
+import functools
 import multiprocessing
 import tempfile
+import warnings
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch._dynamo
 from methods import small, store_at
 from samples import refused
 
 from thesis_repro import devices, launch, records, runs, settings, training
+from thesis_repro.aip import timed_methods
 from thesis_repro.attacks import PGD
+from thesis_repro.images import pixels, synthetic_images
 from thesis_repro.measures import Robustness, measure
 from thesis_repro.mixup import Plain
 from thesis_repro.pieces import piece
+from thesis_repro.recipes import Classify
 from thesis_repro.robustness import robust_accuracy
 from thesis_repro.training import Compute, Length
 
@@ -256,3 +262,66 @@ def test_the_environment_is_that_of_the_gpu_in_use(monkeypatch):
     for i in (0, 1):
         current.append(i)
         assert records.environment()["gpu"] == f"GPU {i}"
+
+
+def test_a_networks_weights_have_the_fast_order_on_a_gpu_and_their_own_on_a_cpu(
+    one_gpu, tmp_path, monkeypatch
+):
+    "On a CPU the order decides the last bits of what is measured."
+    store, run, orders = store_at(tmp_path, device="cpu"), small(epochs=1), []
+    store.make(run, progress=False)
+    real = torch.nn.Module.to
+
+    def to(net, device, memory_format):
+        orders.append(memory_format)
+        return real(net, "cpu")
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    monkeypatch.setattr(settings, "device", lambda preset: torch.device(preset.device))
+    for how in ({}, {"device": "cuda:0"}, {"device": "cuda:0", "channels_last": False}):
+        store.preset = replace(store.preset, **how)
+        store.networks(run)
+    assert orders == [torch.preserve_format, torch.channels_last, torch.preserve_format]
+
+
+# A driver that cannot be used, and compiling
+
+
+def test_a_driver_that_torch_cannot_use_is_said(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "_VERSION", tmp_path / "version")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    auto, cpu = (settings.load("smoke", device=d) for d in ("auto", "cpu"))
+    with warnings.catch_warnings(action="error"):
+        assert settings.device(auto).type == "cpu"
+        (tmp_path / "version").touch()
+        assert settings.device(cpu).type == "cpu"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
+        assert settings.device(auto).type == "cpu"
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.warns(UserWarning, match="an NVIDIA driver: torch, built with CUDA 13.2, .* 580"):
+        assert settings.device(auto).type == "cpu"
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "built without CUDA: make setup TORCH=cuda" in devices.unused()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert devices.unused() == ""
+
+
+def test_a_compiled_network_in_segments_never_falls_back(monkeypatch):
+    "Two batch sizes, two modes, and AIP's searches at every layer: more programs than torch keeps."
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    torch._dynamo.reset()
+    method = timed_methods()["AIP fast"]
+    recipe = Classify("preactresnet18", method, width=0.0625)
+    how = Compute(compile=True, progress=False)
+    t = training.start(recipe, synthetic_images(36, 8), Length(4, 8), compute=how)
+    t.nets.train()
+    for i in range(9):
+        x, y = pixels(t.images.x_train[i : i + 8]), t.images.y_train[i : i + 8]
+        x, y = (x[:4], y[:4]) if i % 3 == 2 else (x, y)
+        training.step(t, x, y)
+        t.at.step %= 4
+    torch._dynamo.reset()

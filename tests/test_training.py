@@ -642,5 +642,5 @@ def test_compute_is_what_a_preset_says(monkeypatch):
     preset = settings.load("smoke", device="cpu", channels_last="no", checkpoint_seconds="7")
     monkeypatch.setenv("THESIS_REPRO_DETERMINISTIC", "1")
     made = Compute.of(preset, progress=False)
-    assert made == Compute("cpu", False, False, False, 7.0, False, False, True)
+    assert made == Compute("cpu", "fp32", False, False, 7.0, False, False, True)
     assert {f.name for f in dataclasses.fields(made)} >= {"device", "deterministic"}

@@ -13,10 +13,11 @@ import os
 import re
 import signal
 import sys
+import tomllib
 from importlib import metadata
 
 import thesis_repro
-from . import commands, settings, stopping
+from . import commands, paths, settings, stopping
 from .files import BadInput
 
 # %% ../nbs/command/097_cli.ipynb #c069aad2
@@ -200,7 +201,10 @@ COMMANDS = {  # name: function, help, options, positional arguments
         "measure the speed figures against their bars",
         ("--preset", "--device", "--json"),
         {
-            "names": {"nargs": "*", "help": "which benches (default: all)"},
+            "names": {"nargs": "*", "help": "which (default: all); gpu: a GPU's first minutes"},
+            "--budget": {"default": "9m", "help": "gpu: the time there is (default: 9m)"},
+            "--out": {"metavar": "FOLDER", "help": "gpu: for its answers (default: the outputs)"},
+            "--runs": {"default": "", "help": "gpu: tables to make in the time left: 5.1,7.1"},
             "--batch": {"type": int, "help": "images per batch (default: each bench's own)"},
             "--repeats": {"type": int, "help": "paired repeats (default: at least 5)"},
         },
@@ -318,13 +322,21 @@ def main(argv=None) -> int:
         return _obeyed(argv)
 
 # %% ../nbs/command/097_cli.ipynb #3f9ad0c4
-def _extra(module: str) -> str:
-    "The extra of this package that brings a module, as its metadata say; empty if none does."
+def _required() -> list[str]:
+    "What this package requires, as its metadata or, in a source tree, its pyproject.toml say it."
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.requires("thesis-repro") or []
     try:
-        said = metadata.requires("thesis-repro") or []
-    except metadata.PackageNotFoundError:
-        return ""
-    found = (re.match(r'([\w-]+).*extra == "(\w+)"', line) for line in said)
+        said = tomllib.loads(paths.root().joinpath("pyproject.toml").read_text("utf-8"))
+        extras = said["project"]["optional-dependencies"]
+    except (OSError, KeyError, ValueError):
+        return []
+    return [f'{line}; extra == "{name}"' for name in extras for line in extras[name]]
+
+
+def _extra(module: str) -> str:
+    "The extra of this package that brings a module; empty if none does."
+    found = (re.match(r'([\w-]+).*extra == "(\w+)"', line) for line in _required())
     return next((m[2] for m in found if m and m[1].replace("-", "_") == module), "")
 
 
