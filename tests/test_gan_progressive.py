@@ -21,6 +21,7 @@ from thesis_repro.gan_progressive import (
     at_level,
     doublings,
 )
+from thesis_repro.recipes import SGD, Phase
 
 TALL = (2, 16, 8)  # channels, height, width: three levels from 4 × 2 on
 
@@ -341,3 +342,17 @@ def test_published_sizes():
     assert all(net.per_row for net in nets)
     styled, widths = StyleGenerator(), ProgressiveGenerator().channels
     assert (styled.latent, styled.depth, styled.channels) == (512, 8, widths)
+
+
+@pytest.mark.parametrize("epochs, steps, levels", [(3, 40, 3), (5, 7, 5), (30, 13, 6), (7, 11, 7)])
+def test_a_level_begins_where_the_optimisers_begin_anew(epochs, steps, levels):
+    "However a share of the run is rounded."
+    phase = Phase("critic", ("critic",), SGD(), None, fresh=Growth().begins(levels))
+    total = epochs * steps
+    reached = [Growth(0.5)((i // steps + i % steps / steps) / epochs, levels) for i in range(total)]
+    assert reached == sorted(reached) and reached[0] == 0
+    for level in range(1, levels):
+        (first,) = (i for i in range(total) if math.ceil(level * total / levels - 1e-9) == i)
+        assert phase.forgets(first, total)
+        assert level - 1 <= reached[first] < level - 1 + 2 * levels / total + 1e-6
+        assert reached[first - 1] == level - 1

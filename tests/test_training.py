@@ -232,6 +232,15 @@ def test_a_phase_can_keep_what_it_computed_for_the_next(begin):
     assert t.at.history[0]["loss"] == pytest.approx(plain.at.history[0]["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("levels", range(2, 8))
+def test_an_optimiser_begins_anew_once_for_each_level_whatever_the_rounding(levels):
+    fresh = tuple(level / levels for level in range(1, levels))
+    phase = Phase("critic", ("critic",), SGD(), None, fresh=fresh)
+    for total in range(levels, 400):
+        found = [step for step in range(total) if phase.forgets(step, total)]
+        assert found == [-(-level * total // levels) for level in range(1, levels)], total
+
+
 @pytest.mark.parametrize("fresh, at", [((0.5,), 5), ((0.55,), 6), ((0.0,), 0), ((), None)])
 def test_an_optimiser_forgets_what_it_remembers_at_that_share_of_the_run(begin, fresh, at):
     t = begin(recipe=TwoPhases(fresh=fresh))

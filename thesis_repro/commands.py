@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['OVERRIDES', 'overridden', 'preset_of', 'own_files', 'print_json', 'said', 'reproduce', 'artefact', 'chosen_runs',
            'run', 'runs', 'attack_of', 'attack', 'export', 'where', 'show_atlas', 'claims', 'opened', 'show_report',
-           'show_diff', 'show_records', 'survey', 'select', 'bench', 'show_data', 'show_settings', 'plan']
+           'show_diff', 'show_records', 'survey', 'select', 'first_minutes', 'bench', 'show_data', 'show_settings',
+           'plan']
 
 # %% ../nbs/command/096_commands.ipynb #682bdf60
 import contextlib
@@ -536,8 +537,23 @@ def select(args) -> int:
     return 0
 
 # %% ../nbs/command/096_commands.ipynb #89e2c3d1
+def first_minutes(args) -> int:
+    "Ask a GPU that nobody has seen what there is to know, in a given time; 1 if a part failed."
+    from thesis_repro import first_minutes
+    from thesis_repro.paths import outputs
+
+    preset, tables = settings.load(args.preset, **overridden(args)), args.runs.split(",")
+    device, budget = str(settings.device(preset)), stopping.seconds(args.budget)
+    tables = [t.strip() for t in tables if t.strip()]
+    told = first_minutes.ask(device, budget, args.out or outputs(preset.name), tables)
+    print(first_minutes.shown(told))
+    return 1 if any(p["state"].startswith("ended") for p in told["parts"].values()) else 0
+
+
 def bench(args) -> int:
     "Measure the speed figures; 1 if a bar is not met."
+    if args.names == ["gpu"]:
+        return first_minutes(args)
     from thesis_repro import bench
     from thesis_repro.paths import outputs
 

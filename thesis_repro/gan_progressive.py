@@ -35,10 +35,10 @@ class Growth:
 
     def __call__(self, progress: float, levels: int) -> float:
         "How far networks of so many levels have grown at that progress in [0, 1]."
-        level = min(int(progress * levels), levels - 1)
+        level = min(int(progress * levels + 1e-9), levels - 1)  # progress is a rounded number
         if not level or not self.fade:
             return float(level)
-        return level - 1 + min((progress * levels - level) / self.fade, 1.0)
+        return level - 1 + min(max(progress * levels - level, 0.0) / self.fade, 1.0)
 
     def begins(self, levels: int) -> tuple[float, ...]:
         "The points of progress at which a level begins, but for the first."

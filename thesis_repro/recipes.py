@@ -100,6 +100,10 @@ class Phase:
         "Whether it takes part in a step of the run (counted from its beginning)."
         return step % self.every == 0 and epoch % self.turns[0] == self.turns[1]
 
+    def forgets(self, step: int, total: int) -> bool:
+        "Whether its optimiser begins anew at a step of so many: the first at a point of `fresh`."
+        return any(math.ceil(p * total - 1e-9) == step for p in self.fresh)  # p may be rounded
+
 # %% ../nbs/engine/031_recipes.ipynb #902b7ffb
 class Recipe(Protocol):
     "What is trained, and how. A piece, so that a run can be written down."

@@ -14,10 +14,11 @@ import functools
 import os
 import re
 import shlex
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import paths
+from . import devices, paths
 from .files import BadInput, brief
 from .pieces import allowed, checked, field
 
@@ -251,6 +252,8 @@ def device(preset: Preset):
     import torch
 
     if preset.device == "auto":
+        if why := devices.unused():
+            warnings.warn(why, stacklevel=2)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         d = torch.device(preset.device)

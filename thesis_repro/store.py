@@ -224,7 +224,10 @@ class Store:
             why = f"{record.folder}: these are not the weights of its record"
             raise BadInput(f"{why}: remove the folder: the run is made again")
         nets.load_state_dict(state)
-        return nets.to(devices.use(settings.device(self.preset))).eval()
+        device, order = devices.use(settings.device(self.preset)), torch.preserve_format
+        if device.type == "cuda" and self.preset.channels_last:  # a CPU's bits depend on the order
+            order = torch.channels_last
+        return nets.to(device, memory_format=order).eval()
 
     def weights(self, run: Run, which: str = "last") -> torch.nn.Module:
         "The trained classifier of a run, as `networks`."

@@ -257,10 +257,10 @@ def _minimise(t: Training, phase: Phase, batch: Batch):
 def step(t: Training, x: torch.Tensor, y: torch.Tensor):
     "One step: every phase that is due, in order."
     batch = Batch(x.contiguous(memory_format=t.compute.memory_format), y, _place(t))
-    share = 1 / (t.length.epochs * -(-len(t.images.y_train) // t.length.batch_size))
+    total = t.length.epochs * -(-len(t.images.y_train) // t.length.batch_size)
     try:
         for phase in t.phases:
-            if any(batch.draws.progress - share < p <= batch.draws.progress for p in phase.fresh):
+            if phase.forgets(t.at.steps, total):
                 t.optimisers[phase.name].state.clear()
             if phase.due(t.at.epoch, t.at.steps):
                 _minimise(t, phase, batch)
