@@ -74,6 +74,26 @@ def test_a_quoted_number_is_marked_and_judged_only_with_runs_of_ours():
     assert r"MetaMixup\textdagger{}" in tables.as_latex(t)
 
 
+def test_the_thesis_own_method_is_not_taken_for_our_measurement():
+    "In every format a row such as “Ours + MAIL” has a note; a row of ours alone has none."
+    row, column = "ResNet-18 / Ours + MAIL", "CIFAR-10 / Clean"
+    t = made([Cell(row, column, (80.0, 80.1)), Cell("ours", column, (70.0,))], "6.1")
+    said = "“ours” in a row's name is the thesis's word for its own method"
+    texts = (
+        t._repr_html_().replace("&#39;", "'"),
+        tables.as_markdown(t),
+        tables.as_latex(t),
+        t.text(),
+    )
+    signs = "<sup>{}</sup>", "<sup>{}</sup>", r"\textsuperscript{{{}}}", "  [{}]"
+    number = len(tables.layout(t)["notes"])
+    for text, sign in zip(texts, signs, strict=True):
+        assert text.count(f"Ours + MAIL{sign.format(number)}") == 2, text  # of two networks
+        assert said in text.replace("``", "“").replace("''", "”")
+    (alone,) = (r for r in tables.layout(t)["rows"] if r["name"] == "ours")
+    assert not alone["note"]
+
+
 # ---- labels that mean something elsewhere
 
 

@@ -144,7 +144,10 @@ _NOTHING = {
 }
 
 
-def _row(name: str, frame: pd.DataFrame, across: list, cells: dict) -> dict:
+_OURS = "“ours” in a row's name is the thesis's word for its own method, not our measurement"
+
+
+def _row(name: str, frame: pd.DataFrame, across: list, cells: dict, notes: _Notes) -> dict:
     "One row of the layout."
     own = frame[frame.row == name]
     ours_only = (own.verdict == "ours only").all()
@@ -152,7 +155,9 @@ def _row(name: str, frame: pd.DataFrame, across: list, cells: dict) -> dict:
     empty = ("thesis", "Δ") if ours_only else () if own.n.any() else ("ours", "Δ")
     texts = [cells.get((name, c["name"]), _NOTHING) for c in across]
     lines = [(label, [t[label] for t in texts]) for label in _NOTHING if label not in empty]
-    return {**_parts(name), "tag": tag, "lines": lines, "texts": texts}
+    known = not ours_only and re.search(r"\bours\b", name, re.IGNORECASE)
+    said = {"tag": tag, "note": notes.of(_OURS if known else "")}
+    return {**_parts(name), **said, "lines": lines, "texts": texts}
 
 
 def layout(t) -> dict:
@@ -162,7 +167,7 @@ def layout(t) -> dict:
     printed = columns(t.number) if f"table_{t.number}".replace(".", "_") in tables() else []
     own = dict.fromkeys(frame.column)
     across = [_parts(c) for c in dict.fromkeys([*(c for c in printed if c in own), *own])]
-    rows = [_row(name, frame, across, cells) for name in dict.fromkeys(frame.row)]
+    rows = [_row(name, frame, across, cells, notes) for name in dict.fromkeys(frame.row)]
     for before, row in zip([{"group": ""}, *rows], rows, strict=False):
         row["opens"] = bool(row["group"]) and row["group"] != before["group"]
     spans: list = []
@@ -287,6 +292,7 @@ def as_latex(t) -> str:
         at += n
     for row in g["rows"]:
         dagger = r"\textdagger{}" if row["tag"] == "†" else ""
+        dagger += rf"\textsuperscript{{{row['note']}}}" if row["note"] else ""
         only = "(ours only)" if row["tag"] == "ours only" else ""
         row["names"] = [tex(row["short"]) + dagger, only, "", ""]
     where = f" ({t.where})" if t.where else ""
@@ -299,7 +305,8 @@ def as_text(t) -> str:
     wide = max((len(c["name"]) for c in g["columns"]), default=0)
     lines = [t.heading, t.where, ""] if t.where else [t.heading, ""]
     for row in g["rows"]:
-        lines.append(row["name"] + (f"  {row['tag']}" if row["tag"] else ""))
+        marks = f"[{row['note']}]" if row["note"] else "", row["tag"]
+        lines.append("  ".join(filter(None, (row["name"], *marks))))
         for column, texts in zip(g["columns"], row["texts"], strict=True):
             if not any(c["text"] for c in texts.values()):
                 continue
