@@ -41,6 +41,7 @@ DIGESTS = {
     "table_advprop_2": "22182a67337fe5cd2cb7b654a1db4b948c0bbc31c8907582c3e222c19c42e5a4",
     "table_advprop_3": "4a9235e24e29f8bd765274ee30615f00e3c2428e9fbe3b87288d89cf37a39750",
     "table_output_control_1": "d2e4026181873a0387cffaf27de797b8394e1e3840c1fbdb1f3464697c41e412",
+    "table_robust_detection_1": "1becf54264fc4ebc0abdfc4e6e558a86b34f7bfe03ce3bebaf5dbaee30cecf9e",
     "table_virtual_positives_1": "13da0d92471a97f7eeaea6ac660d120f38fccb5905cf013199dca1ac4af6595a",
 }
 
@@ -112,6 +113,7 @@ def test_tables_have_the_cells_that_the_thesis_prints():
         "table_advprop_2": (10, 2, 10),
         "table_advprop_3": (4, 3, 8),
         "table_output_control_1": (1, 6, 6),
+        "table_robust_detection_1": (2, 1, 2),
         "table_virtual_positives_1": (9, 2, 18),
     }
     assert set(tables()) == set(shape)
