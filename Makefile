@@ -33,7 +33,7 @@ reproduce: $(STAMP)
 	$(BIN)/thesis-repro reproduce --preset $(PRESET) $(if $(CHAPTER),--chapter '$(CHAPTER)')
 
 lab: $(STAMP)
-	$(BIN)/python -m jupyter lab $(LAB) nbs/index.ipynb
+	$(BIN)/python -m jupyter lab --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB)
 
 
 ## Environment

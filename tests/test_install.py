@@ -1,10 +1,17 @@
 """Before anything runs: what the Makefile and the Containerfile would do, and who is cited."""
 
+import json
 import os
 import re
+import shlex
 import shutil
+import socket
 import subprocess
+import sys
+import time
 import tomllib
+import urllib.error
+import urllib.request
 from fnmatch import fnmatch
 
 import pytest
@@ -191,3 +198,43 @@ def test_types_are_announced():
     assert (ROOT / "thesis_repro/py.typed").exists()
     with open(ROOT / "pyproject.toml", "rb") as f:
         assert "py.typed" in tomllib.load(f)["tool"]["setuptools"]["package-data"]["thesis_repro"]
+
+
+# ---- make lab
+
+
+def test_the_lab_serves_the_whole_repository(make, tmp_path):
+    "settings.ini, data/ and outputs/ can be opened, and the index opens by itself."
+    pytest.importorskip("jupyterlab")
+    done = make("-n", "lab")
+    asked = re.search(r"-m jupyter lab (--.*)", done.stdout)[1].replace(str(tmp_path), str(ROOT))
+    assert "default_url=/lab/tree/nbs/index.ipynb" in asked
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root"]
+    words += [f"--port={port}", "--ServerApp.token=secret", *shlex.split(asked)]
+    env = os.environ | {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_DATA_DIR": str(tmp_path)}
+    log = (tmp_path / "log").open("w")
+    server = subprocess.Popen(words, cwd=ROOT, env=env, stdout=log, stderr=log)
+    try:
+        for path in ("settings.ini", "data", "nbs/index.ipynb"):
+            url = f"http://127.0.0.1:{port}/api/contents/{path}?content=0&token=secret"
+            assert answered(url, server)["path"] == path
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def answered(url: str, server, seconds: float = 120) -> dict:
+    "What the server says; it may take a while to begin."
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as said:
+                return json.load(said)
+        except urllib.error.HTTPError:
+            raise
+        except (ConnectionError, urllib.error.URLError):
+            assert server.poll() is None and time.monotonic() < end
+            time.sleep(0.2)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -132,6 +133,52 @@ def test_threads_that_would_spin_on_a_busy_machine_are_warned_of(first, load, co
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
     assert ("set OMP_WAIT_POLICY=PASSIVE, or threads = 1" in done.stdout) == warned
+
+
+SPINNING = """
+import time, torch
+import thesis_repro
+from thesis_repro.models import build
+net = build("resnet18", 10, 0.25)
+torch.set_num_threads({threads})
+x = torch.rand(16, 3, 16, 16)
+net(x).sum().backward()
+began = time.perf_counter()
+for _ in range(5):
+    net(x).sum().backward()
+print(time.perf_counter() - began)
+"""
+
+
+@pytest.mark.long
+def test_what_the_warning_advises_is_faster_on_a_busy_machine():
+    "Five steps where torch was imported first, in turns, while every core computes already."
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+    plain |= {"PYTHONPATH": str(paths.root())}
+    ways = {
+        "as it is": (workers.cores(), {}),
+        "passive": (workers.cores(), {"OMP_WAIT_POLICY": "PASSIVE"}),
+        "one thread": (1, {}),
+    }
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(2 * workers.cores())
+    ]
+    try:
+        rounds = []
+        for _ in range(3):
+            said = {}
+            for name, (threads, more) in ways.items():
+                words = [sys.executable, "-c", SPINNING.format(threads=threads)]
+                done = subprocess.run(words, env=plain | more, capture_output=True, text=True)
+                said[name] = float(done.stdout)
+            rounds.append(said)
+    finally:
+        for process in busy:
+            process.kill()
+    times = {n: statistics.median(r["as it is"] / r[n] for r in rounds) for n in ways}
+    print(times)
+    assert times["passive"] > 1.5 and times["one thread"] > 1.5, times
 
 
 def test_jobs_and_threads(monkeypatch):
