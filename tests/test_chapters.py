@@ -34,7 +34,7 @@ def records(folder):
 def without_lessons(chapter: str, folder, asked: str):
     "A copy of a chapter: what it exports, its settings and the cells that ask for a table."
     nb = nbformat.read(paths.notebooks() / "chapters" / f"{chapter}.ipynb", 4)
-    marks = ("#|", "preset:", "own = {", asked)
+    marks = ("#| export", "#| hide", "#| default_exp", "preset:", "own = {", asked)
     nb.cells = [c for c in nb.cells if any(m in c.source for m in marks) and c.cell_type == "code"]
     nbformat.write(nb, folder / f"{chapter}.ipynb")
     return folder / f"{chapter}.ipynb"

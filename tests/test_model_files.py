@@ -90,7 +90,10 @@ def test_the_network_of_a_tables_cell_is_an_ordinary_module(tiny):
     x, _ = store.batch(run, 4)
     with torch.no_grad():
         assert torch.equal(net(x), store.weights(run)(x))
-    with pytest.raises(BadInput, match="2 runs match: say row, column and seed"):
+    with pytest.raises(
+        BadInput,
+        match=r"2 runs match: say --seed too: mixup \(CIFAR-10, seed 0\); mixup \(CIFAR-10, seed 1\)",
+    ):
         one_run(store.preset, "7.1", "mixup", "Last / CIFAR-10")
     with pytest.raises(BadInput, match="table 7.1: no such run: rows are Baseline"):
         runs_of(store.preset, "7.1", "Mixdown")
@@ -103,16 +106,20 @@ def test_the_command_writes_a_file_and_says_how_it_is_read(tiny, tmp_path, capsy
     words = ["export", run.key, "--preset", "tiny", "--to", str(tmp_path / "net.pt")]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "read back" in said
-    code = said.splitlines()[-1]
-    space = {}
-    exec(code, space)
-    space["net"].load_state_dict(torch.load(tmp_path / "net.pt"))
     x, _ = store.batch(run, 4)
-    with torch.no_grad():
-        torch.testing.assert_close(space["net"].eval()(x), store.weights(run)(x))
+    shape = ", ".join(map(str, x.shape[1:]))
+    assert "read back" in said and f"input: images (n, {shape}), float32 in [0, 1]" in said
+    for suffix in (".pt", ".safetensors"):
+        assert main([*words[:-1], str(tmp_path / f"net{suffix}")]) == 0
+        space = {}
+        for line in capsys.readouterr().out.splitlines()[-2:]:
+            exec(line, space)
+        with torch.no_grad():
+            torch.testing.assert_close(space["net"](x), store.weights(run)(x))
     assert main([*words[:-1], str(tmp_path / "net.h5")]) == 2
     assert "must end in" in capsys.readouterr().err
+    assert main(["export", "7.1", *words[2:]]) == 2
+    assert "runs match: say --row and --column and --seed too: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("typed", ["TRADES (1/λ = 6)", "trades (1/? = 6)", "TRADES (1/Î» = 6)"])

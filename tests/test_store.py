@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gan import two
 from methods import Counted, Fails, Made, Weighed, left_by, same, small, store_at
 from processes import FORK, child
 from samples import refused
@@ -581,3 +582,10 @@ def test_classes_of_two_modules_with_one_name_are_refused_when_they_are_made():
     with pytest.raises(TypeError, match=r"elsewhere\.Weighed: the name is taken by methods"):
         pieces.piece(other)
     assert Classify("resnet18", Weighed()).method == Weighed()
+
+
+def test_the_classifier_of_a_gan_is_refused_in_one_line(tmp_path):
+    made, run = store_at(tmp_path), two("ACGAN", epochs=1)
+    made.ensure([run])
+    with pytest.raises(BadInput, match="has no classifier; its networks are generator, critic"):
+        made.weights(run)

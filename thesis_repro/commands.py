@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OVERRIDES', 'overridden', 'preset_of', 'own_files', 'print_json', 'said', 'reproduce', 'artefact', 'chosen_runs',
-           'run', 'runs', 'attack_of', 'attack', 'export', 'where', 'show_atlas', 'claims', 'opened', 'show_report',
-           'show_diff', 'show_records', 'survey', 'select', 'first_minutes', 'bench', 'show_data', 'show_settings',
-           'plan']
+           'run', 'runs', 'attack_of', 'settings_of', 'attack', 'export', 'where', 'show_atlas', 'claims', 'opened',
+           'show_report', 'show_diff', 'show_records', 'survey', 'select', 'first_minutes', 'bench', 'show_data',
+           'show_settings', 'plan']
 
 # %% ../nbs/command/096_commands.ipynb #682bdf60
 import contextlib
@@ -308,14 +308,31 @@ def attack_of(args):
     return kind(**numbers)
 
 # %% ../nbs/command/096_commands.ipynb #5ab05258
+def _is_table(text: str) -> bool:
+    "Whether a text is the number of a table."
+    from thesis_repro import registry
+
+    try:
+        return "." in text and bool(registry.find("table", text))
+    except BadInput:
+        return False
+
+
 def _one_run(args, preset, text: str):
     "The run that a text means: a table's row and seed, or a key, or the beginning of a name."
     from thesis_repro.model_files import one_run
     from thesis_repro.store import Store
 
-    if args.row is None and args.column is None:
+    if args.row is None and args.column is None and not _is_table(text):
         return Store(preset).find(text)
     return one_run(preset, text, args.row, args.column, args.seed)
+
+
+def settings_of(attack) -> str:
+    "The fields of an attack in words, such as epsilon 0.0314, steps 20."
+    fields = dataclasses.asdict(attack).items()
+    plain = {k: v for k, v in fields if isinstance(v, (int, float, str))}
+    return ", ".join(f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
 
 
 def attack(args) -> int:
@@ -345,7 +362,7 @@ def attack(args) -> int:
         return 0
     n = f"({left['n']:,} test images, {args.which} weights)"
     print(f"{target.name}\n  clean   {clean['accuracy']:6.2f} %")
-    print(f"  {args.attack:7} {left['accuracy']:6.2f} %   {n}")
+    print(f"  {args.attack:7} {left['accuracy']:6.2f} %   {n}\n  {settings_of(made)}")
     if doubt := asked[1].doubt(store, [target]):
         print(f"  in doubt: {doubt}")
     if old and not args.fresh:
@@ -355,7 +372,7 @@ def attack(args) -> int:
 # %% ../nbs/command/096_commands.ipynb #5fd73024
 def export(args) -> int:
     "Write the network of a run as a file for other programs."
-    from thesis_repro.model_files import how_built, kind_of, save_model
+    from thesis_repro.model_files import how_built, how_loaded, kind_of, save_model
     from thesis_repro.store import Store
 
     kind_of(args.to)  # what cannot be written is refused before a network is read
@@ -366,9 +383,10 @@ def export(args) -> int:
         raise BadInput(f"{run.name}: no classifier: load_model gives its network; no file can")
     path = save_model(store.weights(run, args.which), args.to, tuple(images.x_train.shape[1:]))
     print(f"{path}: {args.which} weights of {run.name}, read back")
-    print("input: images (n, c, h, w), float32 in [0, 1]; output: logits (n, k)")
+    shape = ", ".join(map(str, images.x_train.shape[1:]))
+    print(f"input: images (n, {shape}), float32 in [0, 1]; output: logits (n, {images.classes})")
     if path.suffix != ".onnx":
-        print(built)
+        print(f"{built}\n{how_loaded(path)}")
     return 0
 
 

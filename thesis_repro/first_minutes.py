@@ -68,7 +68,7 @@ def _chip(device) -> dict:
 def _driver() -> str:
     "The first line that the driver says of itself; empty without one."
     file = Path("/proc/driver/nvidia/version")
-    return file.read_text().partition("\n")[0] if file.exists() else ""
+    return file.read_text("utf-8").partition("\n")[0] if file.exists() else ""
 
 
 def machine(asked: dict):
@@ -307,7 +307,7 @@ def read(file) -> dict:
 def part(name: str, asked: dict, file: str) -> None:
     "In a process of its own: the items of a part that `file` does not have, each kept at once."
     path = Path(file)
-    known = json.loads(path.read_text()) if path.exists() else {"found": {}, "failed": {}}
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {"found": {}, "failed": {}}
     for item, action in PARTS[name][0](asked):
         if item in known["found"] or item in known["failed"]:
             continue
@@ -358,7 +358,7 @@ def ask(device: str, budget: float, out, tables=(), preset: str = "", names=tupl
             break
         file.unlink(missing_ok=True)
         state = _asked_of(name, asked, file, left * PARTS[name][1])
-        known = json.loads(file.read_text()) if file.exists() else {}
+        known = json.loads(file.read_text("utf-8")) if file.exists() else {}
         seconds = {"seconds": time.monotonic() - then}
         told["parts"][name] = {"state": state, **seconds, **known}
         atomic_json(out / NAME, told)

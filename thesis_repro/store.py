@@ -231,7 +231,10 @@ class Store:
 
     def weights(self, run: Run, which: str = "last") -> torch.nn.Module:
         "The trained classifier of a run, as `networks`."
-        return self.networks(run, which)["model"]
+        nets = self.networks(run, which)
+        if "model" not in nets:
+            raise BadInput(f"{run.name}: has no classifier; its networks are {', '.join(nets)}")
+        return nets["model"]
 
     def batch(self, run: Run, count: int, split: str = "test") -> tuple[torch.Tensor, torch.Tensor]:
         "The first images of a split (train, val, test) as pixels in [0, 1], and their labels."
