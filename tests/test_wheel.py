@@ -128,7 +128,7 @@ def test_commands_work_from_a_wheel(said):
     _, codes, out, wrong = said
     assert codes == {c: 2 if c in COMMANDS[-2:] else 0 for c in COMMANDS}
     assert "notebook: nbs/chapters/05_m2at.ipynb" in out
-    assert re.search(r"chapter 7  (\d+) of \1\b", out) and "no runs at preset smoke" in out
+    assert re.search(r"chapter 7 +(\d+) of \1\b", out) and "no runs at preset smoke" in out
     assert "Table 7.1: Classification accuracy" in out and "95.16 ± 0.14" in out
     assert re.search(r"adversarial training makes the network robust", out)
     assert "Traceback" not in wrong
