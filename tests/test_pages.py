@@ -44,7 +44,10 @@ def filled(outputs):
     made(cells).save()
     made([], "7.5").save()
     drawn(data=DATA).save()
-    idea = ("markdown", f"# Chapter 7: AIP\n\n## The idea\n\n{MATH}{LINKS}")
+    idea = (
+        "markdown",
+        f"# Chapter 7: AIP\n\n## The idea\n\n{MATH}{LINKS}\n\n## Table 7.1: accuracy",
+    )
     hidden = ("code", "#| hide\nimport os"), ("code", "#| default_exp aip")
     facts = {"status": "completed", "seconds": 95.0, "commit": "abc123"}
     texts = {"07_aip": notebook(idea, *hidden, ("code", LIBRARY), **facts)}
@@ -182,6 +185,9 @@ def test_the_report_tells_what_is_what(front):
     assert "table 5.1" in text and "Table 5.1" not in text  # a chapter with nothing is one line
     page = found["table_7_1.html"].text
     assert "AIP is more accurate than manifold mixup on SVHN" in page and "97.55" in page
+    links = {n: found[f"{n}.html"].links for n in ("table_7_1", "table_7_5")}
+    assert "chapter_07_aip.html#Table-7.1:-accuracy" in links["table_7_1"]
+    assert "chapter_07_aip.html" in links["table_7_5"]  # it has no heading of its own
 
 
 def test_a_chapter_is_readable_offline_and_without_what_is_meant_for_nbdev(front):
