@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'measure', 'Measurement', 'Recorded', 'weights_of',
            'Kept', 'Robustness', 'no_autoattack', 'outdated', 'ensure_measured', 'Planned', 'runs_in', 'tasks_in',
-           'planned_row']
+           'planned_row', 'at_equal_compute']
 
 # %% ../nbs/engine/039_measures.ipynb #bbd5e126
 import dataclasses
@@ -349,3 +349,21 @@ def planned_row(preset: Preset, row: str, run: Run, columns: dict, parts=None) -
         (row, c): Planned(reason=m) if isinstance(m, str) else Planned(runs, m, short)
         for c, m in columns.items()
     }
+
+# %% ../nbs/engine/039_measures.ipynb #4f6a1d02
+def _lasting(run: Run, epochs: int) -> Run:
+    "The run with so many epochs."
+    return dataclasses.replace(run, length=dataclasses.replace(run.length, epochs=epochs))
+
+
+def at_equal_compute(preset, name: str, run: Run, share: float, columns: dict, parts) -> dict:
+    "The cells of a row whose runs last `share` times as long."
+    cells, long = {}, dataclasses.replace(run, label=f"{name} longer")
+    for place, p in planned_row(preset, f"{name} at equal compute", long, columns, parts).items():
+        if p.runs:
+            few = max(1, round(p.runs[0].length.epochs * share))
+            runs = tuple(_lasting(r, few) for r in p.runs)
+            wanted = _lasting(long, round(run.length.epochs * share))
+            p = dataclasses.replace(p, runs=runs, reason=shortfall(runs[0], wanted))
+        cells[place] = p
+    return cells

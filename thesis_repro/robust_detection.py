@@ -22,14 +22,13 @@ from .detection import Detect, OnDetector, RandomNoise
 from .detection_data import Scenes
 from .detector import SmallDetector, looked_for
 from .domains import Apart, Gain, Likeness, OnDomain, likeness, seen_through
-from .measures import Measurement, Recorded, planned_row, runs_in
+from .measures import Measurement, Recorded, at_equal_compute, planned_row, runs_in
 from .pieces import piece
 from .registry import Drawn, figure, measured_cells, table
 from .runs import Run, scaled, seeded
 from .store import Store
 from .timing import paired_seconds
 from .training import Compute, Length
-from .virtual_positives import at_equal_compute
 
 # %% ../nbs/companions/robust_detection.ipynb #b14f6fa6
 PARTS = ("VOC",)

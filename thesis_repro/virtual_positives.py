@@ -6,11 +6,10 @@
 __all__ = ['PARTS', 'COLUMNS', 'EPSILON', 'SWEEP', 'STEPS', 'LAYERS', 'table_virtual_positives_1',
            'table_virtual_positives_controls_ours', 'run_of', 'adversarial', 'plan_virtual_positives_1', 'moved',
            'between', 'draw_positives', 'figure_virtual_positives_ours', 'steps', 'BaselineSteps', 'controls',
-           'at_equal_compute', 'plan_controls', 'radii', 'plan_sweep', 'swept', 'figure_virtual_positives_6',
-           'figure_virtual_positives_7', 'bench']
+           'plan_controls', 'radii', 'plan_sweep', 'swept', 'figure_virtual_positives_6', 'figure_virtual_positives_7',
+           'bench']
 
 # %% ../nbs/companions/virtual_positives.ipynb #996d6d13
-import dataclasses
 from dataclasses import replace
 
 import pandas as pd
@@ -21,13 +20,13 @@ from .adversarial_positives import AdversarialPositive, RandomPositive, SecondCo
 from .draws import Draws
 from .embedding import Embed, Small
 from .images import pixels, synthetic_images
-from .measures import Measurement, Recorded, planned_row, runs_in
+from .measures import Measurement, Recorded, at_equal_compute, planned_row, runs_in
 from .pieces import piece
 from .recipes import SGD, Decay
 from .registry import Drawn, figure, measured_cells, table
 from .retrieval_data import Retrieval
 from .robustness import evaluating
-from .runs import Run, scaled, seeded, shortfall, stands_in
+from .runs import Run, scaled, seeded, stands_in
 from .store import Store
 from .timing import paired_seconds
 from .training import Compute, Length
@@ -158,20 +157,6 @@ def controls(part: str) -> dict[str, Run]:
     return rows | {name: run_of(part, kind, name) for name, kind in others.items()}
 
 # %% ../nbs/companions/virtual_positives.ipynb #f60fadb7
-def at_equal_compute(preset, name: str, run: Run, share: float, columns: dict, parts) -> dict:
-    "The cells of a row whose runs last `share` times as long."
-    cells, long = {}, replace(run, label=f"{name} longer")
-    for place, p in planned_row(preset, f"{name} at equal compute", long, columns, parts).items():
-        if p.runs:
-            few = max(1, round(p.runs[0].length.epochs * share))
-            runs = tuple(replace(r, length=replace(r.length, epochs=few)) for r in p.runs)
-            epochs = round(run.length.epochs * share)
-            wanted = replace(long, length=replace(run.length, epochs=epochs))
-            p = dataclasses.replace(p, runs=runs, reason=shortfall(runs[0], wanted))
-        cells[place] = p
-    return cells
-
-
 def plan_controls(preset, parts=PARTS[:1]) -> dict:
     "Unseen and seen classes by what the second positive is (Cars196)."
     rows, cells = controls("Cars196"), {}
