@@ -15,11 +15,13 @@ from thesis_repro import checkpoints, costs, data, models, timing, training
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import FGSM, PGD
 from thesis_repro.costs import FORWARD, INPUTS, WEIGHTS, Counter, work
+from thesis_repro.imagenet import ClassifyPhotographs
 from thesis_repro.images import pixels
 from thesis_repro.m2at import MaskAndMix
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.pieces import field, piece
 from thesis_repro.recipes import SGD, Adam, Classify, Phase
+from thesis_repro.replaced import Halves
 from thesis_repro.runs import Named, Run
 from thesis_repro.strong_attacks import APGD
 from thesis_repro.training import Length
@@ -358,20 +360,49 @@ def test_counting_imports_no_compiler():
 
 @pytest.mark.parametrize("gan", GANS)
 def test_what_is_counted_on_shapes_is_what_is_counted_on_numbers(gan, monkeypatch):
-    recipe = two(gan).recipe
-    by_shapes = costs.counted_step(recipe, 10, SMALL)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.Module, "to", refusing(torch.nn.Module.to))
-        by_numbers = costs.counted_step(recipe, 10, SMALL)
-    assert np.allclose(by_shapes, by_numbers) and by_shapes.sum() > 0
+    recipe, to, went = two(gan).recipe, torch.nn.Module.to, []
+
+    def noted(module, device):
+        went.append(device)
+        return to(module, device)
+
+    monkeypatch.setattr(torch.nn.Module, "to", noted)
+    found = []
+    for small in (False, True):
+        monkeypatch.setattr(costs, "_small", lambda nets, shape, small=small: small)
+        found.append(costs.counted_step(recipe, 10, SMALL))
+    assert np.allclose(*found) and found[0].sum() > 0
+    assert set(went) == {"meta", "cpu"}
 
 
-def refusing(to):
-    "A `to` that does not go to shapes."
+def test_what_cannot_be_counted_on_shapes_is_counted_on_numbers(monkeypatch):
+    recipe, to = two(next(iter(GANS))).recipe, torch.nn.Module.to
+    expected = costs.counted_step(recipe, 10, SMALL)
 
     def refused(module, device):
         if device == "meta":
             raise RuntimeError("numbers are needed")
         return to(module, device)
 
-    return refused
+    monkeypatch.setattr(torch.nn.Module, "to", refused)
+    monkeypatch.setattr(costs, "_small", lambda nets, shape: False)
+    assert np.allclose(costs.counted_step(recipe, 10, SMALL), expected)
+
+
+def test_labels_of_another_form_are_counted_like_the_classes():
+    "Hirano's eq. 9 takes two distributions an image; the passes are those of plain training."
+    one, other = (costs.passes(m) for m in (Halves(), Plain()))
+    assert np.array_equal(one.launched, other.launched) and one.passed.sum() > 0
+
+
+def test_a_network_of_its_own_is_judged_by_one_pass_without_computing(monkeypatch):
+    recipe = ClassifyPhotographs("efficientnet_b0", Plain())
+
+    def computed(*args):
+        raise AssertionError("a pass was computed")
+
+    monkeypatch.setattr("thesis_repro.recipes.evaluate", computed)
+    forward = costs.judged(recipe, 10, (3, 64, 64))
+    assert forward[0, 2] > 0 and not forward[1:].any()
+    step = costs.step(recipe, 10, (3, 64, 64))  # of one forward pass, in training
+    assert forward[0, 2] == pytest.approx(step[0, 2])

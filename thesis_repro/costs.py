@@ -177,23 +177,34 @@ def _over_a_run(count: Callable, both_ends: bool) -> np.ndarray:
     return sum(count(_turn((i + 0.5) / turns, i)) for i in range(turns)) / turns
 
 # %% ../nbs/engine/036_costs.ipynb #6fbb7d37
+def _small(nets: nn.Module, shape: tuple[int, ...]) -> bool:
+    "Whether a step is computed sooner than the `meta` device, written in Python, pretends it."
+    return models.parameter_count(nets) * math.prod(shape[-2:]) < 1e9
+
+
+def _labels(method, y: torch.Tensor, classes: int) -> torch.Tensor:
+    "Labels in the form that a method learns from."
+    return method.labels(y, classes) if hasattr(method, "labels") else y
+
+
 def counted_step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a step of a recipe, (3, 3), counted on its own networks."
     few = _noise(classes, shape)
     nets = recipe.networks(few, 0).train()
+    y = _labels(getattr(recipe, "method", None), few.y_train, classes)
 
     def on(device):
-        x, y = pixels(few.x_train).to(device), few.y_train.to(device)
+        batch = pixels(few.x_train).to(device), y.to(device)
 
         def count(draws):
-            done = _phases(recipe, nets.to(device), Batch(x, y, draws))
+            done = _phases(recipe, nets.to(device), Batch(*batch, draws))
             return sum(work(seen, FEW) / every for seen, every in done)
 
         return _over_a_run(count, both_ends=True)
 
     with torch.random.fork_rng(devices=[]):
         try:
-            return on("meta")
+            return on("cpu" if _small(nets, shape) else "meta")
         except (RuntimeError, NotImplementedError):  # it decides by numbers
             nets = recipe.networks(few, 0).train()
             return on("cpu")
@@ -309,6 +320,7 @@ def passes(method, shape=(3, 8, 8), classes: int = 10, progress: float | None = 
         own = method.networks(model, few) if hasattr(method, "networks") else {}
         nets, x = nn.ModuleDict({"model": model, **own}).train(), pixels(few.x_train)
         y, whole = _answers(model, x)
+        y = _labels(method, y, classes)
 
         def count(draws):
             done = _phases(Classify("resnet18", method), nets, Batch(x, y, draws))
@@ -384,9 +396,21 @@ def attack_passes(attack) -> tuple[int, int]:
 FOLDED = 0.5  # of what is launched for a layer in training
 
 
+def _pass(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
+    "The work of an image's way through a classifier of its own making, (3,)."
+    few = _noise(classes, shape)
+    with torch.random.fork_rng(devices=[]):
+        net = recipe.networks(few, 0)["model"].eval().to("meta")
+    with torch.no_grad(), Counter() as seen:
+        net(pixels(few.x_train).to("meta"))
+    return work(seen.products, FEW)[0]
+
+
 def looked(recipe, classes: int, shape: tuple[int, ...], forward=1.0, backward=0.0) -> np.ndarray:
     "The work of so many passes of an image through a trained recipe's network, (3, 3)."
-    if not _known(recipe):
+    if isinstance(recipe, Classify) and not _known(recipe):
+        one = _once(_pass, recipe, classes, shape)
+    elif not _known(recipe):
         one = step(recipe, classes, shape)[0]
     else:
         net = network(recipe.network, recipe.width, classes, shape)
@@ -406,7 +430,7 @@ def _judgement(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
 
 def judged(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of judging a recipe after an epoch per image, (3, 3)."
-    if not _known(recipe):
+    if getattr(type(recipe), "judge", None) is not Classify.judge:
         return _once(_judgement, recipe, classes, shape)
     selection = getattr(recipe.method, "selection", None)
     return looked(recipe, classes, shape, *attack_passes(selection))

@@ -62,6 +62,11 @@ class Halves:
                 " where the output p is not: D_KL(t, p), the cross entropy, must stand there"
             )
 
+    def labels(self, y: torch.Tensor, classes: int) -> torch.Tensor:
+        "Labels (n, 2, k) of classes y (n,): images that nobody has made, for counting a step."
+        t = F.one_hot(y, classes).float()
+        return torch.stack([t.log(), t], 1)
+
     def __call__(self, model, x: torch.Tensor, y: torch.Tensor, draws: Draws) -> torch.Tensor:
         return halves(model(x), y[:, 0], y[:, 1], self.made == "p").mean()
 
