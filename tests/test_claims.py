@@ -195,6 +195,21 @@ def test_cells_with_brackets_commas_and_slashes():
     ]
 
 
+def test_a_row_with_a_comma_stands_in_quotation_marks():
+    q = 'table_x["AdvProp, random signs", Top-1] - table_x[AdvProp, Top-1]'
+    cells = [("table_x", "AdvProp, random signs", "Top-1"), ("table_x", "AdvProp", "Top-1")]
+    assert quantity_cells(q) == cells
+    values = {cells[0]: [4.0, 5.0], cells[1]: [1.0, 3.0]}
+    assert quantity_interval(q, values)[0] == 2.5
+    claim = claims().iloc[0].to_dict() | {"quantity": q}
+    assert evaluate_claim(claim, {}).reason == f"no run of {q.partition(' - ')[0]} and 1 more"
+
+
+def test_rows_of_ones_own_are_judged_like_those_of_the_file():
+    whole = claim_table(thesis_values(), chapter=7)
+    assert claim_table(thesis_values(), asked=claims(7).iloc[:2]).equals(whole.iloc[:2])
+
+
 # ---- the statistics, against scipy and by simulation
 
 

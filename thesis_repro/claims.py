@@ -30,7 +30,8 @@ from thesis_repro.verdicts import (
 
 # %% ../nbs/evidence/052_claims.ipynb #f8489d8a
 Place = tuple[str, str, str]  # a cell: table or figure, row, column
-_CELL = re.compile(r"([a-z]\w*)\[((?:[^][,]|\[[^][]*\])+),((?:[^][]|\[[^][]*\])+)\]")
+_ROW, _COLUMN = r'"[^"]*"|(?:[^][,]|\[[^][]*\])+', r"(?:[^][]|\[[^][]*\])+"
+_CELL = re.compile(rf"([a-z]\w*)\[({_ROW}),({_COLUMN})\]")
 _OPERATIONS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -60,7 +61,7 @@ def _parse(quantity: str, values: dict | None = None) -> tuple[ast.expr, list[Pl
     cells, constants = [], set()
 
     def slot(m: re.Match) -> str:
-        cell = tuple(part.strip() for part in m.groups())
+        cell = tuple(part.strip().strip('"') for part in m.groups())
         if isinstance(value := (values or {}).get(cell), (int, float)):
             constants.add(cell)
             return repr(float(value))
@@ -215,7 +216,8 @@ def _seen(claim, samples, low: float, high: float) -> tuple[str, str]:
 # %% ../nbs/evidence/052_claims.ipynb #6ac189c9
 def _cell_name(cell: Place) -> str:
     "A cell as a quantity writes it."
-    return f"{cell[0]}[{cell[1]}, {cell[2]}]"
+    row = f'"{cell[1]}"' if "," in cell[1] else cell[1]
+    return f"{cell[0]}[{row}, {cell[2]}]"
 
 
 def _incomparable(claim, quoted: list[Place], off: str) -> str:
@@ -277,17 +279,19 @@ def _said(said: dict, cells) -> str:
     return "; ".join(dict.fromkeys(filter(None, texts)))
 
 # %% ../nbs/evidence/052_claims.ipynb #d6912da4
-def claim_table(values=None, why=None, standins=None, chapter=None) -> pd.DataFrame:
+def claim_table(values=None, why=None, standins=None, chapter=None, asked=None) -> pd.DataFrame:
     """Every claim with what the thesis's own numbers say of it and what ours say, one per line.
 
-    `values` as in `quantity_interval`. `why` and `standins`: by cell or by table ("table_7_1"), how
+    `asked`: rows as of `published.claims`, in place of a chapter's. `values` as in
+    `quantity_interval`. `why` and `standins`: by cell or by table ("table_7_1"), how
     ours differ from the thesis's setting, and why they are no evidence, as in `evaluate_claim`.
     The columns thesis and in_thesis are the quantity and the verdict by the printed numbers alone.
     """
     printed, values = published.thesis_values(), values or {}
     values = values | _quoted(values)
     rows = []
-    for c in published.claims(chapter).to_dict("records"):
+    asked = published.claims(chapter) if asked is None else asked
+    for c in asked.to_dict("records"):
         _, own = _parse(c["quantity"], values)
         theirs = evaluate_claim(c, printed)
         ours = evaluate_claim(c, values, _said(why or {}, own), _said(standins or {}, own))

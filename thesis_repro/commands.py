@@ -147,15 +147,17 @@ def _attempt(store, chapter, parameters: dict, timeout, sharing, threads: int, w
 
 def _executed(preset, chapters: list, parameters: dict, timeout):
     "Execute chapters; yield each with whether it succeeded and what its artefacts lack."
-    from thesis_repro import artefacts, workers
+    from thesis_repro import artefacts, notebooks, workers
 
+    last = [c for c in chapters if notebooks.comes_last(c)]
+    others = [c for c in chapters if c not in last]
     apart = preset.launcher != "local" or workers.gpus(preset)
-    at_once = 1 if apart else min(workers.jobs(preset), len(chapters))
+    at_once = 1 if apart else min(workers.jobs(preset), len(others))
     if at_once > 1:
-        yield from _side_by_side(preset, chapters, at_once, parameters, timeout)
-        return
+        yield from _side_by_side(preset, others, at_once, parameters, timeout)
+        others = []
     folder = artefacts.folder(preset) / "notebooks"
-    yield from ((c, _execute(c, folder, parameters, timeout)) for c in chapters)
+    yield from ((c, _execute(c, folder, parameters, timeout)) for c in [*others, *last])
 
 
 def _side_by_side(preset, chapters: list, at_once: int, parameters: dict, timeout):

@@ -261,8 +261,9 @@ def _chosen(chapter: str, table: str) -> tuple[list, list]:
         return [m for m in made if not chapter or m.module.rpartition(".")[2] in homes]
 
     found = of(registry.TABLES), of(registry.FIGURES)
-    if not found[0]:
-        raise BadInput(f"chapter {chapter}: has no table: thesis-repro atlas shows what is made")
+    if not any(found):
+        what = "has neither table nor figure"
+        raise BadInput(f"chapter {chapter}: {what}: thesis-repro atlas shows what is made")
     return found
 
 # %% ../nbs/evidence/058_plan.ipynb #7c05c6aa
@@ -511,8 +512,8 @@ def shown(p: dict) -> str:
         rows += [_line(f"chapter {c['chapter']}", c)] if len(own) > 1 else []
     rows += [_line("total", p["total"])] if len(p["chapters"]) > 1 else []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *numbers, last in rows:
+    lines = [] if p["tables"] else ["nothing"]
+    for first, *numbers, last in rows if p["tables"] else ():
         right = [f"{n:>{w}}" for n, w in zip(numbers, widths[1:], strict=False)]
         lines.append("  ".join([f"{first:{widths[0]}}", *right, last]).rstrip())
     where = p["chip"] or ("a GPU" if p["device"] == "cuda" else "a CPU")
