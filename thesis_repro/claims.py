@@ -111,27 +111,59 @@ def _aligned(samples) -> np.ndarray | None:
     return x[:, there[0]] if (there == there[0]).all() and there[0].sum() >= 2 else None
 
 
-def _slopes(tree: ast.expr, means: np.ndarray) -> np.ndarray:
-    "The derivative of a quantity without max or min by each of its cells."
+def _slopes(value, means: np.ndarray) -> np.ndarray:
+    "The derivative of a function of the cells (`value`, without max or min) by each of them."
     step = 1e-30j * np.eye(len(means))
-    return np.array([np.imag(_value(tree, means + s)) / 1e-30 for s in step])
+    return np.array([np.imag(value(means + s)) / 1e-30 for s in step])
 
 # %% ../nbs/evidence/052_claims.ipynb #cead6ce0
-def _arm(tree: ast.expr, samples, level: float) -> tuple[float, float, float]:
-    "Estimate and interval of a quantity without max or min; nan ends when a spread is unknown."
+def _linear(value, samples, level: float) -> tuple[float, float, float]:
+    "Mean and interval of a function of the cells; nan ends when a spread is unknown."
     parts = [moments(s) for s in samples]
     means = np.array([m.mean for m in parts])
-    value, slopes = float(_value(tree, means)), _slopes(tree, means)
+    mean, slopes = float(value(means)), _slopes(value, means)
     scattered = list(zip(slopes, parts, strict=True))
     if (x := _aligned(samples)) is not None:
-        paired = moments(np.broadcast_to(_value(tree, x), x.shape[1:]))
-        value, scattered = paired.mean, [(1.0, paired)]
+        paired = moments(np.broadcast_to(value(x), x.shape[1:]))
+        mean, scattered = paired.mean, [(1.0, paired)]
     used = [(s, m) for s, m in scattered if s != 0]
     if not used or not all(m.spread for _, m in used):
-        return value, math.nan, math.nan
+        return mean, math.nan, math.nan
     variances = [((s * m.std) ** 2 / m.n, m.n - 1) for s, m in used]
     half = half_width([*variances, (image_variance(slopes, samples), math.inf)], level)
-    return value, value - half, value + half
+    return mean, mean - half, mean + half
+
+# %% ../nbs/evidence/052_claims.ipynb #8e13b6f2
+def _is_ratio(node: ast.expr) -> bool:
+    "Whether a tree multiplies and divides cells and positive numbers, and does nothing else."
+    match node:
+        case ast.BinOp(op=ast.Mult() | ast.Div(), left=left, right=right):
+            return _is_ratio(left) and _is_ratio(right)
+        case ast.Constant(value=number):
+            return number > 0
+    return isinstance(node, ast.Name)
+
+
+def _positive(sample) -> bool:
+    "Whether all numbers of a sample are above zero."
+    if isinstance(sample, (Moments, published.Printed)):
+        return moments(sample).mean > 0
+    runs = sample.values if isinstance(sample, Measured) else sample
+    return not (np.asarray(runs, dtype=float) <= 0).any()  # nan: that run is absent
+
+# %% ../nbs/evidence/052_claims.ipynb #a94f20c7
+def _arm(tree: ast.expr, samples, level: float) -> tuple[float, float, float]:
+    "Estimate and interval of a quantity without max or min; that of a ratio has positive ends."
+
+    def value(x):
+        return _value(tree, x)
+
+    def logarithm(x):
+        return np.log(value(x))
+
+    if isinstance(tree, ast.BinOp) and _is_ratio(tree) and all(map(_positive, samples)):
+        return tuple(map(math.exp, _linear(logarithm, samples, level)))
+    return _linear(value, samples, level)
 
 # %% ../nbs/evidence/052_claims.ipynb #22a75325
 def _rising(node: ast.BinOp, x) -> tuple[bool, bool]:
@@ -241,7 +273,7 @@ def evaluate_claim(claim, values: dict, why: str = "", standin: str = "") -> Ver
     """The verdict on a claim, a row of `published.claims()`; `values` as in `quantity_interval`.
 
     `why`: empty, or how ours differ from the thesis's setting ("width 1/8"); `standin`: empty, or
-    why they are no evidence at all ("stand-in digits10", "has not learned: 11 % of 10 classes").
+    why they are no evidence at all ("stand-in digits10", "measured on a CPU").
     """
     _, own = _parse(claim["quantity"], values)
     quoted = [c for c in quantity_cells(claim["quantity"]) if c not in own]
