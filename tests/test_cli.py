@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from thesis_repro import artefacts, attacks, commands, paths, settings, stopping
+from thesis_repro import artefacts, attacks, commands, paths, published, settings, stopping
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput
 from thesis_repro.pieces import specification
@@ -158,6 +158,19 @@ def test_claims_without_results_are_not_run(capsys):
     assert main(["claims", "--preset", "tiny", "--json"]) == 0
     judged = json.loads(capsys.readouterr().out)
     assert len(judged) > 40 and {c["verdict"] for c in judged} == {"not run"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "chapters"),
+    [("7", {"7"}), ("aip,advprop", {"7", "advprop"}), ("2,3", {"3"}), ("", None)],
+)
+def test_claims_of_a_chapter_and_nothing_is_written(asked, chapters, capsys, elsewhere):
+    "A command that prints left claims.json behind, and said nothing of it."
+    assert main(["claims", "--preset", "tiny", "--chapter", asked, "--json"]) == 0
+    listed = published.claims()
+    meant = listed if chapters is None else listed[listed.chapter.isin(chapters)]
+    assert [c["id"] for c in json.loads(capsys.readouterr().out)] == [*meant.id]
+    assert not list(elsewhere.rglob("claims.json"))
 
 
 # Attacking
@@ -489,6 +502,8 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
         (["run", "7.1", "--preset", "tiny", "--row", "nothing"], "rows are Baseline, mixup"),
         (["run", "none.json", "--preset", "tiny"], "none.json"),
         (["where", "eq 99.9"], "unknown item"),
+        (["claims", "--chapter", "2.1"], "chapter 2.1: it has no claims: 5, 6, 7, 3, 4, "),
+        (["claims", "--chapter", "99"], "unknown chapter: 99: there is 02_1_generative"),
         (["bench", "nothing"], "unknown bench: nothing"),
         (["data", "fetch", "nothing"], "unknown data set: nothing"),
         (["data", "verify"], "which data set"),

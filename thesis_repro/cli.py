@@ -153,7 +153,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
     "claims": (
         commands.claims,
         "the thesis's claims with verdicts",
-        ("--preset", "--seeds", "--epochs", "--set", "--json"),
+        ("--preset", "--seeds", "--epochs", "--set", "--chapter", "--json"),
         {},
     ),
     "report": (

@@ -420,12 +420,26 @@ def show_atlas(args) -> int:
     return 0
 
 # %% ../nbs/command/096_commands.ipynb #2553bc9b
+def _with_claims(asked: str) -> set[str]:
+    "The chapters and companions with claims that `--chapter` means. BadInput if none has any."
+    from thesis_repro import notebooks, published
+
+    known = dict.fromkeys(published.claims().chapter.astype(str))
+    meant = {notebooks.chapter_of(n) for n in notebooks.chapters(asked)} & {*known}
+    if not meant:
+        raise BadInput(f"chapter {asked}: it has no claims: {', '.join(known)} have some")
+    return meant
+
+
 def claims(args) -> int:
-    "Judge the thesis's claims by what has been measured at a preset."
-    from thesis_repro import report
+    "Judge the thesis's claims by what has been measured at a preset; nothing is written."
+    from thesis_repro import published, report
     from thesis_repro.claims import score
 
     judged = report.judge(settings.load(args.preset, **overridden(args)))
+    if args.chapter:
+        chapters = published.claims().chapter.astype(str)
+        judged = judged[chapters.isin(_with_claims(args.chapter)).to_numpy()]
     if args.json:
         print_json(judged.to_dict("records"))
         return 0

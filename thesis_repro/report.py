@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'Archive', 'totals', 'cost_lines', 'overrides', 'redraw', 'Exhibit', 'ranked', 'exhibits', 'Book', 'book',
-           'judge', 'results', 'shown_claims', 'findings', 'scorecard', 'failures', 'stopped', 'reasons', 'scale',
-           'collect']
+           'judge', 'keep_claims', 'results', 'shown_claims', 'findings', 'scorecard', 'failures', 'stopped', 'reasons',
+           'scale', 'collect']
 
 # %% ../nbs/evidence/060_report.ipynb #f11f67cd
 import contextlib
@@ -257,8 +257,7 @@ class Book:
     @property
     def chapter(self) -> str:
         "The number of its chapter, or a companion's name."
-        number = self.path.stem.partition("_")[0]
-        return number.lstrip("0") if number.isdigit() else self.path.stem
+        return notebooks.chapter_of(self.path)
 
 
 def book(path: Path) -> Book:
@@ -276,11 +275,14 @@ def book(path: Path) -> Book:
 
 # %% ../nbs/evidence/060_report.ipynb #74580bb0
 def judge(preset) -> pd.DataFrame:
-    "Every claim, judged by the artefacts at a preset; it is kept as claims.json."
-    table = claims.claim_table(*artefacts.saved_values(preset))
+    "Every claim, judged by the artefacts at a preset."
+    return claims.claim_table(*artefacts.saved_values(preset))
+
+
+def keep_claims(preset, table: pd.DataFrame) -> None:
+    "Keep judged claims beside the report, as claims.json."
     with contextlib.suppress(BadInput):  # on a read-only folder they can still be looked at
         atomic_json(artefacts.folder(preset) / "claims.json", table.to_dict("records"))
-    return table
 
 
 def results(preset) -> pd.DataFrame:
@@ -442,6 +444,7 @@ def collect(preset) -> dict:
     books = [book(p) for p in sorted(artefacts.folder(preset).glob("notebooks/*.ipynb"))]
     try:
         table, no_claims = judge(preset), ""
+        keep_claims(preset, table)
     except BadInput as e:
         table, no_claims = pd.DataFrame(columns=["id", "verdict", "low"]), str(e)
     shown, costs = shown_claims(table, found), _measurements(archive.folder)
