@@ -138,6 +138,19 @@ def test_where(item, function, capsys):
     assert (paths.root() / found["notebook"]).exists()
 
 
+def test_where_answers_for_all_that_a_bare_number_may_be(capsys):
+    "`table 6.7` was known and `where 6.7` was refused, without a command that would do."
+    assert main(["where", "6.7"]) == 0
+    said = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in said.splitlines() if line[0:1].strip()] == [
+        "eq-6.4",  # which equation 6.7 is a part of
+        "tab-6.7",
+    ]
+    assert "table_6_7" in said and "margin_reweighting.ipynb" in said
+    assert main(["where", "6.7", "--json"]) == 0
+    assert [i["id"] for i in json.loads(capsys.readouterr().out)] == ["eq-6.4", "tab-6.7"]
+
+
 def test_atlas_has_every_item_of_the_contract(capsys):
     assert main(["atlas", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)

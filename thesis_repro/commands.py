@@ -394,15 +394,21 @@ def where(args) -> int:
     "Print where an equation, algorithm, table or figure is: function, notebook, file, results."
     from thesis_repro import atlas
 
-    item = atlas.where(args.item)
+    found = atlas.meant(args.item)
     if args.json:
-        print_json(dataclasses.asdict(item))
+        facts = [dataclasses.asdict(item) for item in found]
+        print_json(facts if facts[1:] else facts[0])
         return 0
-    lines = {"function": item.function, "notebook": item.notebook, "file": item.place}
-    lines |= {"also in": ", ".join(item.also), "results": "\n           ".join(item.files)}
-    print(f"{item.id}: {item.title} ({item.state}; seed {item.source})")
-    print("\n".join(f"  {k + ':':9} {v}" for k, v in lines.items() if v))
+    print("\n\n".join(map(_placed, found)))
     return 0
+
+
+def _placed(item) -> str:
+    "Where an item of the atlas is, in lines."
+    lines = {"function": item.function, "notebook": item.notebook, "file": item.place}
+    lines |= {"also in": ", ".join(item.also), "results": ("\n" + 12 * " ").join(item.files)}
+    head = f"{item.id}: {item.title} ({item.state}; seed {item.source})"
+    return "\n".join([head, *(f"  {k + ':':9} {v}" for k, v in lines.items() if v)])
 
 
 def show_atlas(args) -> int:
