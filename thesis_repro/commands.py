@@ -289,23 +289,24 @@ def _fraction(text: str) -> float:
         raise BadInput(f"{text}: must be a number, or a fraction such as 8/255") from None
 
 
-def attack_of(args):
-    "The attack that the options describe, from the fields that it has. BadInput."
+def attack_of(args, given=None):
+    "The attack that the options describe, or the `given` one with their changes. BadInput."
     from thesis_repro import attacks, strong_attacks
 
     kinds = {"fgsm": attacks.FGSM, "pgd": attacks.PGD, "apgd": strong_attacks.APGD}
     kinds |= {"cw": strong_attacks.CarliniWagner, "autoattack": strong_attacks.AutoAttack}
-    kind = kinds[args.attack]
+    kind = kinds[args.attack or "pgd"] if given is None else type(given)
     names = ("epsilon", "step", "steps", "norm", "loss", "restarts")
     asked = {k: v for k in names if (v := getattr(args, k)) is not None}
     own = {f.name for f in dataclasses.fields(kind)}
     if foreign := asked.keys() - own:
         has = ", ".join(sorted(own & set(names)))
-        raise BadInput(f"--{min(foreign)}: the attack {args.attack} has none; it has {has}")
+        name = args.attack or (args.column if given else "pgd")
+        raise BadInput(f"--{min(foreign)}: the attack {name} has none; it has {has or 'none'}")
     if asked.get("norm", "linf") != "linf" and "epsilon" not in asked:
         raise BadInput(f"--norm {args.norm}: say how far with --epsilon, such as 0.5 for l2")
     numbers = {k: _fraction(v) if k in ("epsilon", "step") else v for k, v in asked.items()}
-    return kind(**numbers)
+    return kind(**numbers) if given is None else dataclasses.replace(given, **numbers)
 
 # %% ../nbs/command/096_commands.ipynb #5ab05258
 def _is_table(text: str) -> bool:
@@ -318,14 +319,33 @@ def _is_table(text: str) -> bool:
         return False
 
 
-def _one_run(args, preset, text: str):
-    "The run that a text means: a table's row and seed, or a key, or the beginning of a name."
+def _one_run(args):
+    "The run that is meant, and its preset: a table's row and seed, a key, or a name's beginning."
     from thesis_repro.model_files import one_run
     from thesis_repro.store import Store
 
-    if args.row is None and args.column is None and not _is_table(text):
-        return Store(preset).find(text)
-    return one_run(preset, text, args.row, args.column, args.seed)
+    if args.row is None and args.column is None and not _is_table(args.run):
+        preset = preset_of(args)
+        return Store(preset).find(args.run), preset
+    preset = preset_of(args, args.run)
+    run = one_run(preset, args.run, args.row, args.column, args.seed)
+    if Store(preset).record(run) is None:
+        how = f"thesis-repro run {args.run} with the same --row, --column and --seed trains it"
+        raise BadInput(f"{run.name}: there is no such run at preset {preset.name}: {how}")
+    return run, preset
+
+
+def _measured(args, preset):
+    "What the column that is asked for measures, where that is an attack and no other is named."
+    from thesis_repro.measures import Robustness
+    from thesis_repro.model_files import cells_of
+
+    if args.column is None or args.attack or not _is_table(args.run):
+        return Robustness()
+    cells = cells_of(preset, args.run, args.row, args.column)
+    found = {p.measurement for p in cells.values() if p.runs}
+    only = found.pop() if len(found) == 1 else None
+    return only if isinstance(only, Robustness) and only.attack else Robustness()
 
 
 def settings_of(attack) -> str:
@@ -335,23 +355,27 @@ def settings_of(attack) -> str:
     return ", ".join(f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
 
 
+def _source(args, store, target):
+    "The run that a transferred attack is made on. BadInput for one of another seed."
+    source = store.find(args.source)
+    if source.seed != target.seed:
+        seeds = f"has seed {source.seed}, the run has {target.seed}"
+        raise BadInput(f"--source {args.source}: {seeds}: a transfer needs the same seed")
+    return source
+
+
 def attack(args) -> int:
     "Attack a trained run on its test images and print what is left of its accuracy."
     from thesis_repro.measures import Robustness, outdated
     from thesis_repro.runs import code_words
     from thesis_repro.store import Store
 
-    preset = preset_of(args, args.run if args.row else "")
-    target, sources = _one_run(args, preset, args.run), ()
-    if args.source:
-        source = Store(preset).find(args.source)
-        if source.seed != target.seed:
-            seeds = f"has seed {source.seed}, the run has {target.seed}"
-            raise BadInput(f"--source {args.source}: {seeds}: a transfer needs the same seed")
-        sources = (source,)
-    made, store = attack_of(args), Store(preset)
-    attacks = [(None, ()), (made, sources)]
-    asked = [Robustness(a, args.which, args.size, of) for a, of in attacks]
+    target, preset = _one_run(args)
+    given, store = _measured(args, preset), Store(preset)
+    sources = (_source(args, store, target),) if args.source else given.sources
+    made, which = attack_of(args, given.attack), args.which or given.which
+    how = which, given.size if args.size is None else args.size
+    asked = [Robustness(None, *how), Robustness(made, *how, sources)]
     old = outdated(store, [(target, m) for m in asked])
     for _, m in old if args.fresh else ():
         m.forget(store, target)
@@ -360,9 +384,10 @@ def attack(args) -> int:
         what = {"run": target.name, "attack": dataclasses.asdict(made)}
         print_json(what | {"clean": clean["accuracy"], **left})
         return 0
-    n = f"({left['n']:,} test images, {args.which} weights)"
-    print(f"{target.name}\n  clean   {clean['accuracy']:6.2f} %")
-    print(f"  {args.attack:7} {left['accuracy']:6.2f} %   {n}\n  {settings_of(made)}")
+    name = args.attack or (args.column if given.attack else "pgd")
+    wide, n = max(7, len(name)), f"({left['n']:,} test images, {which} weights)"
+    print(f"{target.name}\n  {'clean':{wide}} {clean['accuracy']:6.2f} %")
+    print(f"  {name:{wide}} {left['accuracy']:6.2f} %   {n}\n  {settings_of(made)}")
     if doubt := asked[1].doubt(store, [target]):
         print(f"  in doubt: {doubt}")
     if old and not args.fresh:
@@ -376,8 +401,8 @@ def export(args) -> int:
     from thesis_repro.store import Store
 
     kind_of(args.to)  # what cannot be written is refused before a network is read
-    preset = preset_of(args, args.run if args.row else "")
-    run, store = _one_run(args, preset, args.run), Store(preset)
+    run, preset = _one_run(args)
+    store = Store(preset)
     images = store.images(run.data)
     if not (built := how_built(run, images)):
         raise BadInput(f"{run.name}: no classifier: load_model gives its network; no file can")
