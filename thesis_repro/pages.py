@@ -38,12 +38,13 @@ class Folder:
         self.written.add(name)
         return path if path.is_file() and path.read_bytes() == new else atomic_write(path, new)
 
-    def copy(self, source: Path) -> str:
+    def copy(self, source: Path, name: str = "") -> str:
         "Put a copy of a file there; its link, empty if there is no such file."
         if not source.is_file():
             return ""
-        self.write(f"files/{source.name}", source.read_bytes())
-        return f"files/{quote(source.name)}"
+        name = name or source.name
+        self.write(f"files/{name}", source.read_bytes())
+        return f"files/{quote(name)}"
 
     def close(self) -> None:
         "Remove what an earlier report wrote and this one did not; write the list of files."
@@ -162,7 +163,8 @@ def _shown(folder: Folder, e: report.Exhibit) -> dict:
 
     files = [e.path.with_suffix(s) for s in _SUFFIXES[e.kind]]
     labels = [_LABELS.get(f.suffix, f.suffix[1:].upper()) for f in files]
-    found = {"links_to": list(zip(labels, map(folder.copy, files), strict=True))}
+    copies = [folder.copy(f, e.id + f.suffix) for f in files]
+    found = {"links_to": list(zip(labels, copies, strict=True))}
     if e.table is not None:
         found["html"] = Markup(e.table.html("index.html#verdicts"))
     elif e.kind == "figure" and not e.wrong:
@@ -190,6 +192,10 @@ def _write_exhibits(folder: Folder, said: dict) -> dict[str, str]:
         shown = _shown(folder, e)
         small[e.id] = f"files/{e.id}.webp" if "picture" in shown else ""
         folder.write(e.page, _filled("artefact.html", **said, e=e, **around, **shown))
+    for e in said["beside"]:
+        around = {"book": _book_of(e, said["books"]), **_shown(folder, e)}
+        around["thesis"] = next((x for x in said["exhibits"] if x.number == e.number), None)
+        folder.write(e.page, _filled("artefact.html", **said, e=e, **around))
     return small
 
 # %% ../nbs/evidence/062_pages.ipynb #805e5bac
