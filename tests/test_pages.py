@@ -150,6 +150,18 @@ def test_a_row_of_ones_own_has_a_page_of_its_own_and_changes_nothing_else(front,
     assert not (front.parent / name).exists()
 
 
+def test_every_page_has_a_box_that_leads_to_every_table_and_equation(front):
+    "It is hidden until the script shows it; that its links lead somewhere, `dead` checks."
+    for file in front.parent.glob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        places = dict(re.findall(r'<option value="([^"]*)" data-link="([^"]*)">', text))
+        assert '<form class="jump" role="search" hidden>' in text and len(places) > 150
+        assert places["Table 7.1"] == "table_7_1.html"  # made
+        assert places["Table 6.7"] == "index.html#table_6_7"  # not made
+        assert places["Equation 6.7"] == "index.html#eq-6.4"  # a part of another's item
+        assert places["Chapter 7"] == "chapter_07_aip.html" and "sys-aip" in places
+
+
 def test_the_old_front_page_leads_to_the_report(front, outputs):
     page = Page((outputs / "index.html").read_text(encoding="utf-8"))
     assert [(outputs / link).resolve() for link in page.links] == [front.resolve()]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'Archive', 'totals', 'cost_lines', 'overrides', 'redraw', 'Exhibit', 'ranked', 'beside', 'exhibits', 'Book',
-           'book', 'judge', 'keep_claims', 'results', 'shown_claims', 'findings', 'scorecard', 'failures', 'stopped',
-           'reasons', 'scale', 'collect']
+           'book', 'judge', 'keep_claims', 'results', 'shown_claims', 'sentence', 'findings', 'scorecard', 'failures',
+           'stopped', 'reasons', 'scale', 'collect']
 
 # %% ../nbs/evidence/060_report.ipynb #f11f67cd
 import contextlib
@@ -335,20 +335,56 @@ def shown_claims(table: pd.DataFrame, found: list[Exhibit]) -> list[dict]:
         own = {"place": place, "artefacts": names, "exhibits": asked, "text": text}
         own |= {"chapter": str(known[c["id"]]["chapter"]), "source": known[c["id"]]["source"]}
         own |= {"rank": [*SIGNS].index(c["verdict"]), "size": _SIZE.get(c["size_agrees"], "")}
+        floor, ceiling = claims.stated_range(known[c["id"]])
+        own["agrees"] = c["ours"] is not None and floor <= c["ours"] <= ceiling  # not if it is nan
         shown.append(c | own | {"hardware": "; ".join(filter(None, machines))})
         for e in asked:
             e.claims.append(shown[-1])
     return shown
 
+# %% ../nbs/evidence/060_report.ipynb #64b0e9d1
+def _on_its_side(some: list[dict]) -> str:
+    "In how many of some claims our number is where the thesis states it."
+    return f"in {sum(c['agrees'] for c in some)} of them the number is on the thesis's side"
 
+
+def _decided(said: dict[str, list]) -> str:
+    "How many claims fail and hold, and the first of them, by verdict."
+    named = next(word for word in ("fails", "holds") if said[word])
+    counts = [
+        f"{len(said[word])} {word if len(said[word]) == 1 else word[:-1]}"
+        + (f" (such as: {said[word][0]['claim']})" if word == named else "")
+        for word in ("fails", "holds")
+        if said[word]
+    ]
+    return "; ".join(counts)
+
+
+def sentence(own: list[dict]) -> str:
+    "What was found of a chapter's claims, as `shown_claims` gives them: one sentence."
+    said = {word: [c for c in own if c["verdict"] == word] for word in SIGNS}
+    judged, of = [c for word in claims.JUDGED for c in said[word]], f"of {len(own)} claims"
+    if said["fails"] or said["holds"]:
+        return f"Judged {len(judged)} {of}: {_decided(said)}."
+    if judged:
+        return f"Judged {len(judged)} {of}, and none is decided: {_on_its_side(judged)}."
+    if tried := said["tried"]:
+        what = f"{len(tried)} {of} were only tried, and {_on_its_side(tried)}"
+        return f"Nothing is decided: {what}, which is no evidence."
+    if scaled := said["not comparable"]:
+        return f"Nothing is decided: {len(scaled)} {of} were measured at another scale."
+    return f"Nothing is decided: none {of} has been asked at this preset."
+
+# %% ../nbs/evidence/060_report.ipynb #b9d3a72c
 def findings(table: pd.DataFrame, shown: list[dict]) -> list[dict]:
-    "By chapter: the score of its claims, and those that were decided, what fails first."
+    "By chapter: a sentence, the score of its claims, and what was decided, what fails first."
     found = []
     for chapter in dict.fromkeys(c["chapter"] for c in shown):
         own = [c for c in shown if c["chapter"] == chapter]
         decided = [c for word in ("fails", "holds") for c in own if c["verdict"] == word]
         score = claims.score(table[table.id.isin([c["id"] for c in own])])
-        found.append({"chapter": chapter, "decided": decided, "score": score})
+        about = {"chapter": chapter, "sentence": sentence(own)}
+        found.append(about | {"decided": decided, "score": score})
     return found
 
 # %% ../nbs/evidence/060_report.ipynb #7fdc4cd6
