@@ -577,6 +577,12 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
         (["attack", "5.1", "--row", "BAT"], "BAT is only quoted by the thesis from another paper"),
         (["run", "none.json", "--preset", "tiny"], "none.json"),
         (["where", "eq 99.9"], "unknown item"),
+        (
+            ["table", "7.1", "--set", "cifar10=scenes"],
+            "cifar10 = scenes: images with boxes: it must",
+        ),
+        (["plan", "--set", "cifar100=voc"], "a data set of classes, such as cifar10 or digits10"),
+        (["table", "7.1", "--set", "voc=digits10"], "voc = digits10: images without boxes: it mu"),
         (["claims", "--chapter", "2.1"], "chapter 2.1: it has no claims: 5, 6, 7, 3, 4, "),
         (["claims", "--chapter", "99"], "unknown chapter: 99: there is 02_1_generative"),
         (["bench", "nothing"], "unknown bench: nothing"),

@@ -233,6 +233,7 @@ def _specified(file: str) -> list:
 # %% ../nbs/command/096_commands.ipynb #2d6bbd23
 def run(args) -> int:
     "Make the runs of a table, or the one that a JSON specification describes; print their results."
+    from thesis_repro.measures import refresh
     from thesis_repro.runs import code_words
     from thesis_repro.store import RunsFailed, Store
 
@@ -241,7 +242,7 @@ def run(args) -> int:
     chosen = _specified(args.what) if own else chosen_runs(args, preset, args.what)
     store, failures = Store(preset), {}
     if args.fresh == "changed":
-        store.renew(store.outdated(chosen))
+        refresh(store, chosen)
     try:
         store.ensure(chosen)
     except RunsFailed as e:

@@ -171,13 +171,13 @@ def _places(there: dict, cells) -> list[dict]:
 def _made(store: Store, plan: dict, train: bool, fresh: str) -> dict:
     "Make the runs and measurements of a plan; what failed. `fresh` forgets outdated ones first."
     chosen, tasks = runs_in(plan), tasks_in(plan)
+    needed = [s for r, m in tasks for s in m.needs(r)]
     if fresh == "changed":
-        store.renew(store.outdated(chosen))
+        measures.refresh(store, [*chosen, *needed])
         for r, m in measures.outdated(store, tasks):
             m.forget(store, r)
     if not train:
         return {}
-    needed = [s for r, m in tasks for s in m.needs(r)]
     return tried(store.ensure, [*chosen, *needed]) | tried(ensure_measured, store, tasks)
 
 # %% ../nbs/evidence/057_registry.ipynb #ae4dd2d4
@@ -306,8 +306,7 @@ class MadeFigure(Made):
         store, asked = Store(preset), tuple(parts or self.parts)
         with style(), Store.training(train):
             drawn, failures = self.drawn(preset, asked, how)
-            if fresh == "changed" and (old := store.outdated(drawn.runs)):
-                store.renew(old)
+            if fresh == "changed" and measures.refresh(store, drawn.runs):
                 drawn, failures = self.drawn(preset, asked, how)
         there = {r: record for r in drawn.runs if (record := store.record(r))}
         data = [*((r.part, r.data) for r in there), *drawn.data]
