@@ -55,7 +55,7 @@ class Page(HTMLParser):
         facts = dict(attributes)
         self.tags.append(tag)
         self.ids.add(facts.get("id"))
-        self.links += [facts["href"]] if "href" in facts else []
+        self.links += [facts[k] for k in ("href", "data-link") if k in facts]
         self.sources += [facts["src"]] if "src" in facts else []
         if tag not in VOID:
             self.open.append(tag)

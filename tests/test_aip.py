@@ -917,3 +917,26 @@ def test_table_7_5_names_the_machine_that_measured(outputs, monkeypatch):
     batches = settings.load("smoke", 7, timing_batch=4)
     with pytest.raises(TypeError):  # of other batches it is another measurement
         aip.timings(batches)
+
+
+TIMES = ("7.5-search-costs-five-times", "7.5-search-costs-more-than-twice")
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", "tried"), ("cuda:0", "holds")])
+def test_a_claim_about_time_is_judged_where_a_gpu_was_timed(outputs, monkeypatch, device, said):
+    "The thesis timed a GPU; a CPU has other prices. Before, three claims were judged on a CPU."
+    seconds = {"mixup": 1.0, "Manifold mixup": 1.0, "AIP as described": 6.0}
+    seconds |= {"AIP ternary": 3.0, "AIP fast": 1.5}
+    frame = pd.DataFrame({m: [s, 1.01 * s, 0.99 * s] for m, s in seconds.items()})
+    frame.mixup = [1.0, 1.02, 0.995]
+    monkeypatch.setattr(aip, "step_seconds", lambda methods, **how: frame)
+    monkeypatch.setattr(settings, "device", lambda preset: torch.device(device))
+    preset = short()
+    aip.table_7_5(preset)
+    judged = claims.claim_table(*artefacts.saved_values(preset), 7).set_index("id")
+    about = judged[judged.quantity.str.contains("elapsed time")]
+    assert len(about) == 3 and {*TIMES} < {*about.index}
+    assert {*about.verdict[[*TIMES]]} == {said}
+    told = "no evidence: measured on a CPU; seen there: holds"
+    assert all(r.startswith(told) == (device == "cpu") for r in about.reason[[*TIMES]])
+    assert sum(claims.score(judged).judged.values()) == (0 if device == "cpu" else 3)

@@ -316,6 +316,12 @@ def test_rows_of_ones_own_stand_beside_the_thesis_and_leave_its_table_alone(regi
     line = t.frame[(t.frame.row == "Mixed (deep)") & (t.frame.column == "Best / CIFAR-10")]
     assert line.verdict.item() == "ours only" and line.n.item() == 2
     assert t.to == outputs / tiny.variant / "also-Mixed-deep" / "tables"
+    again = artefacts.read_table(t.to / "table_7_1.json")
+    assert again.own == t.own == ("Mixed (deep)",)
+    assert again.heading.endswith(", with a row of your own: Mixed (deep)")
+    assert "Mixed (deep)  your own" in again.text()
+    for suffix, mark in ((".md", "<br>*your own*"), (".tex", "(your own)")):
+        assert mark in (t.to / f"table_7_1{suffix}").read_text(encoding="utf-8")
     assert not (outputs / tiny.variant / "tables").exists()
 
 

@@ -330,7 +330,7 @@ def test_where_finds_the_place_of_an_equation_within_an_item(library):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("7.1", "7.1 could be eq-7.1, tab-7.1, fig-7.1: say which"),
+        ("7.1", "7.1 could be eq-7.1, tab-7.1, fig-7.1: say which, such as tab-7.1"),
         (
             "eq 7.14",
             r"unknown item: eq 7.14: near it are .*eq-7.13.*; all are listed by thesis-repro atlas",

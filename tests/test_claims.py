@@ -237,16 +237,42 @@ def test_a_missing_seed_breaks_the_pairing_only_where_it_is_missing_alone():
     assert np.allclose(quantity_interval(q, dict(zip(cells, (a, b), strict=True)))[1:], paired)
 
 
+RATIO, ABOVE, BELOW = "t[a, x] / t[b, x]", ("t", "a", "x"), ("t", "b", "x")
+
+
 def test_a_ratio_of_independent_means_by_the_delta_method():
     a, b = Moments(0.176, 0.004, 6), Moments(0.035, 0.001, 4)
-    value, low, high = quantity_interval(
-        "t[a, x] / t[b, x]", {("t", "a", "x"): a, ("t", "b", "x"): b}
-    )
-    va, vb = (a.std / b.mean) ** 2 / a.n, (a.mean * b.std / b.mean**2) ** 2 / b.n
+    value, low, high = quantity_interval(RATIO, {ABOVE: a, BELOW: b})
+    va, vb = (a.std / a.mean) ** 2 / a.n, (b.std / b.mean) ** 2 / b.n  # of the logarithms
     half = stats.t.ppf(0.975, (va + vb) ** 2 / (va**2 / 5 + vb**2 / 3)) * math.sqrt(va + vb)
-    assert np.allclose(
-        (value, low, high), (a.mean / b.mean, a.mean / b.mean - half, a.mean / b.mean + half)
-    )
+    expected = a.mean / b.mean * np.exp([0, -half, half])
+    assert np.allclose((value, low, high), expected)
+
+
+def test_a_ratio_in_pairs_is_that_of_the_logarithms():
+    "Two rounds on a busy machine: on the plain scale the interval reached below zero."
+    a, b = np.array([0.5, 0.9, 0.6]), np.array([0.1, 0.1, 0.12])
+    pairs = stats.ttest_1samp(np.log(a / b), 0)
+    expected = np.exp([pairs.statistic * np.std(np.log(a / b), ddof=1) / math.sqrt(3)])
+    value, *ends = quantity_interval(RATIO, {ABOVE: a, BELOW: b})
+    assert np.allclose(value, expected) and np.allclose(ends, np.exp(pairs.confidence_interval()))
+    for few in ({ABOVE: a[:2], BELOW: b[:2]}, {ABOVE: a[:2], BELOW: b[1:2]}, {ABOVE: a[:2]}):
+        value, low, high = quantity_interval(RATIO, {BELOW: 0.1} | few)
+        assert math.isnan(low) or 0 < low < value < high
+
+
+def test_only_a_ratio_of_positive_numbers_is_judged_by_its_logarithm():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(4, 1, 5), rng.normal(2, 0.1, 5)
+    values = {ABOVE: a, BELOW: b}
+    for q, x in (("t[a, x] / t[b, x] - 1", a / b - 1), ("(t[a, x] - 5) / t[b, x]", (a - 5) / b)):
+        plain = stats.ttest_1samp(x, 0).confidence_interval()
+        assert np.allclose(quantity_interval(q, values)[1:], plain)
+    values[ABOVE] = a * [1, 1, 1, 1, 0]  # an accuracy of zero has no logarithm
+    plain = stats.ttest_1samp(values[ABOVE] / b, 0).confidence_interval()
+    assert np.allclose(quantity_interval(RATIO, values)[1:], plain)
+    scaled = np.exp(stats.ttest_1samp(np.log(2 * a / b), 0).confidence_interval())
+    assert np.allclose(quantity_interval("2 * t[a, x] / t[b, x]", {ABOVE: a, BELOW: b})[1:], scaled)
 
 
 def test_a_cell_that_is_named_twice_is_one_sample():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from thesis_repro import artefacts, attacks, commands, paths, settings, stopping
+from thesis_repro import artefacts, attacks, commands, paths, published, settings, stopping
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput
 from thesis_repro.pieces import specification
@@ -138,6 +138,19 @@ def test_where(item, function, capsys):
     assert (paths.root() / found["notebook"]).exists()
 
 
+def test_where_answers_for_all_that_a_bare_number_may_be(capsys):
+    "`table 6.7` was known and `where 6.7` was refused, without a command that would do."
+    assert main(["where", "6.7"]) == 0
+    said = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in said.splitlines() if line[0:1].strip()] == [
+        "eq-6.4",  # which equation 6.7 is a part of
+        "tab-6.7",
+    ]
+    assert "table_6_7" in said and "margin_reweighting.ipynb" in said
+    assert main(["where", "6.7", "--json"]) == 0
+    assert [i["id"] for i in json.loads(capsys.readouterr().out)] == ["eq-6.4", "tab-6.7"]
+
+
 def test_atlas_has_every_item_of_the_contract(capsys):
     assert main(["atlas", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
@@ -158,6 +171,19 @@ def test_claims_without_results_are_not_run(capsys):
     assert main(["claims", "--preset", "tiny", "--json"]) == 0
     judged = json.loads(capsys.readouterr().out)
     assert len(judged) > 40 and {c["verdict"] for c in judged} == {"not run"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "chapters"),
+    [("7", {"7"}), ("aip,advprop", {"7", "advprop"}), ("2,3", {"3"}), ("", None)],
+)
+def test_claims_of_a_chapter_and_nothing_is_written(asked, chapters, capsys, elsewhere):
+    "A command that prints left claims.json behind, and said nothing of it."
+    assert main(["claims", "--preset", "tiny", "--chapter", asked, "--json"]) == 0
+    listed = published.claims()
+    meant = listed if chapters is None else listed[listed.chapter.isin(chapters)]
+    assert [c["id"] for c in json.loads(capsys.readouterr().out)] == [*meant.id]
+    assert not list(elsewhere.rglob("claims.json"))
 
 
 # Attacking
@@ -204,7 +230,7 @@ def test_an_attack_that_never_moved_says_so(trained, capsys, monkeypatch):
     words = ["attack", trained, "--preset", "tiny", "--steps", "4", "--size", "20"]
     assert main(words) == 0 and "in doubt" not in capsys.readouterr().out
     loud = attacks.PGD(steps=4, logit_scale=1e9)
-    monkeypatch.setattr(commands, "attack_of", lambda args: loud)
+    monkeypatch.setattr(commands, "attack_of", lambda args, given: loud)
     assert main(words) == 0
     assert "in doubt: 100 % of the attacked images had no grad" in capsys.readouterr().out
 
@@ -220,8 +246,64 @@ def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
         ([trained, "--norm", "l7"], "l7"),
         ([trained, "--attack", "fgsm", "--steps", "3"], "--steps: the attack fgsm has none"),
         ([trained, "--source", "nobody"], "there is no such run"),
+        (["7.1", "--row", "AIP", "--column", "CIFAR-10", "--seed", "0"], "run 7.1 with the same"),
     ]:
         assert said in refused(capsys, "attack", *words, "--preset", "tiny")
+
+
+def test_a_seed_beyond_the_presets_is_attacked_where_it_was_trained(trained, capsys):
+    "`--seed 3` was answered with all rows and columns, and there was no way to say --seeds."
+    which = ["7.1", "--row", "Baseline", "--column", "CIFAR-10", "--preset", "tiny", "--seed", "2"]
+    attacked = ["attack", *which, "--attack", "fgsm", "--size", "20", "--json"]
+    said = "table 7.1: no seed 2: at preset tiny there are the seeds 0, 1: --seeds 3 has it too"
+    assert said in refused(capsys, *attacked)
+    assert "there is no such run" in refused(capsys, *attacked, "--seeds", "3")
+    assert main(["run", *which, "--seeds", "3"]) == 0
+    capsys.readouterr()
+    assert main([*attacked, "--seeds", "3"]) == 0
+    assert "baseline-seed-2" in json.loads(capsys.readouterr().out)["run"]
+
+
+@pytest.fixture
+def robust(monkeypatch):
+    "A table of one run and two columns, which measure it under attacks of their own."
+    from thesis_repro import registry
+    from thesis_repro.measures import Robustness, planned_row
+
+    weak, strong = attacks.PGD(epsilon=0.02, steps=1), attacks.PGD(epsilon=0.1, steps=2)
+    columns = {"weak": Robustness(weak, "best", 20), "strong": Robustness(strong, "last", 30)}
+
+    def plan(preset, parts):
+        [run] = {r for p in whole(preset, ("CIFAR-10",)).values() for r in p.runs if r.seed == 0}
+        return planned_row(preset, "CIFAR-10 / Baseline", run, columns)
+
+    def whole(preset, parts):
+        cells = registry.find("table", "7.1").plan(preset, parts)
+        return {k: p for k, p in cells.items() if k[0] == "Baseline"}
+
+    monkeypatch.setitem(registry.TABLES, "7.99", None)
+    registry.table("7.99", "two attacks", "", plan, ("CIFAR-10",))
+    return columns
+
+
+def test_a_column_brings_its_own_attack(trained, robust, capsys):
+    "`--column PGD-20` alone made the default attack instead, and said nothing of it."
+    words = ["attack", "7.99", "--row", "Baseline", "--seed", "0", "--preset", "tiny", "--json"]
+    preset = settings.load("tiny", 7)
+    run = Store(preset).find(trained)
+    for name, m in robust.items():
+        assert main([*words, "--column", name]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["attack"]["epsilon"] == m.attack.epsilon and found["n"] == m.size
+        assert found["accuracy"] == m.value(Store(preset), run)  # the cell's own, kept
+    assert main([*words, "--column", "strong", "--steps", "1", "--size", "10"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["attack"]["epsilon"] == 0.1 and found["attack"]["steps"] == 1 and found["n"] == 10
+    assert main([*words, "--column", "strong", "--attack", "fgsm"]) == 0
+    assert "steps" not in json.loads(capsys.readouterr().out)["attack"]
+    assert main([*words[:-1], "--column", "weak"]) == 0
+    said = capsys.readouterr().out
+    assert "\n  weak " in said and "(20 test images, best weights)" in said
 
 
 def test_what_a_chapter_adds_of_its_own_has_a_number():
@@ -486,9 +568,23 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
         (["table", "1.1", "--preset", "tiny"], "table 1.1: there is none: there are 2."),
         (["figure", "6.ours", "--preset", "tiny"], "figure 6.ours: there is none"),
         (["table", "7.1", "--preset", "tiny", "--parts", "ImageNet"], "ImageNet"),
-        (["run", "7.1", "--preset", "tiny", "--row", "nothing"], "rows are Baseline, mixup"),
+        (
+            ["run", "7.1", "--preset", "tiny", "--row", "nothing"],
+            "no row nothing: rows are Baseline",
+        ),
+        (["run", "7.1", "--preset", "tiny", "--column", "x"], "no column x: columns are Last / CI"),
+        (["run", "7.5", "--preset", "tiny"], "not those of runs: thesis-repro table 7.5 makes it"),
+        (["attack", "5.1", "--row", "BAT"], "BAT is only quoted by the thesis from another paper"),
         (["run", "none.json", "--preset", "tiny"], "none.json"),
         (["where", "eq 99.9"], "unknown item"),
+        (
+            ["table", "7.1", "--set", "cifar10=scenes"],
+            "cifar10 = scenes: images with boxes: it must",
+        ),
+        (["plan", "--set", "cifar100=voc"], "a data set of classes, such as cifar10 or digits10"),
+        (["table", "7.1", "--set", "voc=digits10"], "voc = digits10: images without boxes: it mu"),
+        (["claims", "--chapter", "2.1"], "chapter 2.1: it has no claims: 5, 6, 7, 3, 4, "),
+        (["claims", "--chapter", "99"], "unknown chapter: 99: there is 02_1_generative"),
         (["bench", "nothing"], "unknown bench: nothing"),
         (["data", "fetch", "nothing"], "unknown data set: nothing"),
         (["data", "verify"], "which data set"),

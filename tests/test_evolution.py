@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from test_store import forge
 
 from thesis_repro import evolution, launch, settings, training
 from thesis_repro.draws import Draws
@@ -24,10 +26,12 @@ from thesis_repro.evolution import (
     floor_of,
     members_of,
     survivors,
+    trained,
     winner,
 )
 from thesis_repro.files import BadInput
 from thesis_repro.genomes import PLAIN_NET, SPACE, Genome, Layer, Space
+from thesis_repro.measures import read_kept, refresh, write_kept
 from thesis_repro.mixup import Plain
 from thesis_repro.models import Diverged
 from thesis_repro.pieces import from_specification, specification
@@ -221,6 +225,37 @@ def test_a_candidate_that_diverges_is_unfit_and_remembered(tmp_path, monkeypatch
     first = evolve(store, replace(E.data, evolution=replace(HOW, generations=0)))[0]
     [lost] = [m for m in first if m.genome == doomed]
     assert "the loss is nan" in lost.why and lost.accuracy == 0 and first[-1] == lost
+
+
+def other_code(store, run=None):
+    "Let a run (or the evolution of E) seem to be made by other code than today's."
+    if run:
+        forge(store.home(run), code=run.code() | {"evolution": "x"})
+        return
+    file = Generations().file(store, E)
+    kept = json.loads(file.read_text())
+    on, value = (kept[k] for k in ("on", "value"))
+    facts = {"code": Generations().code() | {"evolution": "x"}, "environment": kept["environment"]}
+    write_kept(file.parent, "generations", on, value, **facts)
+
+
+@pytest.mark.parametrize("changed", ["nothing", "evolution", "candidate", "R"])
+def test_fresh_changed_evolves_again_what_other_code_evolved(whole, tmp_path, changed):
+    "E was trained again, on the genome that other code had found, beside its candidates."
+    store = a_store(shutil.copytree(whole.folder, tmp_path / "copy"))
+    one, *others = trained(store, E.data)
+    assert len(trained(store, E.data)) == len(store.folders()) - 2 > 3  # without R and E
+    runs = {"nothing": [], "evolution": [None, E], "candidate": [one], "R": [R, E, one, *others]}
+    for run in runs[changed]:
+        other_code(store, run)
+    gone = {"nothing": set(), "evolution": {E}, "candidate": {E, one}, "R": {R, E, one, *others}}
+    assert {*refresh(store, [E])} == {r.name for r in gone[changed] & {R, E}}
+    assert all((store.record(r) is None) == (r in gone[changed]) for r in (R, E, one, *others))
+    if changed != "R":  # without R, nothing can be asked of the evolution
+        kept = read_kept(Generations().file(store, E))
+        assert (kept is None) == (changed != "nothing") and not Generations().outdated(store, E)
+    store.ensure([E])
+    assert outcome(store) == outcome(whole) and refresh(store, [E]) == []
 
 
 def test_any_other_failure_is_told(tmp_path, monkeypatch):

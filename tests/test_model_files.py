@@ -95,7 +95,7 @@ def test_the_network_of_a_tables_cell_is_an_ordinary_module(tiny):
         match=r"2 runs match: say --seed too: mixup \(CIFAR-10, seed 0\); mixup \(.*, seed 1\)",
     ):
         one_run(store.preset, "7.1", "mixup", "Last / CIFAR-10")
-    with pytest.raises(BadInput, match="table 7.1: no such run: rows are Baseline"):
+    with pytest.raises(BadInput, match="table 7.1: no row Mixdown: rows are Baseline"):
         runs_of(store.preset, "7.1", "Mixdown")
     with pytest.raises(BadInput, match="there is no such run at preset tiny"):
         thesis_repro.load_model("7.1", "AIP", 0, "Last / CIFAR-10", preset="tiny")
@@ -129,5 +129,45 @@ def test_a_row_is_meant_where_its_letters_cannot_be_typed(typed):
     meant = runs_of(preset, "5.2", typed, "PGD-20")
     assert meant == runs_of(preset, "5.2", "TRADES (1/λ = 6)", "PGD-20")
     assert {r.label for r in meant} == {"TRADES (1/λ = 6)"}
-    with pytest.raises(BadInput, match="table 5.2: no such run"):
+    with pytest.raises(BadInput, match=r"table 5.2: no row TRADES \(6\): rows are"):
         runs_of(preset, "5.2", "TRADES (6)")
+
+
+def test_a_row_is_meant_by_a_part_of_it_and_a_column_by_its_data_set():
+    "`--column CIFAR-10` was refused in table 7.1, where Best and Last have the same run."
+    seven, five = settings.load("smoke", "7"), settings.load("smoke", "5")
+    run = one_run(seven, "7.1", "AIP", "CIFAR-10", 0)
+    assert run == one_run(seven, "7.1", "AIP", "Last / CIFAR-10", 0)
+    [hard] = runs_of(five, "5.1", "M2AT", "CIFAR-10")  # its columns are attacks
+    assert (hard.label, hard.part) == ("CIFAR-10 / M2AT", "CIFAR-10")
+    parts = {r.part for r in runs_of(seven, "7.1", "AIP", "Best")}
+    assert parts == {"CIFAR-10", "CIFAR-100", "SVHN", "Tiny ImageNet"}
+    for asked in ("CIFAR", "PGD"):
+        with pytest.raises(BadInput, match=f"table 7.1: no column {asked}: columns are Last / CI"):
+            runs_of(seven, "7.1", "AIP", asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ("5.1", "BAT"),
+            "CIFAR-10 / BAT is only quoted .*: rows with runs are CIFAR-10 / Standard",
+        ),
+        (("virtual_positives.1", "Proxy-NCA"), "Proxy-NCA is only quoted"),
+        (("6.1", "MAIL", "AA"), "no run: AutoAttack is switched off at preset smoke"),
+        (("7.5",), "its numbers are not those of runs: thesis-repro table 7.5 makes it"),
+        (("5.1", "M2AT", None, 3), "no seed 3: .* smoke there are the seeds 0: --seeds 4 has it"),
+        (("5.1", "M2AT", None, -1), "no seed -1: .*: they begin with 0"),
+    ],
+)
+def test_what_has_no_run_is_told_in_one_line_with_what_there_is(asked, said):
+    chapter = asked[0].partition(".")[0]
+    with pytest.raises(BadInput, match=said) as e:
+        runs_of(settings.load("smoke", chapter), *asked)
+    assert "\n" not in str(e.value)
+
+
+def test_a_seed_beyond_the_presets_is_loaded_where_it_was_trained(tiny):
+    with pytest.raises(BadInput, match="mixup-seed-5-.*: there is no such run at preset tiny"):
+        thesis_repro.load_model("7.1", "mixup", 5, "Last / CIFAR-10", preset="tiny")

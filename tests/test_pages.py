@@ -123,6 +123,45 @@ def test_every_link_and_permalink_leads_somewhere(front):
     assert inside <= links and "files/07_aip.ipynb" in links
 
 
+def test_a_row_of_ones_own_has_a_page_of_its_own_and_changes_nothing_else(front, outputs):
+    "It was on the disk and nowhere in the report."
+    before = {f: f.read_bytes() for f in (outputs / "tables").iterdir()}
+    counted = re.findall(r"<b>(\d+(?: of \d+)?)</b>", front.read_text(encoding="utf-8"))
+    cells = [Cell("AIP", "Best / SVHN", (97.5, 97.6)), Cell("Soft <&>", "Best / SVHN", (1.0, 2.0))]
+    to = outputs / "also-Soft" / "tables"
+    made(cells, own=("Soft <&>",), to=to).save()
+    pages.write_report("smoke")
+    name = "table_7_1_also-Soft.html"
+    found = parsed(front)
+    assert not dead(front) and name in found["index.html"].links
+    own, thesis = found[name], found["table_7_1.html"]
+    assert "Soft <&>: a row of your own, not the thesis’s and in no score" in own.text
+    assert "Soft <&>your own" in own.text and name in thesis.links
+    assert "Soft" not in thesis.text.replace("Table 7.1 with Soft <&>, a row of your own", "")
+    again = front.read_text(encoding="utf-8")
+    assert re.findall(r"<b>(\d+(?: of \d+)?)</b>", again) == counted
+    assert before == {f: f.read_bytes() for f in (outputs / "tables").iterdir()}
+    copied = front.parent / "files"
+    assert (copied / "table_7_1.csv").read_bytes() == before[outputs / "tables" / "table_7_1.csv"]
+    assert "Soft" in (copied / "table_7_1_also-Soft.csv").read_text(encoding="utf-8")
+    assert "Soft" not in (outputs / "results.csv").read_text(encoding="utf-8")
+    shutil.rmtree(outputs / "also-Soft")
+    pages.write_report("smoke")
+    assert not (front.parent / name).exists()
+
+
+def test_every_page_has_a_box_that_leads_to_every_table_and_equation(front):
+    "It is hidden until the script shows it; that its links lead somewhere, `dead` checks."
+    for file in front.parent.glob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        places = dict(re.findall(r'<option value="([^"]*)" data-link="([^"]*)">', text))
+        assert '<form class="jump" role="search" hidden>' in text and len(places) > 150
+        assert places["Table 7.1"] == "table_7_1.html"  # made
+        assert places["Table 6.7"] == "index.html#table_6_7"  # not made
+        assert places["Equation 6.7"] == "index.html#eq-6.4"  # a part of another's item
+        assert places["Chapter 7"] == "chapter_07_aip.html" and "sys-aip" in places
+
+
 def test_the_old_front_page_leads_to_the_report(front, outputs):
     page = Page((outputs / "index.html").read_text(encoding="utf-8"))
     assert [(outputs / link).resolve() for link in page.links] == [front.resolve()]

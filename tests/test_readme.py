@@ -218,7 +218,7 @@ def test_the_method_of_ones_own(tmp_path, monkeypatch, capsys):
     how = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "compare.py"], **how)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "Softened" in done.stdout and "ours only" in done.stdout
+    assert "Softened  your own" in done.stdout and "ours only" in done.stdout
     home = tmp_path / "outputs" / "smoke"
     assert {f.suffix for f in home.glob("also-Softened/tables/table_7_1.*")} >= {".csv", ".md"}
     assert len(list((home / "runs/mine/softened").iterdir())) == 1

@@ -281,6 +281,24 @@ def test_every_preset_but_the_thesis_says_in_what_it_is_smaller(outputs, preset,
     assert set(said) <= set(found) and bool(said) == bool(found)
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        ("", "Nothing is decided: none of 3 claims has been asked at this preset."),
+        ("c", "Nothing is decided: 1 of 3 claims were measured at another scale."),
+        ("tt", "Nothing is decided: 2 of 3 claims were only tried, and in 1 of them the number is"),
+        ("it", "Judged 1 of 3 claims, and none is decided: in 0 of them the number is on the th"),
+        ("hhi", "Judged 3 of 3 claims: 2 hold (such as: claim 0)."),
+        ("hfi", "Judged 3 of 3 claims: 1 fails (such as: claim 1); 1 holds."),
+    ],
+)
+def test_a_chapter_has_one_sentence_of_what_was_found(verdicts, said):
+    words = {"h": "holds", "f": "fails", "i": "inconclusive", "t": "tried", "c": "not comparable"}
+    found = [words[v] for v in verdicts] + ["not run"] * (3 - len(verdicts))
+    own = [{"verdict": v, "claim": f"claim {i}", "agrees": i == 1} for i, v in enumerate(found)]
+    assert report.sentence(own).startswith(said) and report.sentence(own).count(". ") == 0
+
+
 def test_claims_know_what_they_rest_on_and_are_scored_by_chapter(outputs):
     row = [Cell("AIP", "Best / SVHN", (97.5, 97.6)), Cell("mixup", "Best / SVHN", (90.0, 90.1))]
     made([*row, Cell("Manifold mixup", "Best / SVHN", (98.5, 98.7))]).save()
@@ -292,10 +310,17 @@ def test_claims_know_what_they_rest_on_and_are_scored_by_chapter(outputs):
     found = {f["chapter"]: f for f in said["findings"]}
     words = [c["verdict"] for c in found["7"]["decided"]]
     assert "fails" in words and words == sorted(words) and not found["5"]["decided"]
+    assert not c["agrees"] and "AIP is more accurate than" in found["7"]["sentence"]
+    assert found["5"]["sentence"].startswith("Nothing is decided: none of 73 claims")
+    for c in said["claims"]:  # nan, where there is no number, is on no side
+        if c["direction"] != "=":
+            above = c["ours"] >= c["bound"] if c["direction"] == ">" else c["ours"] <= c["bound"]
+            assert c["agrees"] == above
     assert found["7"]["score"].judged["fails"] == words.count("fails")
     total = sum(n for f in said["findings"] for n in f["score"].judged.values())
     assert total == sum(said["score"].judged.values()) > 0
     (e,) = [e for e in said["exhibits"] if e.id == "table_7_1"]
+    (c,) = [c for c in said["claims"] if c["id"] == "7.1-aip-over-manifold-best-svhn"]
     assert c in e.claims and not math.isnan(c["ours"])
 
 

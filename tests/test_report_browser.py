@@ -5,7 +5,9 @@ names. Screenshots at the widths of a laptop and a phone are kept where $THESIS_
 says, to be looked at.
 """
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,62 @@ def test_the_first_screen_tells_what_failed_and_the_second_what_was_found(browse
         places = [browser.run(top(name)) for name in ("what-failed", "findings", "claims")]
         assert places == sorted(places) and places[0] < 400, device
         assert places[1] < (1000 if device == "laptop" else 1800), device
+
+
+ASK = """
+(asked => {
+  const box = document.querySelector("#jump");
+  box.focus();
+  box.value = asked;
+  box.dispatchEvent(new Event("input"));
+  const reached = document.activeElement === box;
+  box.form.requestSubmit();
+  return [box.form.hidden, reached, box.validationMessage];
+})(%r)
+"""
+
+
+def arrived(browser, address) -> bool:
+    "Whether the browser is at an address, within some seconds."
+    for _ in range(100):
+        with contextlib.suppress(RuntimeError):  # between two pages there is nothing to ask
+            if browser.run("location.href + document.readyState") == address + "complete":
+                return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("asked", "page", "place"),
+    [
+        ("7.1", "table_7_1.html", ""),
+        ("Table 7.1", "table_7_1.html", ""),
+        ("fig. 7.2", "figure_7_2.html", ""),
+        ("6.7", "index.html", "#table_6_7"),
+        ("eq 6.7", "index.html", "#eq-6.4"),
+        ("alg 3", "index.html", "#alg-3"),
+        ("chapter 7", "chapter_07_aip.html", ""),
+    ],
+)
+def test_a_number_leads_to_its_table(browser, front, asked, page, place):
+    "From any page, with the keyboard alone, and from a file."
+    if "THESIS_REPRO_REPORT" in os.environ and not (front.parent / page).exists():
+        pytest.skip(f"the report has no {page}")
+    for start in ("index.html", "chapter_07_aip.html"):
+        opened(browser, front.parent / start)
+        assert browser.run(ASK % asked)[:2] == [False, True]
+        assert arrived(browser, (front.parent / page).as_uri() + place)
+        if place:
+            item = f"document.getElementById({place[1:]!r}).getBoundingClientRect()"
+            assert 0 <= browser.run(f"{item}.top") < 900
+
+
+def test_an_unknown_number_is_said_at_the_box(browser, front):
+    opened(browser, front)
+    for asked in ("99.9", "nothing", ""):
+        hidden, _, said = browser.run(ASK % asked)
+        assert not hidden and said == "There is no table, figure, equation or chapter of that name."
+    assert browser.run("location.href") == front.as_uri()
 
 
 def test_code_can_be_folded(browser, front):

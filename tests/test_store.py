@@ -23,13 +23,17 @@ from processes import FORK, child
 from samples import refused
 
 from thesis_repro import checkpoints, cli, paths, pieces, records, settings, store
+from thesis_repro.detection import Detect
+from thesis_repro.detection_data import Scenes
+from thesis_repro.detector import SmallDetector
 from thesis_repro.files import BadInput, Unwritable, atomic_json, sha256
 from thesis_repro.measures import Robustness, ensure_measured
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.pieces import specification
 from thesis_repro.recipes import Classify
-from thesis_repro.runs import Named
+from thesis_repro.runs import Named, Run
 from thesis_repro.store import Busy, RunsFailed, Store, locked
+from thesis_repro.training import Length
 
 MANIFOLD = Mixup((0, 1, 2, 3), Beta(2.0), loss="bce")
 
@@ -525,6 +529,24 @@ def test_what_is_made_again_begins_at_its_beginning(kept):
     assert at.renew([run, small(seed=9)]) == [run.name]
     assert at.record(run) is None and not list(at.home(run).glob("*.ckpt*"))
     assert at.make(run, progress=False).weights == before.weights
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "said"),
+    [
+        (Scenes("scenes"), None, "scenes has boxes and no class for a whole image, which Classify"),
+        (Named("digits10", 80, 40, 40), Detect(SmallDetector()), "digits10 has no boxes, which De"),
+    ],
+)
+def test_images_with_boxes_are_a_detectors(tmp_path, capsys, monkeypatch, data, recipe, said):
+    "Refused before any data are read: a classifier learned from boxes as if they were classes."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
+    classifier = dataclasses.replace(small().recipe, select="test")  # no scenes are held out
+    run = Run(data, recipe or classifier, Length(1, 20))
+    (tmp_path / "run.json").write_text(json.dumps(pieces.specification(run)))
+    assert cli.main(["run", str(tmp_path / "run.json"), "--device", "cpu"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line and not list((tmp_path / "outputs").rglob("record.json"))
 
 
 # A reference comes from committed code

@@ -396,9 +396,11 @@ def cells_7_5(preset, plan) -> list[Cell]:
     batches = f"batches of {preset.timing_batch}; the thesis: Tesla V100, batches of 128"
     times = seconds.div(seconds.mixup, axis=0).drop("mixup", axis=1)
     reason = f"{provenance(where)['hardware']}, {batches}"
+    on_gpu = kept["on"]["device"].startswith("cuda")
+    how = {"environment": where, "stand_in": "" if on_gpu else "measured on a CPU"}
     rows = {"elapsed time [s]": ("s", seconds), "mixup batches": ("times", times)}
     return [
-        Cell(row, column, tuple(values), reason, unit, environment=where)
+        Cell(row, column, tuple(values), reason, unit, **how)
         for row, (unit, frame) in rows.items()
         for column, values in frame.items()
     ]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['provenance', 'data_words', 'folder', 'Artefact', 'Table', 'rule_link', 'style', 'Figure', 'read_facts', 'read_table',
-           'order', 'saved', 'written', 'lost', 'saved_values']
+           'order', 'saved', 'saved_beside', 'written', 'lost', 'saved_values']
 
 # %% ../nbs/evidence/054_artefacts.ipynb #3dde8fe1
 import base64
@@ -136,6 +136,13 @@ class Table(Artefact):
     "A table of the thesis beside ours; `frame` is what tables.compare gives."
 
     frame: pd.DataFrame
+    own: tuple[str, ...] = ()  # rows of the reader's own
+
+    @property
+    def heading(self) -> str:
+        "Such as Table 7.1: …, and which of its rows are the reader's own."
+        rows = f"{'rows' if self.own[1:] else 'a row'} of your own: {', '.join(self.own)}"
+        return super().heading + (f", with {rows}" if self.own else "")
 
     @property
     def runs(self) -> str:
@@ -170,7 +177,7 @@ class Table(Artefact):
         tidy = self.frame.assign(values=joined, cited=self.frame.cited.astype(int), **place)
         files = {".csv": tidy.to_csv(index=False, lineterminator="\n")}
         files |= {".md": tables.as_markdown(self, link), ".tex": tables.as_latex(self)}
-        return self.write(files, verdict_rule=verdict_rule())
+        return self.write(files, verdict_rule=verdict_rule(), own=list(self.own))
 
 
 def rule_link(here) -> str:
@@ -302,7 +309,12 @@ def read_table(path) -> Table:
     own = {k: facts[k] for k in ("number", "title", "where", "preset", "data", "failed")}
     origin = {k: facts[k] for k in ("commit", "hardware", "versions")}
     return Table(
-        frame=frame, origin=origin, code=facts.get("code", ""), to=Path(path).parent, **own
+        frame=frame,
+        origin=origin,
+        code=facts.get("code", ""),
+        own=tuple(facts.get("own", ())),
+        to=Path(path).parent,
+        **own,
     )
 
 # %% ../nbs/evidence/054_artefacts.ipynb #1585e428
@@ -313,8 +325,18 @@ def order(number: str) -> tuple:
 
 def saved(preset, kind: str) -> list[tuple[Path, dict, str]]:
     "The artefacts of a kind at a preset: JSON file, facts, and what is wrong with it (empty)."
+    return _saved(folder(preset), kind)
+
+
+def saved_beside(preset) -> list[tuple[Path, dict, str]]:
+    "The same of the tables with rows of the reader's own, each in a folder of its own."
+    return [f for home in sorted(folder(preset).glob("also-*")) for f in _saved(home, "table")]
+
+
+def _saved(home: Path, kind: str) -> list[tuple[Path, dict, str]]:
+    "The artefacts of a kind in a folder."
     found = []
-    for path in folder(preset).glob(f"{kind}s/{kind}_*.json"):
+    for path in home.glob(f"{kind}s/{kind}_*.json"):
         try:
             found.append((path, read_facts(path), ""))
         except BadInput as e:

@@ -37,7 +37,7 @@ OPTIONS = {
     },
     "--json": {"action": "store_true", "help": "print JSON"},
     "--row": {"help": "only this row, such as AIP"},
-    "--column": {"help": 'only this column, such as "Best / CIFAR-10"'},
+    "--column": {"help": 'only this column, such as "Best / CIFAR-10", or this data set'},
     "--seed": {"type": int, "help": "only this seed"},
     "--time-limit": {"metavar": "SPAN", "help": "such as 1h30m: then stop, saved; code 75"},
     "--retry": {"action": "store_true", "help": "try runs that diverged again"},
@@ -54,15 +54,16 @@ CAREFUL = ("--time-limit", "--retry", "--fresh", "--deterministic")
 def _attack_options(p: argparse.ArgumentParser) -> None:
     "The options of an attack."
     kinds = ("fgsm", "pgd", "apgd", "cw", "autoattack")
-    p.add_argument("--attack", default="pgd", choices=kinds)
+    p.add_argument("--attack", choices=kinds, help="default: that of the column, or pgd")
     p.add_argument("--epsilon", help="radius of the ball in [0, 1], such as 8/255")
     p.add_argument("--step", help="step size in [0, 1], such as 2/255")
     p.add_argument("--norm", help="linf, l2 or l1")
     p.add_argument("--loss", help="what the attack climbs, such as ce, cw or dlr")
     p.add_argument("--steps", type=int, help="steps of the attack")
     p.add_argument("--restarts", type=int, help="random restarts")
-    p.add_argument("--which", **_WHICH)
-    p.add_argument("--size", type=int, default=0, help="test images (default: all)")
+    of_column = "default: the column's, or"
+    p.add_argument("--which", choices=_WHICH["choices"], help=f"weights ({of_column} last)")
+    p.add_argument("--size", type=int, help=f"test images ({of_column} all)")
     p.add_argument("--source", help="make the attack on this run instead (transfer)")
 
 
@@ -115,6 +116,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
         "attack a trained run",
         (
             "--preset",
+            "--seeds",
             "--device",
             "--json",
             "--row",
@@ -129,7 +131,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
     "export": (
         commands.export,
         "write a trained network for other programs",
-        ("--preset", "--device", "--row", "--column", "--seed", "--pieces"),
+        ("--preset", "--seeds", "--device", "--row", "--column", "--seed", "--pieces"),
         {"run": _RUN, "--to": _TO, "--which": _WHICH},
     ),
     "plan": (
@@ -153,7 +155,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
     "claims": (
         commands.claims,
         "the thesis's claims with verdicts",
-        ("--preset", "--seeds", "--epochs", "--set", "--json"),
+        ("--preset", "--seeds", "--epochs", "--set", "--chapter", "--json"),
         {},
     ),
     "report": (

@@ -95,6 +95,7 @@ class Detect:
     flip: bool = True
 
     every = 1_000_000  # judged once, at the end: nothing is chosen by it
+    boxes = True  # what its images must have
 
     def check(self):
         if not hasattr(self.network, "build"):

@@ -193,6 +193,7 @@ class Scenes:
     target_part: str = pieces.field("", compare=False)
 
     held_out = 0
+    boxes = True
 
     def check(self):
         known = [*FORMS, *scenes.STYLES]

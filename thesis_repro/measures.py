@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'measure', 'Measurement', 'Recorded', 'weights_of',
-           'Kept', 'Robustness', 'no_autoattack', 'outdated', 'ensure_measured', 'Planned', 'runs_in', 'tasks_in',
-           'planned_row', 'at_equal_compute']
+           'Kept', 'Robustness', 'no_autoattack', 'outdated', 'refresh', 'ensure_measured', 'Planned', 'runs_in',
+           'tasks_in', 'planned_row', 'at_equal_compute']
 
 # %% ../nbs/engine/039_measures.ipynb #bbd5e126
 import dataclasses
@@ -303,6 +303,21 @@ def outdated(store: Store, tasks) -> dict:
     "The (run, measurement) that other code measured than today's → the modules that changed."
     found = {(r, m): m.outdated(store, r) for r, m in dict.fromkeys(tasks)}
     return {task: modules for task, modules in found.items() if modules}
+
+
+def refresh(store: Store, runs) -> list[str]:
+    """Forget what other code made of runs, and of what they rest on; the names of the runs.
+
+    A run rests on the runs that it needs, and on what its data keep of how they were made: where
+    data have `keeps()`, that is a measurement, such as the generations of an evolution.
+    """
+    every = list(dict.fromkeys(s for r in runs for s in (*r.needs(), r)))
+    kept = [(r, r.data.keeps()) for r in every if hasattr(r.data, "keeps")]
+    stale = outdated(store, kept)
+    old = dict.fromkeys([*store.outdated(every), *(r for r, _ in stale)])
+    for r, m in stale:
+        m.forget(store, r)
+    return store.renew(old)
 
 
 def ensure_measured(store: Store, tasks) -> None:

@@ -171,13 +171,13 @@ def _places(there: dict, cells) -> list[dict]:
 def _made(store: Store, plan: dict, train: bool, fresh: str) -> dict:
     "Make the runs and measurements of a plan; what failed. `fresh` forgets outdated ones first."
     chosen, tasks = runs_in(plan), tasks_in(plan)
+    needed = [s for r, m in tasks for s in m.needs(r)]
     if fresh == "changed":
-        store.renew(store.outdated(chosen))
+        measures.refresh(store, [*chosen, *needed])
         for r, m in measures.outdated(store, tasks):
             m.forget(store, r)
     if not train:
         return {}
-    needed = [s for r, m in tasks for s in m.needs(r)]
     return tried(store.ensure, [*chosen, *needed]) | tried(ensure_measured, store, tasks)
 
 # %% ../nbs/evidence/057_registry.ipynb #ae4dd2d4
@@ -201,7 +201,8 @@ class MadeTable(Made):
         frame = compare(self.number, cells, self.along)
         name = "-".join(["also", *re.findall(r"\w+", " ".join(own))]) if own else ""
         to, failed = folder(preset) / name / "tables", dict(failures.values())
-        return self.of(store, frame, runs_in(plan), failed, to, tasks_in(plan), cells, train)
+        what = runs_in(plan), failed, to, tasks_in(plan), cells, train
+        return self.of(store, frame, *what, own=tuple(own))
 
     def kept(self, store: Store, asked: tuple) -> dict:
         "The plan of the data sets that were not asked for now, where they have runs from before."
@@ -228,12 +229,12 @@ class MadeTable(Made):
         return [_cell(store, place, planned, failures) for place, planned in plan.items()]
 
     def of(
-        self, store: Store, frame, chosen, failed: dict, to: Path, tasks=(), cells=(), train=True
+        self, store, frame, chosen, failed: dict, to: Path, tasks=(), cells=(), train=True, own=()
     ) -> Table:
         "The Table of a frame and the runs behind it, saved in the folder `to`."
         there = {r: record for r in chosen if (record := store.record(r))}
         facts = {"number": self.number, "title": self.title, "where": self.where}
-        facts |= {"preset": store.preset.name, "to": to, "failed": failed}
+        facts |= {"preset": store.preset.name, "to": to, "failed": failed, "own": own}
         facts |= {"data": data_words((r.part, r.data) for r in there)}
         facts |= {"code": told_code(store, there, tasks)}
         facts |= {"origin": provenance(*_places(there, cells))}
@@ -305,8 +306,7 @@ class MadeFigure(Made):
         store, asked = Store(preset), tuple(parts or self.parts)
         with style(), Store.training(train):
             drawn, failures = self.drawn(preset, asked, how)
-            if fresh == "changed" and (old := store.outdated(drawn.runs)):
-                store.renew(old)
+            if fresh == "changed" and measures.refresh(store, drawn.runs):
                 drawn, failures = self.drawn(preset, asked, how)
         there = {r: record for r in drawn.runs if (record := store.record(r))}
         data = [*((r.part, r.data) for r in there), *drawn.data]

@@ -273,9 +273,22 @@ def _attempt(store: Store, run: Run, wait: bool, progress: bool) -> object:
     return ""
 
 
+def _check_boxes(run: Run) -> None:
+    "BadInput where a classifier is given images with boxes, or a detector images without."
+    with_boxes, wanted = (getattr(p, "boxes", False) for p in (run.data, run.recipe))
+    if with_boxes == wanted:
+        return
+    kind, title = type(run.recipe).__name__, getattr(run.data, "title", type(run.data).__name__)
+    has = "has boxes and no class for a whole image" if with_boxes else "has no boxes"
+    such = "a data set of classes, such as cifar10" if with_boxes else "a detection set: scenes, voc"
+    raise BadInput(f"{run.name}: {title} {has}, which {kind} needs: give it {such}")
+
+
 def _make_all(store: Store, runs: list[Run]):
     "Make some runs. RunsFailed lists those that could not be made."
     store.check_commit()
+    for run in runs:
+        _check_boxes(run)
     for data in dict.fromkeys(r.data for r in runs):
         store.images(data)  # what is missing is reported before any training
     if store.preset.launcher == "local":

@@ -147,11 +147,12 @@ _NOTHING = {
 _OURS = "“ours” in a row's name is the thesis's word for its own method, not our measurement"
 
 
-def _row(name: str, frame: pd.DataFrame, across: list, cells: dict, notes: _Notes) -> dict:
-    "One row of the layout."
+def _row(name, frame: pd.DataFrame, across: list, cells: dict, notes: _Notes, yours=()) -> dict:
+    "One row of the layout; `yours` are the labels of rows of the reader's own."
     own = frame[frame.row == name]
     ours_only = (own.verdict == "ours only").all()
     tag = "†" if own.cited.any() else "ours only" if ours_only else ""
+    tag = "your own" if name in yours else tag
     empty = ("thesis", "Δ") if ours_only else () if own.n.any() else ("ours", "Δ")
     texts = [cells.get((name, c["name"]), _NOTHING) for c in across]
     lines = [(label, [t[label] for t in texts]) for label in _NOTHING if label not in empty]
@@ -167,7 +168,8 @@ def layout(t) -> dict:
     printed = columns(t.number) if f"table_{t.number}".replace(".", "_") in tables() else []
     own = dict.fromkeys(frame.column)
     across = [_parts(c) for c in dict.fromkeys([*(c for c in printed if c in own), *own])]
-    rows = [_row(name, frame, across, cells, notes) for name in dict.fromkeys(frame.row)]
+    how = across, cells, notes, getattr(t, "own", ())
+    rows = [_row(name, frame, *how) for name in dict.fromkeys(frame.row)]
     for before, row in zip([{"group": ""}, *rows], rows, strict=False):
         row["opens"] = bool(row["group"]) and row["group"] != before["group"]
     spans: list = []
@@ -293,7 +295,7 @@ def as_latex(t) -> str:
     for row in g["rows"]:
         dagger = r"\textdagger{}" if row["tag"] == "†" else ""
         dagger += rf"\textsuperscript{{{row['note']}}}" if row["note"] else ""
-        only = "(ours only)" if row["tag"] == "ours only" else ""
+        only = f"({row['tag']})" if row["tag"] not in ("", "†") else ""
         row["names"] = [tex(row["short"]) + dagger, only, "", ""]
     where = f" ({t.where})" if t.where else ""
     return _fill("tex", t, g=g, caption=t.heading[0].lower() + t.heading[1:] + where)

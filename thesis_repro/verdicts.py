@@ -244,6 +244,6 @@ def verdict_rule() -> str:
         "when the 95 % interval of its quantity, paired by seed where it can be, lies on the "
         "side that the thesis states, and fails when it lies on the other. On other data or "
         "at a smaller scale, numbers and sizes in points are not comparable; a direction is "
-        "judged, and its reason says where. On stand-in images, or with a network that has "
-        "not learned, it is only tried: no evidence, and in no score."
+        "judged, and its reason says where. On stand-in images, with a network that has not "
+        "learned, or of seconds on a CPU, it is only tried: no evidence, and in no score."
     )

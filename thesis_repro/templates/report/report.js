@@ -11,6 +11,28 @@
     fold.textContent = open ? "Unfold code" : "Fold code";
   });
 
+  // The box that leads to a table by its number: 6.7, fig 7.2, eq 7.12, chapter 5.
+  const jump = document.querySelector(".jump");
+  if (jump) {
+    const typed = jump.querySelector("input");
+    const words = text => text.toLowerCase().match(/\p{L}+|[0-9]+(\.\w+)*/gu) ?? [];
+    const places = all("option", jump).map(o => ({link: o.dataset.link, words: words(o.value)}));
+    const reach = asked => {
+      const [kind, number] = asked.length > 1 ? asked : ["", asked[0]];
+      const named = p => p.words.at(-1) === number && p.words[0].startsWith(kind);
+      return places.find(p => p.words.join(" ") === asked.join(" "))
+        ?? places.find(named) ?? places.find(p => asked.every(w => p.words.some(own => own.startsWith(w))));
+    };
+    jump.addEventListener("submit", e => {
+      e.preventDefault();
+      const asked = words(typed.value), place = asked.length ? reach(asked) : null;
+      typed.setCustomValidity(place ? "" : "There is no table, figure, equation or chapter of that name.");
+      if (place) location.href = place.link; else typed.reportValidity();
+    });
+    typed.addEventListener("input", () => typed.setCustomValidity(""));
+    jump.hidden = false;
+  }
+
   // The scorecard: search, filter, sort, and the first twenty claims at first.
   const box = document.getElementById("scorecard");
   if (!box) return;
