@@ -2015,6 +2015,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'thesis_repro/gan_speed.py'),
                                         'thesis_repro.gan_speed.PlainProgressive.generator_loss': ( 'science/gan_speed.html#plainprogressive.generator_loss',
                                                                                                     'thesis_repro/gan_speed.py'),
+                                        'thesis_repro.gan_speed.against_plain': ( 'science/gan_speed.html#against_plain',
+                                                                                  'thesis_repro/gan_speed.py'),
                                         'thesis_repro.gan_speed.bench': ('science/gan_speed.html#bench', 'thesis_repro/gan_speed.py'),
                                         'thesis_repro.gan_speed.images_a_second': ( 'science/gan_speed.html#images_a_second',
                                                                                     'thesis_repro/gan_speed.py'),
