@@ -120,6 +120,10 @@ class Measurement:
         "The number, nan if it is absent."
         raise NotImplementedError
 
+    def error(self, store: Store, run: Run) -> float:
+        "The standard error that the choice of images gives to the number, nan if it is not known."
+        return math.nan
+
     def absent(self, store: Store, run: Run) -> bool:
         "Whether it has yet to be made, for a run that is there."
         return False
