@@ -581,6 +581,15 @@ def test_measurements_know_their_errors(trained):
     assert math.isnan(AskedFor(count=99).error(store, runs["faces"]))  # not measured
 
 
+@pytest.mark.parametrize("weights", ["torchvision", "TF"])
+def test_fewer_images_than_an_extractor_has_features_do_not_fit(trained, weights):
+    run = trained[1]["gan"]  # 120 test images
+    for count, there in ((100, 100), (5000, 120)):
+        with pytest.raises(BadInput, match=f"{there} images with 2,048 features"):
+            Quality(Inception(weights), count).fits(run)
+    Quality(Squares(), 100).fits(run)  # how many it has is known when it looks
+
+
 def test_classes_asked_for_and_modes(trained):
     store, runs = trained
     m, run = AskedFor(runs["classifier"], 90), runs["gan"]

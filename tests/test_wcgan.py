@@ -22,6 +22,7 @@ from thesis_repro import (
     weighted,
 )
 from thesis_repro.draws import Draws
+from thesis_repro.extractors import EfficientNetLite, Inception
 from thesis_repro.files import BadInput
 from thesis_repro.games import Judgement, NonSaturating, Wasserstein
 from thesis_repro.gan_networks import AtInput, DcganGenerator, EveryLayer, Unseen
@@ -472,6 +473,39 @@ def test_what_generated_images_add_is_paired_with_the_baseline(preset):
     plan["Baseline", "Red"] = told(70.0)
     alone = wcgan.gains(preset, plan)["+ WcPGGAN"]["Red"]
     assert alone == gap([80.0], [70.0], math.hypot(0.5, 0.5))
+
+
+@pytest.fixture
+def few_faces(tmp_path):
+    "A preset whose faces are 60 real images to test with, 16 × 16, with the attributes of CelebA."
+    rng, names = np.random.default_rng(0), wcgan.printed_accuracies().columns
+    arrays = {"attributes": np.array([name.replace(" ", "_") for name in names])}
+    for split, n in (("train", 120), ("test", 60)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+        arrays[f"y_{split}"] = rng.integers(0, 2, (n, 40))
+    np.savez(tmp_path / "faces.npz", **arrays)
+    changed = {"celeba": f"npz:{tmp_path / 'faces.npz'}", "held_out": 10}
+    return settings.load("smoke", chapter=3, **changed)
+
+
+def test_fewer_images_than_features_are_refused_before_anything_is_trained(few_faces, monkeypatch):
+    monkeypatch.setattr(wcgan, "extractor", lambda preset: EfficientNetLite())
+    monkeypatch.setattr(EfficientNetLite, "there", lambda self: None)
+    with pytest.raises(BadInput, match="60 images with 1,280 features: FD needs at least as many"):
+        wcgan.plan_3_1(few_faces)
+
+
+def test_a_wrong_file_of_inception_is_not_replaced_by_another_extractor(
+    few_faces, tmp_path, monkeypatch
+):
+    path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    path.write_bytes(b"other weights")
+    monkeypatch.setenv("THESIS_REPRO_INCEPTION", str(path))
+    with pytest.raises(BadInput, match="not Inception's weights: its SHA-256 begins with"):
+        wcgan.plan_3_1(few_faces)
+    monkeypatch.delenv("THESIS_REPRO_INCEPTION")
+    other = wcgan.extractor(few_faces)  # where no file is named, it may be
+    assert other == (Inception() if EfficientNetLite().missing() else EfficientNetLite())
 
 
 def test_table_3_4_at_both_scales(preset, whole):

@@ -344,6 +344,10 @@ class Quality(OfImages):
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, self.show)
 
+    def fits(self, run: Run) -> None:
+        there = getattr(run.data.outline(), self.split)
+        enough(min(self.count, there), self.extractor.features)
+
     def error(self, store: Store, run: Run) -> float:
         ends = (self.kept(store, run) or {}).get("FD interval")
         if self.show != "FD" or not ends:
