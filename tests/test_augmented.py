@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -223,6 +224,12 @@ def test_each_attribute_has_an_accuracy(tmp_path):
     values = [m.value(store, run) for m in measured]
     assert values == [made[name] for name in FACES.attributes]
     assert math.isclose(sum(values) / 3, record.metrics["last"]["accuracy"], rel_tol=1e-9)
+    images, net = store.images(run.data), store.weights(run, "last")
+    with torch.no_grad():
+        direct = (net(images.x_test / 255) > 0) == images.y_test
+    right = [m.right(store, run) for m in measured]
+    assert np.array_equal(np.stack(right, 1), direct.numpy())
+    assert Recognised("Red", "best").right(store, run) is None  # not measured
 
 
 def test_attributes_need_a_method_for_them(tmp_path):

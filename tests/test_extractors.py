@@ -116,12 +116,18 @@ def test_inception_of_torchvision(file):
 
 def test_inception_of_2015(file, monkeypatch):
     home = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason=NEEDS)
+    from torchvision.models import inception_v3
+
     kind = home.FeatureExtractorInceptionV3
     with monkeypatch.context() as m:  # one that loads nothing
         m.setattr(home, "load_state_dict_from_url", lambda *args, **how: {})
         m.setattr(kind, "load_state_dict", lambda self, state: None)
         theirs = kind("inception", ["2048", "logits_unbiased"])
     random_weights(theirs)
+    # pytorch-fid publishes the same file: it loads it, strictly, into torchvision's network
+    other = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+    forms = ({k: v.shape for k, v in net.state_dict().items()} for net in (theirs, other))
+    assert next(forms) == next(forms)
     file("TF", theirs.state_dict())
     x = images(2)
     features, p = seen(Inception("TF").build(), x)

@@ -15,7 +15,7 @@ from samples import noise
 from scipy import linalg, stats
 from torch.autograd import gradcheck
 
-from thesis_repro import gan_blocks, gans, training
+from thesis_repro import games, gan_blocks, gans, training
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.games import Hinge, Judgement, NonSaturating, Saturating, Wasserstein
@@ -99,6 +99,17 @@ def test_the_penalty_between_real_and_generated_images():
     assert GradientPenalty().generator(s) == 0
     other = dataclasses.replace(s, draws=Draws(0, 1, 3))  # other places at another step
     assert GradientPenalty().critic(other).item() != pytest.approx(expected, rel=1e-6)
+
+
+def test_slopes_are_taken_in_full_precision_under_autocast():
+    s = seen()
+    x = s.real.float()
+    s.c, exact = s.c.float(), s.slopes(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = games.slopes(lambda x: s.nets["critic"](x, s.c, 1.5).score, x)
+        found = s.slopes(x)
+    assert not torch.equal(rounded, exact)  # bf16 would show
+    torch.testing.assert_close(found, exact, rtol=0, atol=0)
 
 
 def test_the_penalty_at_generated_images():

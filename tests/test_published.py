@@ -476,9 +476,11 @@ def test_every_claim_names_printed_cells_or_figures():
     printed = {(t, c.row, c.column) for t in thesis_tables() for c in published(t).itertuples()}
     chapters = claims()[claims().chapter.str.isdigit()]
     named = {c for q in chapters.quantity for c in quantity_cells(q)}
-    assert {c for c in named if c[0].startswith("table")} <= printed
+    ours = {c for c in named if c[0].endswith("_ours")}  # in the plans of their chapters' tests
+    assert {c for c in named - ours if c[0].startswith("table")} <= printed
     assert {c[0] for c in named - printed} == {
         *(
+            "table_3_2_grid_ours",
             "figure_3_5",
             "figure_3_6",
             "figure_4_4",

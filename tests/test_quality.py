@@ -430,6 +430,8 @@ def test_all_numbers_of_an_extractor_are_measured_once(trained):
     assert [m.unit for m in others] == ["", "", "", "", "%", "%"]
     found = first.kept(store, run)
     low, high = found["FD interval"]
+    assert first.error(store, run) * 2 * 1.959964 == pytest.approx(high - low)
+    assert math.isnan(others[1].error(store, run))
     assert low < found["FD"] < high and found["n"] == found["real n"] == 100
     net, x = Squares().build(), run.data.images().x_test[quality.chosen(120, 100)]
     made = torch.cat([x for x, _ in quality.generated(store, run, 100, batch=10)])
@@ -546,6 +548,46 @@ def test_a_generator_that_does_not_listen_gets_half():
     blind = (torch.rand(4000, generator=draw) < 0.3).long()
     assert abs(quality.balanced(wanted, blind)["mean"] - 50) < 5
     assert math.isnan(quality.balanced(torch.zeros(5).long(), torch.zeros(5).long())["mean"])
+
+
+def test_the_error_of_what_was_asked_for_is_that_of_images():
+    "Against a bootstrap of whole images in which the attributes go wrong together."
+    rng = np.random.default_rng(0)
+    wanted = rng.random((400, 3)) < 0.3
+    found = wanted ^ ((rng.random((400, 1)) < 0.2) | (rng.random((400, 3)) < 0.05))
+
+    def mean(some):
+        pairs = zip(torch.tensor(wanted[some]).T, torch.tensor(found[some]).T, strict=True)
+        return np.mean([quality.balanced(w, f)["mean"] for w, f in pairs])
+
+    again = [mean(rng.integers(0, 400, 400)) for _ in range(400)]
+    error = quality.balanced_error(torch.tensor(wanted), torch.tensor(found))
+    assert 0.9 < error / np.std(again) < 1.1  # the draws are fixed
+    assert quality.balanced_error(torch.tensor(wanted), torch.tensor(wanted)) == 0
+
+
+def test_measurements_know_their_errors(trained):
+    store, runs = trained
+    asked = AskedFor(count=100)
+    found = asked.make(store, runs["faces"])
+    assert asked.error(store, runs["faces"]) == found["error"]
+    images = runs["faces"].data.images()
+    mixed = asked.shares(store, runs["faces"], images.x_test, images.y_test.roll(1, 0))
+    assert 0 < mixed["error"] < 20
+    by_class = AskedFor(runs["classifier"], 90)
+    p = by_class.make(store, runs["gan"])["right"] / 100
+    error = by_class.error(store, runs["gan"])
+    assert error == pytest.approx(100 * math.sqrt(p * (1 - p) / 90), abs=1e-6)
+    assert math.isnan(AskedFor(count=99).error(store, runs["faces"]))  # not measured
+
+
+@pytest.mark.parametrize("weights", ["torchvision", "TF"])
+def test_fewer_images_than_an_extractor_has_features_do_not_fit(trained, weights):
+    run = trained[1]["gan"]  # 120 test images
+    for count, there in ((100, 100), (5000, 120)):
+        with pytest.raises(BadInput, match=f"{there} images with 2,048 features"):
+            Quality(Inception(weights), count).fits(run)
+    Quality(Squares(), 100).fits(run)  # how many it has is known when it looks
 
 
 def test_classes_asked_for_and_modes(trained):

@@ -22,11 +22,14 @@ from thesis_repro import (
     weighted,
 )
 from thesis_repro.draws import Draws
+from thesis_repro.extractors import EfficientNetLite, Inception
 from thesis_repro.files import BadInput
 from thesis_repro.games import Judgement, NonSaturating, Wasserstein
 from thesis_repro.gan_networks import AtInput, DcganGenerator, EveryLayer, Unseen
 from thesis_repro.gan_progressive import ProgressiveGenerator
 from thesis_repro.gans import Auxiliary, Drift, GradientPenalty
+from thesis_repro.measures import Planned
+from thesis_repro.paired import gap, paired_error
 from thesis_repro.pieces import from_specification, specification
 from thesis_repro.published import published
 from thesis_repro.recogniser import Recognise
@@ -41,7 +44,7 @@ from thesis_repro.weighted import WcLayer, Weighted
 def preset(tmp_path, monkeypatch):
     "The smallest preset, with a folder of its own for what it makes."
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
-    small = {"train_size": 32, "test_size": 40, "held_out": 10, "epochs": 1}
+    small = {"train_size": 32, "test_size": 40, "held_out": 10, "epochs": 1, "seeds": 1}
     return settings.load("smoke", chapter=3, jobs=1, width=0.01, **small)
 
 
@@ -405,6 +408,106 @@ def test_the_plans(preset):
     assert not any(p.runs for p in none.values())
 
 
+def test_the_claims_of_ours_name_cells_of_the_grid(preset):
+    grid = wcgan.planned(GRID, preset)
+    quantities = claims.published.claims(3).set_index("id").quantity
+    quantities = quantities[quantities.index.str.startswith("3.2-grid")]
+    cells = {c for quantity in quantities for c in claims.quantity_cells(quantity)}
+    assert len(quantities) == 4 and {table for table, _, _ in cells} == {"table_3_2_grid_ours"}
+    assert {(row, column) for _, row, column in cells} <= {p for p in grid if grid[p].runs}
+
+
+class Told:
+    "A measurement that is told its values, and what images make of them."
+
+    def __init__(self, values, error=0.5, right=None):
+        self.values, self.known, self.answers = values, error, right
+
+    def value(self, store, seed):
+        return self.values[seed]
+
+    def error(self, store, seed):
+        return self.known
+
+    def right(self, store, seed):
+        return self.answers
+
+
+def told(*values, **how):
+    return Planned(tuple(range(len(values))), Told(values, **how))
+
+
+def test_above_zero_the_wc_layers_are_better(preset):
+    "A lower distance, and more of what was asked; seed by seed."
+    plan = {(row, c): told(20.0, 30.0) for row in GRID for c in wcgan.BETTER}
+    plan["DCGAN / All layers+Wc-layer", "FID"] = told(18.0, 27.0)
+    plan["DCGAN / All layers+Wc-layer", wcgan.ASKED] = told(24.0, 35.0)
+    plan["DCGAN / Input only", wcgan.ASKED] = told(70.0, 70.0)
+    plan["PGGAN / Input only", "FID"] = Planned(reason="not affordable")
+    found = wcgan.help_of_wc(preset, plan)
+    nearer, right = found["FID"], found[wcgan.ASKED]
+    assert [*nearer] == [*right] and len(nearer) == 4
+    assert nearer["DCGAN, against all layers"] == gap([20, 30], [18, 27])
+    assert right["DCGAN, against all layers"] == gap([24, 35], [20, 30])
+    assert right["DCGAN, against input only"] == gap([24, 35], [70, 70])
+    assert math.isnan(nearer["PGGAN, against input only"].value)
+    frame = wcgan.as_frame(found, ("number", "Wc-layers")).set_index(["number", "Wc-layers"])
+    line = frame.loc["FID", "DCGAN, against all layers"]
+    assert (line["better by"], line["n"], line["over"]) == (2.5, 2, "seeds")
+
+
+def test_what_generated_images_add_is_paired_with_the_baseline(preset):
+    "By seed; of one run image by image; a row without runs is left out."
+    rng = np.random.default_rng(0)
+    right = [rng.random(200) < share for share in (0.7, 0.8)]
+    plan = {("Baseline", "Red"): told(70.0, right=right[0])}
+    plan["Baseline", "Low"] = told(60.0, 62.0)
+    plan["+ WcPGGAN", "Red"] = told(80.0, right=right[1])
+    plan["+ WcPGGAN", "Low"] = told(65.0, 66.0)
+    plan["kept", "Red"] = Planned(reason="no selection")
+    found = wcgan.gains(preset, plan)
+    assert {row: [*named] for row, named in found.items()} == {"+ WcPGGAN": ["Red", "Low"]}
+    error = float(paired_error(right[1], right[0]))
+    assert found["+ WcPGGAN"]["Red"] == gap([80.0], [70.0], error)
+    assert found["+ WcPGGAN"]["Low"] == gap([65, 66], [60, 62])
+    plan["Baseline", "Red"] = told(70.0)
+    alone = wcgan.gains(preset, plan)["+ WcPGGAN"]["Red"]
+    assert alone == gap([80.0], [70.0], math.hypot(0.5, 0.5))
+
+
+@pytest.fixture
+def few_faces(tmp_path):
+    "A preset whose faces are 60 real images to test with, 16 × 16, with the attributes of CelebA."
+    rng, names = np.random.default_rng(0), wcgan.printed_accuracies().columns
+    arrays = {"attributes": np.array([name.replace(" ", "_") for name in names])}
+    for split, n in (("train", 120), ("test", 60)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+        arrays[f"y_{split}"] = rng.integers(0, 2, (n, 40))
+    np.savez(tmp_path / "faces.npz", **arrays)
+    changed = {"celeba": f"npz:{tmp_path / 'faces.npz'}", "held_out": 10}
+    return settings.load("smoke", chapter=3, **changed)
+
+
+def test_fewer_images_than_features_are_refused_before_anything_is_trained(few_faces, monkeypatch):
+    monkeypatch.setattr(wcgan, "extractor", lambda preset: EfficientNetLite())
+    monkeypatch.setattr(EfficientNetLite, "there", lambda self: None)
+    with pytest.raises(BadInput, match="60 images with 1,280 features: FD needs at least as many"):
+        wcgan.plan_3_1(few_faces)
+
+
+def test_a_wrong_file_of_inception_is_not_replaced_by_another_extractor(
+    few_faces, tmp_path, monkeypatch
+):
+    path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    path.write_bytes(b"other weights")
+    monkeypatch.setenv("THESIS_REPRO_INCEPTION", str(path))
+    with pytest.raises(BadInput, match="not Inception's weights: its SHA-256 begins with"):
+        wcgan.plan_3_1(few_faces)
+    monkeypatch.delenv("THESIS_REPRO_INCEPTION")
+    other = wcgan.extractor(few_faces)  # where no file is named, it may be
+    assert other == (Inception() if EfficientNetLite().missing() else EfficientNetLite())
+
+
 def test_table_3_4_at_both_scales(preset, whole):
     stand_in = wcgan.plan_3_4(preset)
     assert len(stand_in) == 200 and not any(p.runs for p in stand_in.values())
@@ -488,7 +591,7 @@ def test_the_second_half_of_table_3_4_is_read_as_the_text_counts():
 def test_the_thesis_own_numbers_have_the_signs_of_its_claims():
     judged = claims.claim_table(chapter=3).set_index("id")
     known = judged.dropna(subset="thesis")
-    assert len(judged) == 28 and len(known) == 21
+    assert len(judged) == 32 and len(known) == 21
     for c in known.itertuples():
         off = c.thesis - c.bound
         assert abs(off) <= 0.05 if c.direction == "=" else off > 0, c.Index
@@ -524,6 +627,10 @@ def test_tables_and_figures_are_made(preset):
         shares = made.frame.set_index("attribute")
         assert not made.failed and shares.shape == (5, 3)
         assert np.allclose(shares.sum(), 1)
+    made = wcgan.figure_3_2_wc_ours(preset)
+    assert not made.failed and len(made.frame) == 8 and len(made.cells) == 18
+    known = made.frame["low"].notna()
+    assert set(made.frame["over"][known]) == {"images"} and known.any()  # of one seed
     store = Store(preset)
     run = wcgan.small_run(preset, "WcPGGAN", METHODS["WcPGGAN"])
     net = weighted.trained_generator(store, run)

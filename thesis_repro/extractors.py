@@ -76,6 +76,7 @@ class Extractor:
     "A classifier that looks at images. Subclasses are pieces with `title` and `build`."
 
     title = ""
+    features = 0  # of an image, where that is known before the network is there
 
     def build(self, store=None) -> Looking:
         "The network. BadInput if something is not there that it needs."
@@ -190,6 +191,7 @@ class Inception(Extractor):
     "Inception v3 (Szegedy et al., 2016) from a file that THESIS_REPRO_INCEPTION names."
 
     weights: str = pieces.field("torchvision", one_of=tuple(INCEPTIONS))
+    features = 2048
 
     @property
     def title(self) -> str:
@@ -212,6 +214,11 @@ class Inception(Extractor):
         if self.weights == "TF":
             library("torch_fidelity")
 
+    def missing(self) -> str:
+        "Why it cannot be used here. BadInput for a wrong file: no other extractor takes its place."
+        inception_files()
+        return super().missing()
+
     def build(self, store=None):
         path = self.file()
         return _torchvision(path) if self.weights == "torchvision" else _tensorflow(path)
@@ -227,6 +234,7 @@ class EfficientNetLite(Extractor):
     "EfficientNet-Lite0 with ImageNet weights, at images of `size` × `size` pixels."
 
     size: int = pieces.field(224, low=32)
+    features = 1280
 
     def check(self):
         if self.size % 32:

@@ -93,6 +93,8 @@ def row_of(preset, row: str, whole: Run, columns: dict, parts=None, like=None) -
             cells[row, name] = Planned(reason=other or m)
             continue
         why = other or (m.extractor.missing() if hasattr(m, "extractor") else "")
+        if not why:
+            m.fits(runs[0])
         cells[row, name] = Planned((), m, why) if why else Planned(runs, m, short)
     return cells
 

@@ -6,7 +6,8 @@
 __all__ = ['NUMBERS', 'ClassScore', 'kernel_distance', 'kernel_distances', 'radii', 'share_inside', 'precision_recall', 'Cloud',
            'joined', 'cloud_of', 'spread', 'interval', 'chosen', 'trained_generator', 'prior_of', 'images_for',
            'generated', 'runs_in', 'looking', 'real_cloud', 'OfImages', 'enough', 'compared', 'scored', 'Quality',
-           'slerp', 'path_lengths', 'PathLength', 'balanced', 'answers', 'attributes_in', 'AskedFor', 'modes', 'Modes']
+           'slerp', 'path_lengths', 'PathLength', 'balanced', 'balanced_error', 'answers', 'attributes_in', 'AskedFor',
+           'modes', 'Modes']
 
 # %% ../nbs/science/087_quality.ipynb #f75a58a7
 import dataclasses
@@ -343,6 +344,16 @@ class Quality(OfImages):
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, self.show)
 
+    def fits(self, run: Run) -> None:
+        there = getattr(run.data.outline(), self.split)
+        enough(min(self.count, there), self.extractor.features)
+
+    def error(self, store: Store, run: Run) -> float:
+        ends = (self.kept(store, run) or {}).get("FD interval")
+        if self.show != "FD" or not ends:
+            return math.nan
+        return (ends[1] - ends[0]) / 2 / scipy.stats.norm.ppf(0.975)  # whose interval is this one
+
     def compute(self, store: Store, run: Run) -> dict:
         net, images = looking(store, self.extractor), store.images(run.data)
         enough(min(self.count, len(getattr(images, f"x_{self.split}"))), net.features)
@@ -427,6 +438,16 @@ def balanced(wanted: torch.Tensor, found: torch.Tensor) -> dict:
     return {"asked": share[0], "not asked": share[1], "mean": sum(share) / 2}
 
 
+def balanced_error(wanted: torch.Tensor, found: torch.Tensor) -> float:
+    "The standard error of the mean of `balanced` over attributes (n, k), if images are drawn anew."
+    right, moved = (wanted == found).double(), torch.zeros(wanted.shape, dtype=torch.float64)
+    for v in (1, 0):
+        asked = (wanted == v).double()
+        n = asked.sum(0)
+        moved += asked * (right - (asked * right).sum(0) / n) / n / 2  # what an image adds
+    return 100 * moved.mean(1).square().sum().sqrt().item()
+
+
 def answers(net: Looking, x: torch.Tensor) -> torch.Tensor:
     "What a classifier finds in uint8 images: classes (n,), or attributes (n, k) of 0 and 1."
     p = torch.cat([p for _, p in look(net, x)])
@@ -453,6 +474,9 @@ class AskedFor(OfImages):
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, "right")
 
+    def error(self, store: Store, run: Run) -> float:
+        return self.number(store, run, "error")
+
     def compute(self, store: Store, run: Run) -> dict:
         images = store.images(run.data)
         pairs = zip(*generated(store, run, self.count, self.which), strict=True)
@@ -467,14 +491,20 @@ class AskedFor(OfImages):
         if not (names := store.images(run.data).attributes):
             if net is None or not net.classes:
                 raise BadInput(f"{run.name}: AskedFor needs a run that classifies its images")
-            return {"right": 100 * (answers(net, x) == y).double().mean().item()}
+            right = (answers(net, x) == y).double()
+            error = 100 * right.std(correction=0).item() / len(y) ** 0.5
+            return {"right": 100 * right.mean().item(), "error": error}
         known = store.images(self.classifier.data).attributes if net else ()
         columns, asked = attributes_in(run.data, x, net, known), dict(zip(names, y.T, strict=True))
         found = {name: balanced(asked[name], columns[name]) for name in names if name in columns}
         if not found:
             raise BadInput(f"{run.name}: AskedFor needs a run that finds its attributes")
-        means = [f["mean"] for f in found.values() if not math.isnan(f["mean"])]
-        return {"right": sum(means) / len(means) if means else math.nan, "attributes": found}
+        means = {name: f["mean"] for name, f in found.items() if not math.isnan(f["mean"])}
+        if not means:
+            return {"right": math.nan, "error": math.nan, "attributes": found}
+        both = (torch.stack([of[name] for name in means], 1) for of in (asked, columns))
+        right = sum(means.values()) / len(means)
+        return {"right": right, "error": balanced_error(*both), "attributes": found}
 
 # %% ../nbs/science/087_quality.ipynb #775e35f5
 def modes(answers: torch.Tensor, k: int, least: float = 0.1) -> dict:

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'METHODS', 'CONDITIONS', 'GRID', 'PARTS', 'FACES', 'SHOWN', 'PLAYED', 'ASKED', 'PEOPLE', 'PRINTED', 'PAIRED',
-           'TITLE_3_1', 'table_3_1', 'ROWS_3_2', 'TITLE_3_2', 'table_3_2', 'TITLE_GRID', 'table_3_2_grid_ours',
-           'ROWS_3_3', 'TITLE_3_3', 'table_3_3', 'WANTED', 'PANELS', 'TALL', 'ROWS_3_4', 'BY_PEOPLE', 'TITLE_3_4',
-           'table_3_4', 'ROWS_CLEAN', 'SUREST', 'KEPT', 'TITLE_CLEAN', 'table_3_4_ours', 'dcgan', 'pggan', 'fused',
-           'author_code', 'stands_in', 'played', 'faces', 'fitted', 'fitting', 'affordable', 'whole_run', 'row_of',
-           'small_run', 'reader', 'extractor', 'printed_accuracies', 'measurements', 'added', 'recogniser', 'weak',
-           'by_whom', 'planned', 'plan_3_1', 'combinations', 'paired_runs', 'survey_of', 'said_by_people', 'wanted',
-           'strip', 'drawn_for', 'draw_strips', 'asked_for', 'figure_3_3', 'tall_run', 'figure_3_4',
-           'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6', 'right', 'attribute_accuracy',
-           'accuracies_of', 'by_people_rows', 'to_select', 'plan_3_4', 'plan_3_4_ours']
+           'TITLE_3_1', 'table_3_1', 'ROWS_3_2', 'TITLE_3_2', 'table_3_2', 'TITLE_GRID', 'table_3_2_grid_ours', 'WC',
+           'BETTER', 'ROWS_3_3', 'TITLE_3_3', 'table_3_3', 'WANTED', 'PANELS', 'TALL', 'ROWS_3_4', 'BY_PEOPLE',
+           'TITLE_3_4', 'table_3_4', 'ROWS_CLEAN', 'SUREST', 'KEPT', 'TITLE_CLEAN', 'table_3_4_ours', 'dcgan', 'pggan',
+           'fused', 'author_code', 'stands_in', 'played', 'faces', 'fitted', 'fitting', 'affordable', 'whole_run',
+           'row_of', 'small_run', 'reader', 'extractor', 'printed_accuracies', 'measurements', 'added', 'recogniser',
+           'weak', 'by_whom', 'planned', 'plan_3_1', 'combinations', 'paired_runs', 'survey_of', 'said_by_people',
+           'help_of_wc', 'as_frame', 'figure_3_2_wc_ours', 'wanted', 'strip', 'drawn_for', 'draw_strips', 'asked_for',
+           'figure_3_3', 'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6',
+           'right', 'attribute_accuracy', 'accuracies_of', 'by_people_rows', 'to_select', 'plan_3_4', 'plan_3_4_ours',
+           'gains', 'figure_3_4_paired_ours']
 
 # %% ../nbs/chapters/03_wcgan.ipynb #5788ef54
 import functools
@@ -46,6 +47,7 @@ from .gans import Auxiliary, Drift, Gan, GradientPenalty, generate
 from .generative import FusedGenerator, PlainBranch
 from .measures import Planned, planned_row, runs_in
 from .mixup import Plain
+from .paired import Gap, draw_gaps, gap_of_cells, holm
 from .published import published
 from .quality import AskedFor, Quality, images_for, trained_generator
 from .recipes import Adam, Classify
@@ -369,6 +371,42 @@ table_3_2_grid_ours = table(
     "3.2.grid.ours", TITLE_GRID, "not in the thesis", functools.partial(planned, GRID), PARTS
 )
 
+# %% ../nbs/chapters/03_wcgan.ipynb #ba1edc02
+WC = "All layers+Wc-layer"
+BETTER = {"FID": -1, ASKED: 1}  # the sign of a better number
+
+
+def help_of_wc(preset, plan: dict) -> dict[str, dict[str, Gap]]:
+    "By how much Wc-layers are better: measured number → base and what they replace → Gap."
+    store, found = Store(preset), {}
+    for column, sign in BETTER.items():
+        for base in ("DCGAN", "PGGAN"):
+            ours = plan[f"{base} / {WC}", column]
+            for place in ("All layers", "Input only"):
+                theirs = plan[f"{base} / {place}", column]
+                pair = (ours, theirs) if sign > 0 else (theirs, ours)
+                label = f"{base}, against {place.lower()}"
+                found.setdefault(column, {})[label] = gap_of_cells(store, *pair)
+    return found
+
+
+def as_frame(gaps: dict[str, dict[str, Gap]], names: tuple[str, str]) -> pd.DataFrame:
+    "Gaps as a table: two names, the difference with its interval, p, seeds, what it is over."
+    rows = [(panel, label, g) for panel, named in gaps.items() for label, g in named.items()]
+    facts = ("value", "low", "high", "p", "n", "over")
+    kept = [(panel, label, *(getattr(g, f) for f in facts)) for panel, label, g in rows]
+    return pd.DataFrame(kept, columns=[*names, "better by", *facts[1:]])
+
+# %% ../nbs/chapters/03_wcgan.ipynb #ba1edc03
+@figure("3.2.wc.ours", "By how much Wc-layers are better, with 95 % intervals (ours)", PARTS)
+def figure_3_2_wc_ours(preset, parts=PARTS) -> Drawn:
+    "What Wc-layers add on both bases, paired by seed."
+    plan = planned(GRID, preset, parts)
+    cells = measured_cells(preset, plan)
+    gaps = help_of_wc(preset, plan)
+    frame = as_frame(gaps, ("number", "Wc-layers"))
+    return Drawn(draw_gaps(gaps), frame, runs_in(plan), cells)
+
 # %% ../nbs/chapters/03_wcgan.ipynb #98de4303
 ROWS_3_3 = {
     "Recognition branch: no": pggan(Weighted(), head=None),
@@ -593,3 +631,24 @@ def plan_3_4_ours(preset, parts=PARTS) -> dict:
 
 TITLE_CLEAN = "Accuracy of attributes, the best epoch chosen on held-out images (ours, %)"
 table_3_4_ours = table("3.4.ours", TITLE_CLEAN, "not in the thesis", plan_3_4_ours, PARTS)
+
+# %% ../nbs/chapters/03_wcgan.ipynb #ba1edc12
+def gains(preset, plan: dict) -> dict[str, dict[str, Gap]]:
+    "What the rows with generated images have more than the baseline: row → attribute → Gap."
+    store, found = Store(preset), {}
+    for (row, column), cell in plan.items():
+        if row != "Baseline" and cell.runs:
+            g = gap_of_cells(store, cell, plan["Baseline", column])
+            found.setdefault(row, {})[column] = g
+    return found
+
+
+@figure("3.4.paired.ours", "What generated images add, in points, with 95 % intervals", PARTS)
+def figure_3_4_paired_ours(preset, parts=PARTS) -> Drawn:
+    "The rows of table 3.4.ours against its baseline, by attribute, corrected for their number."
+    plan = plan_3_4_ours(preset, parts)
+    cells = measured_cells(preset, plan)
+    gaps = gains(preset, plan)
+    corrected = [p for named in gaps.values() for p in holm([g.p for g in named.values()])]
+    frame = as_frame(gaps, ("row", "attribute")).assign(**{"by Holm": corrected})
+    return Drawn(draw_gaps(gaps), frame, runs_in(plan), cells)
