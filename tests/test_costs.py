@@ -276,6 +276,13 @@ def test_a_stand_in_is_scaled_to_the_recipe():
     assert 0.6 < ratio.min() and ratio.max() < 1.6, ratio
 
 
+@pytest.mark.parametrize("method", [Plain(), Adversarial(PGD(steps=2)), Mixup()], ids=repr)
+@pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0"])
+def test_a_network_of_another_library_is_counted_apart_from_the_method(name, method):
+    recipe, shape = ClassifyPhotographs(name, method), (3, 64, 64)
+    assert np.allclose(costs.step(recipe, 10, shape), costs.counted_step(recipe, 10, shape))
+
+
 def test_seconds_of_a_gan_are_about_as_right_as_those_of_a_classifier():
     "On this machine, whatever it is, in turns: how far both predictions are off is alike."
     images = data.load("digits10", train_size=200, test_size=20, held_out=20)

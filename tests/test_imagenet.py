@@ -10,7 +10,6 @@ import torchvision
 from PIL import Image
 
 from thesis_repro import corruptions, imagenet, models, settings
-from thesis_repro.adversarial import Adversarial
 from thesis_repro.files import BadInput
 from thesis_repro.imagenet import ClassifyPhotographs, OnRelative, Photographs, class_ids, listed
 from thesis_repro.mixup import Plain
@@ -170,8 +169,6 @@ def test_a_stand_in_takes_the_place_where_one_plays_cifar_10():
     short = shortfall(dataclasses.replace(run, data=data, recipe=ours), run)
     assert "stand-in digits10" in short and "resnet18 in place of efficientnet_b7" in short
     assert from_specification(specification(run)) == run
-    method = dataclasses.replace(recipe, method=Adversarial())
-    assert method.planned().network == "efficientnet_b0"
 
 
 def test_bad_input_is_one_line(folders):

@@ -24,6 +24,7 @@ from torch.utils.module_tracker import ModuleTracker
 from . import models, pieces
 from .draws import Draws
 from .images import Images, pixels
+from .mixup import Plain
 from .recipes import Batch, Classify
 from .runs import Run
 from .strong_attacks import AutoAttack
@@ -117,10 +118,10 @@ def work(products, n: int = 1) -> np.ndarray:
 FEW = 8  # images that a step is counted on
 
 
-def _noise(classes: int, shape: tuple[int, ...]) -> Images:
+def _noise(classes: int, shape: tuple[int, ...], n: int = FEW) -> Images:
     "A few images (c, h, w) of noise, the same to train on, held out and to test on."
-    drawn = Draws(0).numpy("noise").integers(0, 256, (FEW, *shape), np.uint8)
-    x, y = torch.from_numpy(drawn), torch.arange(FEW) % classes
+    drawn = Draws(0).numpy("noise").integers(0, 256, (n, *shape), np.uint8)
+    x, y = torch.from_numpy(drawn), torch.arange(n) % classes
     return Images("noise", *(x, y) * 3, classes, (0.5,) * shape[0], (0.29,) * shape[0])
 
 
@@ -193,30 +194,43 @@ def counted_step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     nets = recipe.networks(few, 0).train()
     y = _labels(getattr(recipe, "method", None), few.y_train, classes)
 
-    def on(device):
-        batch = pixels(few.x_train).to(device), y.to(device)
+    def on(device, n=FEW):
+        batch = pixels(few.x_train[:n]).to(device), y[:n].to(device)
 
         def count(draws):
             done = _phases(recipe, nets.to(device), Batch(*batch, draws))
-            return sum(work(seen, FEW) / every for seen, every in done)
+            return sum(work(seen, n) / every for seen, every in done)
 
         return _over_a_run(count, both_ends=True)
 
     with torch.random.fork_rng(devices=[]):
+        if _small(nets, shape):
+            return on("cpu")
         try:
-            return on("cpu" if _small(nets, shape) else "meta")
+            return on("meta")
         except (RuntimeError, NotImplementedError):  # it decides by numbers
             nets = recipe.networks(few, 0).train()
-            return on("cpu")
+            return on("cpu", 2)
 
 # %% ../nbs/engine/036_costs.ipynb #4ed0fe7e
+def _shapes(recipe, classes: int, shape: tuple[int, ...]) -> nn.ModuleDict:
+    "The networks of a recipe without their numbers, if they can be built so."
+    few = _noise(classes, shape)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return recipe.networks(few, 0)
+        except (RuntimeError, NotImplementedError):  # their first weights depend on numbers
+            return recipe.networks(few, 0)
+
+
 def _stood_in(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a step, counted on the recipe's stand-in if it has one."
     if not hasattr(recipe, "planned"):
         return counted_step(recipe, classes, shape)
-    few, narrow = _noise(classes, shape), recipe.planned()
-    large, small = (models.parameter_count(r.networks(few, 0)) for r in (recipe, narrow))
-    done = counted_step(narrow, classes, shape)
+    narrow = recipe.planned()
+    large, small = (models.parameter_count(_shapes(r, classes, shape)) for r in (recipe, narrow))
+    done = _once(counted_step, narrow, classes, shape)
     return done * [1, math.sqrt(large / small), large / small]
 
 # %% ../nbs/engine/036_costs.ipynb #28897cca
@@ -363,12 +377,32 @@ def _known(recipe) -> bool:
     return isinstance(recipe, Classify) and recipe.network in models.ARCHITECTURES
 
 
+def _from_elsewhere(recipe, classes: int, shape: tuple[int, ...]) -> Network:
+    "The `Network` of a classifier that another library builds, by one pass without numbers."
+    net = _shapes(recipe, classes, shape)["model"].eval().to("meta")
+    with torch.no_grad(), Counter() as seen:
+        net(pixels(_noise(classes, shape).x_train).to("meta"))
+    found = np.zeros((3, 5))
+    for i, p in enumerate(seen.products):
+        found[:, min(i, 1)] += (1, p.outputs / FEW, p.multiplications / FEW)
+    return Network(*found, _bytes(net))
+
+
+def _network(recipe, classes: int, shape: tuple[int, ...]) -> Network | None:
+    "The `Network` of a classifier of a named network, whose method is counted apart from it."
+    if _known(recipe):
+        return network(recipe.network, recipe.width, classes, shape)
+    if isinstance(recipe, Classify) and isinstance(recipe.network, str):
+        return _once(_from_elsewhere, dataclasses.replace(recipe, method=Plain()), classes, shape)
+    return None
+
+
 def step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a training step of a recipe on images (c, h, w), (3, 3), per image."
-    if not _known(recipe):
+    if (net := _network(recipe, classes, shape)) is None:
         return _once(_stood_in, recipe, classes, shape)
-    net = network(recipe.network, recipe.width, classes, shape)
-    return _once(passes, recipe.method, shape, classes).through(net)
+    less = (shape[0], *(min(side, 64) for side in shape[1:]))  # of a pass, a share is counted
+    return _once(passes, recipe.method, less, classes).through(net)
 
 # %% ../nbs/engine/036_costs.ipynb #184e8622
 def times(recipe, base, classes: int = 10, shape=(3, 32, 32)) -> float:
@@ -396,36 +430,23 @@ def attack_passes(attack) -> tuple[int, int]:
 FOLDED = 0.5  # of what is launched for a layer in training
 
 
-def _pass(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
-    "The work of an image's way through a classifier of its own making, (3,)."
-    few = _noise(classes, shape)
-    with torch.random.fork_rng(devices=[]):
-        net = recipe.networks(few, 0)["model"].eval().to("meta")
-    with torch.no_grad(), Counter() as seen:
-        net(pixels(few.x_train).to("meta"))
-    return work(seen.products, FEW)[0]
-
-
 def looked(recipe, classes: int, shape: tuple[int, ...], forward=1.0, backward=0.0) -> np.ndarray:
     "The work of so many passes of an image through a trained recipe's network, (3, 3)."
-    if isinstance(recipe, Classify) and not _known(recipe):
-        one = _once(_pass, recipe, classes, shape)
-    elif not _known(recipe):
+    if (net := _network(recipe, classes, shape)) is None:
         one = step(recipe, classes, shape)[0]
     else:
-        net = network(recipe.network, recipe.width, classes, shape)
         one = np.array([net.layers.sum(), net.outputs.sum(), net.multiplications.sum()])
     return np.outer([forward, backward, 0], one * [FOLDED, 1, 1])
 
 # %% ../nbs/engine/036_costs.ipynb #0f190cba
 def _judgement(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a recipe's own judgement per held-out image, (3, 3)."
-    few = _noise(classes, shape)
     with torch.random.fork_rng(devices=[]):
-        nets = recipe.networks(few, 0)
+        nets = recipe.networks(_noise(classes, shape), 0)
+        n = FEW if _small(nets, shape) else 2
         with Counter() as seen:
-            recipe.judge(nets, few)
-    return work(seen.products, FEW)
+            recipe.judge(nets, _noise(classes, shape, n))
+    return work(seen.products, n)
 
 
 def judged(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -466,7 +487,7 @@ def training(run: Run, device: str = "cpu") -> float:
 # %% ../nbs/engine/036_costs.ipynb #0ca59f83
 def _size(recipe, classes: int, shape: tuple[int, ...]) -> int:
     "Bytes of a recipe's networks."
-    return _bytes(recipe.networks(_noise(classes, shape), 0))
+    return _bytes(_shapes(recipe, classes, shape))
 
 
 def disk(run: Run) -> int:

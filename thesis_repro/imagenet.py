@@ -197,11 +197,6 @@ class ClassifyPhotographs(Classify):
         width = preset.width * self.small
         return dataclasses.replace(self, network="resnet18", width=width, small=1.0)
 
-    def planned(self) -> "ClassifyPhotographs":
-        "The same with a smaller network, on which a step is counted."
-        family = "efficientnet_b0" if self.network.startswith("efficientnet") else "resnet18"
-        return dataclasses.replace(self, network=family)
-
 # %% ../nbs/science/106_imagenet.ipynb #ea695f5f
 @torch.no_grad()
 def accuracy_among(model: nn.Module, found: list, side: int, batch: int = 100) -> float:
