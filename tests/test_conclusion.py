@@ -97,6 +97,7 @@ def test_with_nothing_on_the_disk_every_line_says_what_to_run(smoke):
     for chapter, text in zip(found.chapter, texts.measured, strict=True):
         assert text == f"not run: thesis-repro reproduce --preset smoke --chapter {chapter}"
     assert all(notebooks.chapters(c) for c in found.chapter)
+    assert not texts["ahead of its control"].str.contains("thesis-repro").any()  # said once
     said = conclusion.conclusion(smoke)
     assert "Nothing is measured at `smoke` yet" in said
     assert said.count("open, nothing was measured here") == len(QUESTIONS)

@@ -257,18 +257,14 @@ def shown(preset, found: pd.DataFrame) -> pd.DataFrame:
     "The answers as texts, by subject and claim."
     known, rows = (empty_cells(preset), failed_notebooks(preset)), []
     for c in found.to_dict("records"):
-        why = why_not(preset, c["quantity"], c["chapter"], *known)
-        row = {"subject": c["subject"], "claim": c["claim"], "where": place(c)}
-        row |= {
-            "printed": printed(c),
-            "measured": measured(c, why),
-            "verdict": marked(c["verdict"]),
-        }
-        row |= {"its control": "—", "ahead of its control": "—"}
+        here = measured(c, why_not(preset, c["quantity"], c["chapter"], *known))
+        row = [c["subject"], c["claim"], place(c), printed(c), here, marked(c["verdict"])]
+        control = ["—", "—"]
         if isinstance(c["control_quantity"], str):
             why = why_not(preset, c["control_quantity"], c["chapter"], *known)
-            row |= {"its control": c["control_claim"], "ahead of its control": control_told(c, why)}
-        rows.append(row)
+            why = "not run" if why == here else why  # said once in a row
+            control = [c["control_claim"], control_told(c, why)]
+        rows.append([*row, *control])
     return pd.DataFrame(rows, columns=COLUMNS).set_index(COLUMNS[:2])
 
 # %% ../nbs/chapters/08_conclusion.ipynb #1a4280c0
