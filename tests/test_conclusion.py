@@ -188,6 +188,24 @@ def test_a_notebook_that_failed_is_named(smoke):
     assert f"**Failed:** {why}." in conclusion.conclusion(smoke)
 
 
+def test_a_trial_is_made_by_its_own_command(smoke, monkeypatch):
+    "A preset with something overridden has a folder of its own, and so a command of its own."
+    trial = settings.load("smoke", chapter=8, seeds=2)
+    command = "thesis-repro reproduce --preset smoke --chapter 7 --set seeds=2"
+    assert conclusion.to_run(trial, "7") == command and conclusion.to_run("fast").endswith("fast")
+    monkeypatch.setenv(settings.OUTSIDE, "width=0.5")
+    trial = settings.load("smoke", chapter=8, seeds=2)
+    words = conclusion.to_run(trial).split()
+    assert sorted(words[4:]) == ["--set", "--set", "seeds=2", "width=0.5"]
+    from thesis_repro.cli import parser
+
+    args = parser().parse_args(words[1:])
+    monkeypatch.delenv(settings.OUTSIDE)
+    from thesis_repro.commands import overridden
+
+    assert settings.load(args.preset, **overridden(args)).variant == trial.variant
+
+
 # ---- the words
 
 

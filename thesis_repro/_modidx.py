@@ -934,6 +934,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'thesis_repro.conclusion.shown': ('chapters/conclusion.html#shown', 'thesis_repro/conclusion.py'),
                                          'thesis_repro.conclusion.shown_references': ( 'chapters/conclusion.html#shown_references',
                                                                                        'thesis_repro/conclusion.py'),
+                                         'thesis_repro.conclusion.to_run': ( 'chapters/conclusion.html#to_run',
+                                                                             'thesis_repro/conclusion.py'),
                                          'thesis_repro.conclusion.told': ('chapters/conclusion.html#told', 'thesis_repro/conclusion.py'),
                                          'thesis_repro.conclusion.why_not': ( 'chapters/conclusion.html#why_not',
                                                                               'thesis_repro/conclusion.py')},
