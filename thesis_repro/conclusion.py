@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['GENERATED', 'ROBUST', 'MIXED', 'ADVPROP', 'MADE_TO_ORDER', 'POSITIVES', 'EVOLVED', 'DETECTOR', 'QUESTIONS', 'COLUMNS',
            'OPEN', 'HELD', 'LOOKS', 'Question', 'lead', 'mean_gain', 'control_rows', 'answers', 'empty_cells',
-           'failed_notebooks', 'why_not', 'told', 'printed', 'marked', 'measured', 'shown', 'place', 'control_told',
-           'became', 'said_of_questions', 'effects', 'said_of_effects', 'said_of_scale', 'said_of_missing',
-           'conclusion', 'draw_verdicts', 'draw_effects', 'figure_8_ours', 'contradicted', 'kept_references',
-           'shown_references']
+           'failed_notebooks', 'to_run', 'why_not', 'told', 'printed', 'marked', 'measured', 'shown', 'place',
+           'control_told', 'became', 'said_of_questions', 'effects', 'said_of_effects', 'said_of_scale',
+           'said_of_missing', 'conclusion', 'draw_verdicts', 'draw_effects', 'figure_8_ours', 'contradicted',
+           'kept_references', 'shown_references']
 
 # %% ../nbs/chapters/08_conclusion.ipynb #5bc7bd8b
 import math
@@ -206,6 +206,15 @@ def failed_notebooks(preset) -> dict[str, str]:
     return {b.chapter: f"{b.path.stem} failed: {b.facts.get('error', '')}" for b in bad}
 
 # %% ../nbs/chapters/08_conclusion.ipynb #a15ceaa6
+def to_run(preset, chapter: str = "") -> str:
+    "The command that makes the results of a preset (or of its name), or those of one chapter."
+    own = settings.said_outside()
+    own |= report.overrides(preset) if isinstance(preset, settings.Preset) else {}
+    words = [f" --chapter {chapter}"] if chapter else []
+    words += [f" --set {key}={value}" for key, value in own.items()]
+    return f"thesis-repro reproduce --preset {getattr(preset, 'name', preset)}{''.join(words)}"
+
+
 def why_not(preset, quantity: str, chapter: str, empty: dict, failed: dict) -> str:
     "Why a quantity has no number: what its first empty cell says, or what to run."
     cells = claims.quantity_cells(quantity)
@@ -215,9 +224,7 @@ def why_not(preset, quantity: str, chapter: str, empty: dict, failed: dict) -> s
     gone = [table for table, _, _ in cells if table not in empty]
     if not gone:
         return empty[cells[0][0]]
-    name = getattr(preset, "name", preset)
-    command = f"not run: thesis-repro reproduce --preset {name} --chapter {chapter}"
-    return failed.get(chapter, command)
+    return failed.get(chapter, f"not run: {to_run(preset, chapter)}")
 
 # %% ../nbs/chapters/08_conclusion.ipynb #047f2a44
 def told(value: float, unit: str, low=math.nan, high=math.nan, n: int = 0) -> str:
@@ -257,18 +264,14 @@ def shown(preset, found: pd.DataFrame) -> pd.DataFrame:
     "The answers as texts, by subject and claim."
     known, rows = (empty_cells(preset), failed_notebooks(preset)), []
     for c in found.to_dict("records"):
-        why = why_not(preset, c["quantity"], c["chapter"], *known)
-        row = {"subject": c["subject"], "claim": c["claim"], "where": place(c)}
-        row |= {
-            "printed": printed(c),
-            "measured": measured(c, why),
-            "verdict": marked(c["verdict"]),
-        }
-        row |= {"its control": "—", "ahead of its control": "—"}
+        here = measured(c, why_not(preset, c["quantity"], c["chapter"], *known))
+        row = [c["subject"], c["claim"], place(c), printed(c), here, marked(c["verdict"])]
+        control = ["—", "—"]
         if isinstance(c["control_quantity"], str):
             why = why_not(preset, c["control_quantity"], c["chapter"], *known)
-            row |= {"its control": c["control_claim"], "ahead of its control": control_told(c, why)}
-        rows.append(row)
+            why = "not run" if why == here else why  # said once in a row
+            control = [c["control_claim"], control_told(c, why)]
+        rows.append([*row, *control])
     return pd.DataFrame(rows, columns=COLUMNS).set_index(COLUMNS[:2])
 
 # %% ../nbs/chapters/08_conclusion.ipynb #1a4280c0
@@ -350,12 +353,12 @@ def said_of_effects(seen: pd.DataFrame) -> str:
     return f"{side} The median of the printed ones is {size:.2f} points; {sure}."
 
 # %% ../nbs/chapters/08_conclusion.ipynb #c1dc9621
-def said_of_scale(judged: pd.DataFrame, name: str) -> str:
+def said_of_scale(judged: pd.DataFrame, preset) -> str:
     "How many claims have a number at a preset, and what these numbers can say."
-    words = judged.verdict.value_counts()
+    words, name = judged.verdict.value_counts(), getattr(preset, "name", preset)
     made = len(judged) - words.get("not run", 0)
     if not made:
-        return f"Nothing is measured at `{name}` yet: `thesis-repro reproduce --preset {name}`."
+        return f"Nothing is measured at `{name}` yet: `{to_run(preset)}`."
     said = [f"At `{name}`, {made} of {len(judged)} claims have a number of ours."]
     if tried := words.get("tried", 0):
         some = "all" if tried == made else f"{tried}"
@@ -384,9 +387,8 @@ def said_of_missing(judged: pd.DataFrame, preset) -> str:
 
 def conclusion(preset) -> str:
     "What became of the aims and of the companions' claims at a preset (or its name): Markdown."
-    name = getattr(preset, "name", preset)
     judged = claims.claim_table(*artefacts.saved_values(preset))
-    said = [said_of_scale(judged, name), said_of_effects(effects(judged))]
+    said = [said_of_scale(judged, preset), said_of_effects(effects(judged))]
     said += [str(claims.score(judged))] if judged.verdict.isin(claims.JUDGED).any() else []
     said += [said_of_questions(answers(preset)), said_of_missing(judged, preset)]
     return "\n\n".join(filter(None, said))
@@ -418,8 +420,8 @@ def draw_verdicts(ax, judged: pd.DataFrame):
     ax.legend(fontsize=8, loc="lower right")
 
 # %% ../nbs/chapters/08_conclusion.ipynb #7ab29ebc
-def draw_effects(ax, seen: pd.DataFrame, name: str):
-    "Printed against measured differences in points, with intervals where they are known."
+def draw_effects(ax, seen: pd.DataFrame, command: str):
+    "Printed against measured differences in points; where there is none, the command for them."
     ax.set_xscale("symlog", linthresh=1)
     ax.set_yscale("symlog", linthresh=1)
     for word, own in seen.groupby("verdict"):
@@ -432,8 +434,8 @@ def draw_effects(ax, seen: pd.DataFrame, name: str):
     ax.axhspan(0, far, color="#009e73", alpha=0.06, lw=0)
     ax.axhline(0, color="0.4", lw=0.8)
     if seen.empty:
-        said = f"nothing is measured yet:\nthesis-repro reproduce --preset {name}"
-        ax.text(0.5, 0.6, said, ha="center", transform=ax.transAxes, size=9)
+        said = f"nothing is measured yet:\n{command}"
+        ax.text(0.5, 0.6, said, ha="center", transform=ax.transAxes, size=8, wrap=True)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
     ax.set(xlabel="printed (points)", ylabel="measured (points)", ylim=(-far, far))
@@ -449,7 +451,7 @@ def figure_8_ours(preset, parts=()) -> Drawn:
     seen = effects(judged)
     fig, axes = subplots(1, 2, figsize=(10, 4.4))
     draw_verdicts(axes[0], judged)
-    draw_effects(axes[1], seen, preset.name)
+    draw_effects(axes[1], seen, to_run(preset))
     frame = judged[["id", "verdict"]].merge(seen.drop(columns="verdict"), on="id", how="left")
     return Drawn(fig, frame)
 
