@@ -96,7 +96,7 @@ def runs_of(preset, table: str, row=None, column=None, seed=None, parts=()) -> l
     if not (chosen := [r for r in found if seed in (None, r.seed)]):
         there = ", ".join(map(str, sorted({r.seed for r in found})))
         remedy = f"--seeds {seed + 1} has it too" if seed >= 0 else "they begin with 0"
-        said = f"no seed {seed}: at preset {preset.name} there are the seeds {there}"
+        said = f"no seed {seed}: preset {preset.name} has seed{'s' * (', ' in there)} {there}"
         raise BadInput(f"table {table}: {said}: {remedy}")
     return chosen
 
