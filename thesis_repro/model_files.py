@@ -108,7 +108,8 @@ def one_run(preset, table: str, row=None, column=None, seed=None, parts=()) -> R
         named = {"row": row, "column": column, "seed": seed}
         missing = " and ".join(f"--{k}" for k, v in named.items() if v is None)
         which = sorted({f"{run.label} ({run.part}, seed {run.seed})" for run in found})
-        why = f"table {table}: {len(found)} runs match: say {missing or 'more'} too"
+        how = f"say {missing} too" if missing else "give the labels in full"
+        why = f"table {table}: {len(found)} runs match: {how}"
         raise BadInput(f"{why}: {'; '.join(which[:4])}{' …' if len(which) > 4 else ''}")
     return found[0]
 
