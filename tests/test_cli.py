@@ -255,7 +255,7 @@ def test_a_seed_beyond_the_presets_is_attacked_where_it_was_trained(trained, cap
     "`--seed 3` was answered with all rows and columns, and there was no way to say --seeds."
     which = ["7.1", "--row", "Baseline", "--column", "CIFAR-10", "--preset", "tiny", "--seed", "2"]
     attacked = ["attack", *which, "--attack", "fgsm", "--size", "20", "--json"]
-    said = "table 7.1: no seed 2: at preset tiny there are the seeds 0, 1: --seeds 3 has it too"
+    said = "table 7.1: no seed 2: preset tiny has seeds 0, 1: --seeds 3 has it too"
     assert said in refused(capsys, *attacked)
     assert "there is no such run" in refused(capsys, *attacked, "--seeds", "3")
     assert main(["run", *which, "--seeds", "3"]) == 0

@@ -299,9 +299,11 @@ text = re.sub(r"^from [.] import", "from thesis_repro import", text, flags=re.M)
 text = re.sub(r"^from [.](\\w)", r"from thesis_repro.\\1", text, flags=re.M)
 
 
-def run(text):
-    linecache.cache["<cell>"] = (len(text), None, text.splitlines(True), "<cell>")  # as IPython
-    exec(compile(text, "<cell>", "exec"), globals())
+def run(text):  # cell by cell, as IPython does: the imports are in one of their own
+    for i, cell in enumerate(re.split("^# %% .*", text, flags=re.M)):
+        file = f"<cell {i}>"
+        linecache.cache[file] = (len(cell), None, cell.splitlines(True), file)
+        exec(compile(cell, file, "exec"), globals())
     thing = globals()[sys.argv[2]]
     assert thing.__module__ == "__main__"
     copy = pickle.loads(cloudpickle.dumps(thing))
@@ -324,8 +326,9 @@ assert run(text.replace(old, new)) != exported
         ("attacks", "PGD", "fill: float = field(1.0,", "fill: float = field(0.9,"),
         ("mixup", "Mixup", "torch.lerp(full(b), full(a), lam)", "torch.lerp(full(b), full(a), 1)"),
         ("mixup", "mix", "view(-1, *[1]", "view(-1, *[2]"),
+        ("aip", "Ternary", "zeta: float = field(1.0,", "zeta: float = field(0.9,"),
     ],
-    ids=["method", "default", "function below", "function"],
+    ids=["method", "default", "function below", "function", "library call below"],
 )
 def test_what_a_notebook_exports_is_the_modules_until_it_is_edited(module, name, old, new):
     words = {"capture_output": True, "text": True, "timeout": 120}

@@ -204,6 +204,8 @@ def arrived(browser, address) -> bool:
         ("eq 6.7", "index.html", "#eq-6.4"),
         ("alg 3", "index.html", "#alg-3"),
         ("chapter 7", "chapter_07_aip.html", ""),
+        ("7", "chapter_07_aip.html", ""),
+        ("aip", "index.html", "#sys-aip"),
     ],
 )
 def test_a_number_leads_to_its_table(browser, front, asked, page, place):

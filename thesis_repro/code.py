@@ -154,8 +154,10 @@ def _bytecode(code: types.CodeType) -> tuple:
 
 @functools.cache
 def _functions(text: str) -> dict[str, tuple]:
-    "The functions that a module's text defines: name → bytecode."
-    constants = compile(text, "module", "exec").co_consts
+    "The functions that a module's text defines: name → bytecode, as in a cell without imports."
+    tree = ast.parse(text)  # a call of np.mean becomes another bytecode beside its import
+    tree.body = [n for n in tree.body if not isinstance(n, ast.Import | ast.ImportFrom)]
+    constants = compile(tree, "module", "exec").co_consts
     return {c.co_name: _bytecode(c) for c in constants if isinstance(c, types.CodeType)}
 
 

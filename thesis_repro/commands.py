@@ -235,6 +235,7 @@ def _specified(file: str) -> list:
 # %% ../nbs/command/096_commands.ipynb #2d6bbd23
 def run(args) -> int:
     "Make the runs of a table, or the one that a JSON specification describes; print their results."
+    from thesis_repro.measures import refresh
     from thesis_repro.runs import code_words
     from thesis_repro.store import RunsFailed, Store
 
@@ -243,7 +244,7 @@ def run(args) -> int:
     chosen = _specified(args.what) if own else chosen_runs(args, preset, args.what)
     store, failures = Store(preset), {}
     if args.fresh == "changed":
-        store.renew(store.outdated(chosen))
+        refresh(store, chosen)
     try:
         store.ensure(chosen)
     except RunsFailed as e:
@@ -291,23 +292,24 @@ def _fraction(text: str) -> float:
         raise BadInput(f"{text}: must be a number, or a fraction such as 8/255") from None
 
 
-def attack_of(args):
-    "The attack that the options describe, from the fields that it has. BadInput."
+def attack_of(args, given=None):
+    "The attack that the options describe, or the `given` one with their changes. BadInput."
     from thesis_repro import attacks, strong_attacks
 
     kinds = {"fgsm": attacks.FGSM, "pgd": attacks.PGD, "apgd": strong_attacks.APGD}
     kinds |= {"cw": strong_attacks.CarliniWagner, "autoattack": strong_attacks.AutoAttack}
-    kind = kinds[args.attack]
+    kind = kinds[args.attack or "pgd"] if given is None else type(given)
     names = ("epsilon", "step", "steps", "norm", "loss", "restarts")
     asked = {k: v for k in names if (v := getattr(args, k)) is not None}
     own = {f.name for f in dataclasses.fields(kind)}
     if foreign := asked.keys() - own:
         has = ", ".join(sorted(own & set(names)))
-        raise BadInput(f"--{min(foreign)}: the attack {args.attack} has none; it has {has}")
+        name = args.attack or (args.column if given else "pgd")
+        raise BadInput(f"--{min(foreign)}: the attack {name} has none; it has {has or 'none'}")
     if asked.get("norm", "linf") != "linf" and "epsilon" not in asked:
         raise BadInput(f"--norm {args.norm}: say how far with --epsilon, such as 0.5 for l2")
     numbers = {k: _fraction(v) if k in ("epsilon", "step") else v for k, v in asked.items()}
-    return kind(**numbers)
+    return kind(**numbers) if given is None else dataclasses.replace(given, **numbers)
 
 # %% ../nbs/command/096_commands.ipynb #5ab05258
 def _is_table(text: str) -> bool:
@@ -320,14 +322,33 @@ def _is_table(text: str) -> bool:
         return False
 
 
-def _one_run(args, preset, text: str):
-    "The run that a text means: a table's row and seed, or a key, or the beginning of a name."
+def _one_run(args):
+    "The run that is meant, and its preset: a table's row and seed, a key, or a name's beginning."
     from thesis_repro.model_files import one_run
     from thesis_repro.store import Store
 
-    if args.row is None and args.column is None and not _is_table(text):
-        return Store(preset).find(text)
-    return one_run(preset, text, args.row, args.column, args.seed)
+    if args.row is None and args.column is None and not _is_table(args.run):
+        preset = preset_of(args)
+        return Store(preset).find(args.run), preset
+    preset = preset_of(args, args.run)
+    run = one_run(preset, args.run, args.row, args.column, args.seed)
+    if Store(preset).record(run) is None:
+        how = f"thesis-repro run {args.run} with the same --row, --column and --seed trains it"
+        raise BadInput(f"{run.name}: there is no such run at preset {preset.name}: {how}")
+    return run, preset
+
+
+def _measured(args, preset):
+    "What the column that is asked for measures, where that is an attack and no other is named."
+    from thesis_repro.measures import Robustness
+    from thesis_repro.model_files import cells_of
+
+    if args.column is None or args.attack or not _is_table(args.run):
+        return Robustness()
+    cells = cells_of(preset, args.run, args.row, args.column)
+    found = {p.measurement for p in cells.values() if p.runs}
+    only = found.pop() if len(found) == 1 else None
+    return only if isinstance(only, Robustness) and only.attack else Robustness()
 
 
 def settings_of(attack) -> str:
@@ -337,23 +358,27 @@ def settings_of(attack) -> str:
     return ", ".join(f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
 
 
+def _source(args, store, target):
+    "The run that a transferred attack is made on. BadInput for one of another seed."
+    source = store.find(args.source)
+    if source.seed != target.seed:
+        seeds = f"has seed {source.seed}, the run has {target.seed}"
+        raise BadInput(f"--source {args.source}: {seeds}: a transfer needs the same seed")
+    return source
+
+
 def attack(args) -> int:
     "Attack a trained run on its test images and print what is left of its accuracy."
     from thesis_repro.measures import Robustness, outdated
     from thesis_repro.runs import code_words
     from thesis_repro.store import Store
 
-    preset = preset_of(args, args.run if args.row else "")
-    target, sources = _one_run(args, preset, args.run), ()
-    if args.source:
-        source = Store(preset).find(args.source)
-        if source.seed != target.seed:
-            seeds = f"has seed {source.seed}, the run has {target.seed}"
-            raise BadInput(f"--source {args.source}: {seeds}: a transfer needs the same seed")
-        sources = (source,)
-    made, store = attack_of(args), Store(preset)
-    attacks = [(None, ()), (made, sources)]
-    asked = [Robustness(a, args.which, args.size, of) for a, of in attacks]
+    target, preset = _one_run(args)
+    given, store = _measured(args, preset), Store(preset)
+    sources = (_source(args, store, target),) if args.source else given.sources
+    made, which = attack_of(args, given.attack), args.which or given.which
+    how = which, given.size if args.size is None else args.size
+    asked = [Robustness(None, *how), Robustness(made, *how, sources)]
     old = outdated(store, [(target, m) for m in asked])
     for _, m in old if args.fresh else ():
         m.forget(store, target)
@@ -362,9 +387,10 @@ def attack(args) -> int:
         what = {"run": target.name, "attack": dataclasses.asdict(made)}
         print_json(what | {"clean": clean["accuracy"], **left})
         return 0
-    n = f"({left['n']:,} test images, {args.which} weights)"
-    print(f"{target.name}\n  clean   {clean['accuracy']:6.2f} %")
-    print(f"  {args.attack:7} {left['accuracy']:6.2f} %   {n}\n  {settings_of(made)}")
+    name = args.attack or (args.column if given.attack else "pgd")
+    wide, n = max(7, len(name)), f"({left['n']:,} test images, {which} weights)"
+    print(f"{target.name}\n  {'clean':{wide}} {clean['accuracy']:6.2f} %")
+    print(f"  {name:{wide}} {left['accuracy']:6.2f} %   {n}\n  {settings_of(made)}")
     if doubt := asked[1].doubt(store, [target]):
         print(f"  in doubt: {doubt}")
     if old and not args.fresh:
@@ -378,8 +404,8 @@ def export(args) -> int:
     from thesis_repro.store import Store
 
     kind_of(args.to)  # what cannot be written is refused before a network is read
-    preset = preset_of(args, args.run if args.row else "")
-    run, store = _one_run(args, preset, args.run), Store(preset)
+    run, preset = _one_run(args)
+    store = Store(preset)
     images = store.images(run.data)
     if not (built := how_built(run, images)):
         raise BadInput(f"{run.name}: no classifier: load_model gives its network; no file can")
@@ -396,15 +422,21 @@ def where(args) -> int:
     "Print where an equation, algorithm, table or figure is: function, notebook, file, results."
     from thesis_repro import atlas
 
-    item = atlas.where(args.item)
+    found = atlas.meant(args.item)
     if args.json:
-        print_json(dataclasses.asdict(item))
+        facts = [dataclasses.asdict(item) for item in found]
+        print_json(facts if facts[1:] else facts[0])
         return 0
-    lines = {"function": item.function, "notebook": item.notebook, "file": item.place}
-    lines |= {"also in": ", ".join(item.also), "results": "\n           ".join(item.files)}
-    print(f"{item.id}: {item.title} ({item.state}; seed {item.source})")
-    print("\n".join(f"  {k + ':':9} {v}" for k, v in lines.items() if v))
+    print("\n\n".join(map(_placed, found)))
     return 0
+
+
+def _placed(item) -> str:
+    "Where an item of the atlas is, in lines."
+    lines = {"function": item.function, "notebook": item.notebook, "file": item.place}
+    lines |= {"also in": ", ".join(item.also), "results": ("\n" + 12 * " ").join(item.files)}
+    head = f"{item.id}: {item.title} ({item.state}; seed {item.source})"
+    return "\n".join([head, *(f"  {k + ':':9} {v}" for k, v in lines.items() if v)])
 
 
 def show_atlas(args) -> int:
@@ -422,12 +454,26 @@ def show_atlas(args) -> int:
     return 0
 
 # %% ../nbs/command/096_commands.ipynb #2553bc9b
+def _with_claims(asked: str) -> set[str]:
+    "The chapters and companions with claims that `--chapter` means. BadInput if none has any."
+    from thesis_repro import notebooks, published
+
+    known = dict.fromkeys(published.claims().chapter.astype(str))
+    meant = {notebooks.chapter_of(n) for n in notebooks.chapters(asked)} & {*known}
+    if not meant:
+        raise BadInput(f"chapter {asked}: it has no claims: {', '.join(known)} have some")
+    return meant
+
+
 def claims(args) -> int:
-    "Judge the thesis's claims by what has been measured at a preset."
-    from thesis_repro import report
+    "Judge the thesis's claims by what has been measured at a preset; nothing is written."
+    from thesis_repro import published, report
     from thesis_repro.claims import score
 
     judged = report.judge(settings.load(args.preset, **overridden(args)))
+    if args.chapter:
+        chapters = published.claims().chapter.astype(str)
+        judged = judged[chapters.isin(_with_claims(args.chapter)).to_numpy()]
     if args.json:
         print_json(judged.to_dict("records"))
         return 0

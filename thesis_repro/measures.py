@@ -120,6 +120,13 @@ class Measurement:
         "The number, nan if it is absent."
         raise NotImplementedError
 
+    def error(self, store: Store, run: Run) -> float:
+        "The standard error that the choice of images gives to the number, nan if it is not known."
+        return math.nan
+
+    def fits(self, run: Run) -> None:
+        "BadInput where it cannot be made of a run, whatever that run learns."
+
     def absent(self, store: Store, run: Run) -> bool:
         "Whether it has yet to be made, for a run that is there."
         return False
@@ -354,12 +361,15 @@ def tasks_in(plan: dict) -> list[tuple[Run, Measurement]]:
 def planned_row(preset: Preset, row: str, run: Run, columns: dict, parts=None) -> dict:
     """The cells of a row, (row, column) → Planned, of the thesis's run.
 
-    `columns`: name → measurement, or in place of one a text that says why there is none.
+    `columns`: name → measurement, or in place of one a text that says why there is none. BadInput
+    for a measurement that cannot be made of these runs.
     """
     if parts is not None and run.part not in parts:
         return {(row, c): Planned(reason=f"{run.part} was not asked for") for c in columns}
     runs = seeded(preset, run)
     short = shortfall(runs[0], run)
+    for m in (m for m in columns.values() if not isinstance(m, str)):
+        m.fits(runs[0])
     return {
         (row, c): Planned(reason=m) if isinstance(m, str) else Planned(runs, m, short)
         for c, m in columns.items()

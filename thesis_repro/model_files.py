@@ -96,7 +96,7 @@ def runs_of(preset, table: str, row=None, column=None, seed=None, parts=()) -> l
     if not (chosen := [r for r in found if seed in (None, r.seed)]):
         there = ", ".join(map(str, sorted({r.seed for r in found})))
         remedy = f"--seeds {seed + 1} has it too" if seed >= 0 else "they begin with 0"
-        said = f"no seed {seed}: at preset {preset.name} there are the seeds {there}"
+        said = f"no seed {seed}: preset {preset.name} has seed{'s' * (', ' in there)} {there}"
         raise BadInput(f"table {table}: {said}: {remedy}")
     return chosen
 
@@ -108,7 +108,8 @@ def one_run(preset, table: str, row=None, column=None, seed=None, parts=()) -> R
         named = {"row": row, "column": column, "seed": seed}
         missing = " and ".join(f"--{k}" for k, v in named.items() if v is None)
         which = sorted({f"{run.label} ({run.part}, seed {run.seed})" for run in found})
-        why = f"table {table}: {len(found)} runs match: say {missing or 'more'} too"
+        how = f"say {missing} too" if missing else "give the labels in full"
+        why = f"table {table}: {len(found)} runs match: {how}"
         raise BadInput(f"{why}: {'; '.join(which[:4])}{' …' if len(which) > 4 else ''}")
     return found[0]
 

@@ -280,7 +280,9 @@ def _check_boxes(run: Run) -> None:
         return
     kind, title = type(run.recipe).__name__, getattr(run.data, "title", type(run.data).__name__)
     has = "has boxes and no class for a whole image" if with_boxes else "has no boxes"
-    such = "a data set of classes, such as cifar10" if with_boxes else "a detection set: scenes, voc"
+    such = (
+        "a data set of classes, such as cifar10" if with_boxes else "a detection set: scenes, voc"
+    )
     raise BadInput(f"{run.name}: {title} {has}, which {kind} needs: give it {such}")
 
 

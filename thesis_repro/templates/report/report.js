@@ -19,9 +19,13 @@
     const places = all("option", jump).map(o => ({link: o.dataset.link, words: words(o.value)}));
     const reach = asked => {
       const [kind, number] = asked.length > 1 ? asked : ["", asked[0]];
-      const named = p => p.words.at(-1) === number && p.words[0].startsWith(kind);
-      return places.find(p => p.words.join(" ") === asked.join(" "))
-        ?? places.find(named) ?? places.find(p => asked.every(w => p.words.some(own => own.startsWith(w))));
+      const ways = [
+        p => p.words.join(" ") === asked.join(" "),
+        p => !kind && p.words.join(" ") === `chapter ${number}`,
+        p => p.words.at(-1) === number && p.words[0].startsWith(kind),
+        p => asked.every(w => p.words.some(own => own.startsWith(w))),
+      ];
+      return ways.map(way => places.find(way)).find(Boolean);
     };
     jump.addEventListener("submit", e => {
       e.preventDefault();
