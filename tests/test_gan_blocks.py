@@ -143,6 +143,7 @@ def test_a_scaled_convolution_is_one_with_hes_constant(gain):
     (ours,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
     torch.testing.assert_close(ours, he * theirs)
     assert ScaledConv(3, 4, 3)(x.float()).shape == (2, 4, 4, 3)  # no padding unless asked for
+    assert math.isclose(ScaledConv(3, 4, 3).scale, math.sqrt(2 / 27))  # He's gain
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.01])
@@ -158,6 +159,7 @@ def test_a_scaled_layer_begins_the_same_at_any_rate(rate):
     torch.testing.assert_close(layer(x), x @ (he * layer.weight).T + rate * layer.bias)
     assert ScaledLinear(4, 3, bias=False).bias is None
     assert math.isclose(ScaledLinear(9, 3, gain=1.0).scale, 1 / 3)
+    assert math.isclose(ScaledLinear(8, 3).scale, 1 / 2)
 
 
 def test_a_rate_slows_what_adam_learns():
