@@ -199,6 +199,16 @@ def test_the_minibatch_standard_deviation_is_that_of_groups(n, group):
         np.testing.assert_allclose(found[i, 2].numpy(), expected, rtol=1e-10)
 
 
+def test_the_deviation_is_a_number_or_a_map():
+    x = drawn(5, 3, 4, 6)
+    std = np.sqrt(x.numpy().var(0) + 1e-8)
+    number, places = MinibatchStd(0)(x)[:, 3], StdMap()(x)[:, 3:]
+    np.testing.assert_allclose(number.numpy(), np.full((5, 4, 6), std.mean()), rtol=1e-9)
+    expected = np.broadcast_to(std.mean(0), (5, 1, 4, 6))
+    np.testing.assert_allclose(places.numpy(), expected, rtol=1e-9)
+    assert MinibatchStd().group == 4  # as Karras et al. publish it
+
+
 @pytest.mark.parametrize("layer", [MinibatchStd(2), MinibatchStd(), StdMap()])
 def test_comparisons_can_be_differentiated_twice(layer):
     assert twice(layer, drawn(4, 2, 1, 2))
