@@ -34,6 +34,7 @@ TESTS = {  # module → its tests, the fastest first
     "zoo": ("zoo_references", "zoo", "background"),
     "verdicts": ("verdicts", "claims"),
     "claims": ("claims",),
+    "paired": ("paired",),
     "games": ("games",),
     "moments": ("moments",),
     "gan_blocks": ("gan_blocks", "diff_augment"),

@@ -38,7 +38,6 @@ from thesis_repro.d2a2gan import (
 from thesis_repro.draws import Draws
 from thesis_repro.extractors import Own
 from thesis_repro.files import BadInput
-from thesis_repro.gan_blocks import MinibatchStd, StdMap
 from thesis_repro.gan_networks import DcganCritic, DcganGenerator
 from thesis_repro.gan_runs import afforded, as_long, in_turns, larger, row_of, too_few, trained_on
 from thesis_repro.gans import Auxiliary, Gan
@@ -214,14 +213,6 @@ def test_the_map_brings_the_game_to_the_branch():
     ).score.sum().backward()
     assert critic.branch.evidence[0].weight.grad.abs().max() > 0
     assert critic.branch.classes.weight.grad is None
-
-
-def test_the_deviation_is_a_number_or_a_map():
-    x = draw(5, 3, 4, 6)
-    std = np.sqrt(x.numpy().var(0) + 1e-8)
-    number, places = MinibatchStd(0)(x)[:, 3], StdMap()(x)[:, 3]
-    np.testing.assert_allclose(number.numpy(), np.full((5, 4, 6), std.mean()), rtol=1e-9)
-    np.testing.assert_allclose(places.numpy(), np.broadcast_to(std.mean(0), (5, 4, 6)), rtol=1e-9)
 
 
 def test_a_critic_without_classes_or_a_wrong_condition_is_refused():

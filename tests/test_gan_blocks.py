@@ -143,6 +143,7 @@ def test_a_scaled_convolution_is_one_with_hes_constant(gain):
     (ours,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
     torch.testing.assert_close(ours, he * theirs)
     assert ScaledConv(3, 4, 3)(x.float()).shape == (2, 4, 4, 3)  # no padding unless asked for
+    assert math.isclose(ScaledConv(3, 4, 3).scale, math.sqrt(2 / 27))  # He's gain
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.01])
@@ -158,6 +159,7 @@ def test_a_scaled_layer_begins_the_same_at_any_rate(rate):
     torch.testing.assert_close(layer(x), x @ (he * layer.weight).T + rate * layer.bias)
     assert ScaledLinear(4, 3, bias=False).bias is None
     assert math.isclose(ScaledLinear(9, 3, gain=1.0).scale, 1 / 3)
+    assert math.isclose(ScaledLinear(8, 3).scale, 1 / 2)
 
 
 def test_a_rate_slows_what_adam_learns():
@@ -195,6 +197,16 @@ def test_the_minibatch_standard_deviation_is_that_of_groups(n, group):
         members = x.numpy()[i % count :: count]
         expected = np.full((3, 5), deviation(members))
         np.testing.assert_allclose(found[i, 2].numpy(), expected, rtol=1e-10)
+
+
+def test_the_deviation_is_a_number_or_a_map():
+    x = drawn(5, 3, 4, 6)
+    std = np.sqrt(x.numpy().var(0) + 1e-8)
+    number, places = MinibatchStd(0)(x)[:, 3], StdMap()(x)[:, 3:]
+    np.testing.assert_allclose(number.numpy(), np.full((5, 4, 6), std.mean()), rtol=1e-9)
+    expected = np.broadcast_to(std.mean(0), (5, 1, 4, 6))
+    np.testing.assert_allclose(places.numpy(), expected, rtol=1e-9)
+    assert MinibatchStd().group == 4  # as Karras et al. publish it
 
 
 @pytest.mark.parametrize("layer", [MinibatchStd(2), MinibatchStd(), StdMap()])

@@ -3,11 +3,22 @@ written down step by step."""
 
 import math
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.stats
 
-from thesis_repro.paired import Gap, gap, gap_of, holm, paired_error, verdict_of_many
+from thesis_repro.measures import Planned
+from thesis_repro.paired import (
+    Gap,
+    draw_gaps,
+    gap,
+    gap_of,
+    gap_of_cells,
+    holm,
+    paired_error,
+    verdict_of_many,
+)
 
 
 def test_the_gap_over_seeds_is_that_of_the_paired_test():
@@ -93,3 +104,58 @@ def test_what_is_said_of_many_differences():
     assert verdict_of_many(many)["up by chance"] == "11 to 23"
     lost = verdict_of_many([gap_of(-3.5, 1.0)] * 2)
     assert (lost["down, by Holm"], lost["up, by Holm"]) == (2, 0)
+
+
+class Told:
+    "A measurement that is told its values by seed, its error, and which images are right."
+
+    def __init__(self, *values, error=math.nan, right=None):
+        self.values, self.known, self.answers = values, error, right
+
+    def value(self, store, seed):
+        return self.values[seed]
+
+    def error(self, store, seed):
+        return self.known + seed
+
+
+class Answered(Told):
+    "One that keeps which images are right."
+
+    def right(self, store, seed):
+        return self.answers[seed]
+
+
+def cell(m):
+    return Planned(tuple(range(len(m.values))), m)
+
+
+def test_the_gap_of_two_cells():
+    "Paired by seed; of one run by the images that both saw, or by the error of each."
+    right = np.array([[1, 1, 0, 1, 0, 0], [1, 0, 0, 0, 0, 1]]) > 0
+    a, b = Answered(50.0, right=right[:1]), Answered(100 / 3, right=right[1:])
+    of_images = float(paired_error(*right))
+    assert gap_of_cells(None, cell(a), cell(b)) == gap([50], [100 / 3], of_images)
+    b = Told(40.0, error=4.0)
+    assert gap_of_cells(None, cell(Told(50.0, error=3.0)), cell(b)) == gap([50], [40], 5.0)
+    several = gap_of_cells(None, cell(Told(5.0, 7.0)), cell(Told(4.0, 4.0)))
+    assert several == gap([5, 7], [4, 4]) and several.over == "seeds"
+    for pair in ((cell(a), Planned(reason="none")), (Planned(reason="none"), cell(a))):
+        assert math.isnan(gap_of_cells(None, *pair).value)
+
+
+def test_the_picture_of_differences():
+    "A line and a mark each; red beyond chance after the correction, hollow if over images."
+    gaps = {"far": gap_of(5.0, 1.0, n=2, over="seeds"), "near": gap_of(2.1, 1.0, over="images")}
+    gaps["nothing"] = gap_of(0.1, 1.0, over="images")
+    assert gaps["near"].p < 0.05  # and twice that is above
+    drawn = draw_gaps({"left": gaps, "right": gaps})
+    axes = drawn.axes
+    assert [ax.get_title() for ax in axes] == ["left", "right"]
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == [*gaps]
+    line, mark, other, hollow, _, _, zero = axes[1].lines
+    assert list(line.get_xdata()) == [gaps["far"].low, gaps["far"].high]
+    assert list(mark.get_xdata()) == [5.0] and list(hollow.get_ydata()) == [1]
+    assert line.get_color() == mark.get_markerfacecolor() == "C3" != other.get_color()
+    assert hollow.get_markerfacecolor() == "white" and list(zero.get_xdata()) == [0, 0]
+    plt.close(drawn)

@@ -629,6 +629,7 @@ def test_tables_and_figures_are_made(preset):
         assert np.allclose(shares.sum(), 1)
     made = wcgan.figure_3_2_wc_ours(preset)
     assert not made.failed and len(made.frame) == 8 and len(made.cells) == 18
+    assert set(made.frame["number"]) == {"FD-resnet18 of digits10", wcgan.ASKED}
     known = made.frame["low"].notna()
     assert set(made.frame["over"][known]) == {"images"} and known.any()  # of one seed
     store = Store(preset)

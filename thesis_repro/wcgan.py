@@ -403,7 +403,8 @@ def figure_3_2_wc_ours(preset, parts=PARTS) -> Drawn:
     "What Wc-layers add on both bases, paired by seed."
     plan = planned(GRID, preset, parts)
     cells = measured_cells(preset, plan)
-    gaps = help_of_wc(preset, plan)
+    names = {"FID": extractor(preset).named("FD")}  # FID only if Inception looked
+    gaps = {names.get(c, c): named for c, named in help_of_wc(preset, plan).items()}
     frame = as_frame(gaps, ("number", "Wc-layers"))
     return Drawn(draw_gaps(gaps), frame, runs_in(plan), cells)
 
