@@ -19,7 +19,13 @@ import torch.nn.functional as F
 from .devices import arithmetic, coarse
 from .draws import Draws
 from .files import BadInput
-from .models import Diverged, batch_statistics, frozen_statistics, full
+from thesis_repro.models import (
+    Diverged,
+    batch_statistics,
+    folded_once,
+    frozen_statistics,
+    full,
+)
 from .pieces import field, piece
 
 # %% ../nbs/science/018_attacks.ipynb #c81b0aec
@@ -181,7 +187,8 @@ LOSSES = {
 def attacking(model, statistics: str = "eval"):
     """In this context parameters get no gradients, and batch norm records nothing.
 
-    It uses running (`eval`) or batch (`train`) statistics. Works in inference mode, too.
+    It uses running (`eval`) or batch (`train`) statistics. Fixed layers are folded once for all
+    passes. Works in inference mode, too.
     """
     if any(p.is_inference() for p in model.parameters()):
         raise BadInput("a network made in torch.inference_mode has no gradients: make it outside")
@@ -192,7 +199,7 @@ def attacking(model, statistics: str = "eval"):
     statistics = frozen_statistics if statistics == "eval" else batch_statistics
     try:
         with torch.inference_mode(False) if recording else contextlib.nullcontext():
-            with statistics(model):
+            with statistics(model), folded_once():
                 yield
     finally:
         for p in parameters:
