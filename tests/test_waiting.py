@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from waiting import pretending, waits
+from waiting import Copies, Numbers, pretending, waits
 
-from thesis_repro import bench, models, training
+from thesis_repro import bench, distributed, models, training
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.aip import timed_methods
 from thesis_repro.attacks import PGD
@@ -67,6 +67,15 @@ def test_a_step_of_a_gan_waits_for_nothing(name):
 def test_what_waits_has_a_reason(name):
     "The list is no longer than it has to be."
     assert waits(*WAITING[name]) and WAITING.keys() == KEPT.keys()
+
+
+def test_a_norm_that_processes_share_waits_for_no_number(monkeypatch):
+    "It sends how many values it has seen with their mean and deviations, without a copy."
+    monkeypatch.setattr(distributed, "_gathered", lambda part, n: part)
+    norm, seen = distributed.SharedNorm(4).to("meta"), []
+    with Numbers(seen), Copies(seen):
+        norm(torch.rand(4, 4, 2, 2, device="meta"))
+    assert seen == [] and norm.training
 
 
 @piece
