@@ -1,11 +1,15 @@
 """Networks: published sizes by another formula, exact segments, batch norm without a trace."""
 
+import copy
 import math
+import weakref
+from collections import Counter
 
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from thesis_repro import models
 from thesis_repro.files import BadInput
@@ -386,6 +390,138 @@ def test_contexts_nest():
     assert torch.equal(a, b) and same(model, before)
     with torch.no_grad():
         assert torch.equal(frozen, model.eval()(x))
+
+
+# ---- folded once
+
+
+class Counted(TorchDispatchMode):
+    "In this context it is counted how often each operation runs."
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.seen[operation.overloadpacket.__name__] += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def frozen(name, seed=0):
+    "A narrow network that looks trained, in evaluation mode; no parameter needs a gradient."
+    return randomise(build(name, 5, width=0.05, seed=seed)).eval().requires_grad_(False)
+
+
+def passes(model, x, number=3):
+    "Logits and gradients of several passes, and how often each operation ran."
+    found = []
+    with Counted() as counted:
+        for i in range(number):
+            z = (x * (1 - i / 10)).requires_grad_()
+            logits = model(z)
+            found += [logits.detach(), torch.autograd.grad(logits.square().sum(), z)[0]]
+    return found, counted.seen
+
+
+def autocast(device, on=True):
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=on)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_folded_once_gives_the_same_bits(name, bf16, device):
+    model, x = frozen(name), torch.rand(4, 3, 16, 16)
+    for order in (torch.contiguous_format, torch.channels_last):
+        model, x = model.to(memory_format=order), x.to(memory_format=order)
+        with autocast(device, bf16):
+            often, many = passes(model, x)
+            with models.folded_once(), models.folded_once():  # one inside shares
+                once, few = passes(model, x)
+            with models.folded_once(False), models.folded_once():
+                assert passes(model, x)[1] == many
+        assert all(torch.equal(a, b) for a, b in zip(often, once, strict=True))
+        assert many["rsqrt"] == 3 * few["rsqrt"] > 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18"])
+def test_autocast_rounds_no_weight_in_a_second_pass(name, device):
+    "But those of the stem and of the classifier, and the images before the stem."
+    model, x, casts = frozen(name), torch.rand(4, 3, 16, 16), []
+    with autocast(device), models.folded_once():
+        for _ in range(3):
+            with Counted() as counted:
+                model(x)
+            casts.append(counted.seen["_to_copy"])
+    folded = sum(isinstance(m, nn.Conv2d) for m in model.modules()) - 1
+    assert casts[1] == casts[2] <= casts[0] - folded
+
+
+def test_what_changes_is_folded_again():
+    model, other = frozen("preactresnet18"), frozen("preactresnet18", seed=1)
+    x, block = torch.rand(4, 3, 16, 16), model.stages[1][0]
+    changes = [
+        lambda: block.conv1.weight.mul_(2),
+        lambda: block.conv2.weight.neg_(),
+        lambda: block.norm2.running_var.add_(1),
+        lambda: block.norm2.bias.add_(0.5),
+        lambda: model.load_state_dict(other.state_dict()),
+        lambda: setattr(block, "norm2", copy.deepcopy(other.stages[1][1].norm2)),
+    ]
+    with models.folded_once(), torch.no_grad():
+        before = model(x)
+        for change in changes:
+            change()
+            now = model(x)
+            # a copy consists of other tensors
+            assert torch.equal(now, copy.deepcopy(model)(x)) and not torch.equal(now, before)
+            before = now
+
+
+def test_two_precisions_in_one_context(device):
+    "As where an attack in bf16 asks float32 for its verdict."
+    model, x = frozen("resnet18"), torch.rand(4, 3, 16, 16)
+    with autocast(device):
+        rounded = model(x)
+    exact = model(x)
+    with models.folded_once():
+        for _ in range(2):
+            with autocast(device):
+                assert torch.equal(model(x), rounded)
+            assert torch.equal(model(x), exact)
+    wide = copy.deepcopy(model).double()
+    with models.folded_once(), autocast(device):  # which leaves float64 alone
+        torch.testing.assert_close(wide(x.double()), wide(x.double()), rtol=0, atol=0)
+        assert (wide(x.double()) - exact).abs().max() < 1e-4
+
+
+def test_what_is_learned_is_never_kept():
+    "A bias that needs a gradient gets it in every pass, also where a pass without one was first."
+    model, x = frozen("resnet18"), torch.rand(4, 3, 16, 16)
+    bias = model.stages[0][-1].norm2.bias.requires_grad_()
+    with models.folded_once():
+        with torch.no_grad():
+            model(x)
+        for _ in range(2):
+            (slope,) = torch.autograd.grad(model(x).sum(), bias)
+            assert slope.abs().max() > 0
+    bias.requires_grad_(False)
+    with models.folded_once():
+        with torch.inference_mode():
+            model(x)
+        z = x.clone().requires_grad_()
+        assert torch.autograd.grad(model(z).sum(), z)[0].abs().max() > 0
+
+
+def test_nothing_is_kept_afterwards():
+    model, x = frozen("resnet18"), torch.rand(4, 3, 16, 16)
+    with models.folded_once():
+        model(x)
+        kept = weakref.ref(next(iter(models._FOLDED.get().values()))[1][0])
+        assert kept() is not None
+    assert kept() is None
+    with pytest.raises(ZeroDivisionError), models.folded_once():
+        1 / 0  # noqa: B018
+    assert models._FOLDED.get() is None
 
 
 # ---- cost

@@ -19,7 +19,13 @@ import torch.nn.functional as F
 from .devices import arithmetic, coarse
 from .draws import Draws
 from .files import BadInput
-from .models import Diverged, batch_statistics, frozen_statistics, full
+from thesis_repro.models import (
+    Diverged,
+    batch_statistics,
+    folded_once,
+    frozen_statistics,
+    full,
+)
 from .pieces import field, piece
 
 # %% ../nbs/science/018_attacks.ipynb #c81b0aec
@@ -60,7 +66,9 @@ def _thresholded(size: torch.Tensor, room: torch.Tensor, epsilon) -> torch.Tenso
 
     low, high = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)  # high is inside
     high = torch.where(left(low).sum(1, keepdim=True) <= epsilon, low, high)
-    for _ in range(55 if high.any() else 0):
+    # if all are inside: done; a GPU is not asked, since that would mean waiting
+    done = high.device.type == "cpu" and not high.any()
+    for _ in range(0 if done else 55):
         middle = (low + high) / 2
         inside = left(middle).sum(1, keepdim=True) <= epsilon
         low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
@@ -181,7 +189,8 @@ LOSSES = {
 def attacking(model, statistics: str = "eval"):
     """In this context parameters get no gradients, and batch norm records nothing.
 
-    It uses running (`eval`) or batch (`train`) statistics. Works in inference mode, too.
+    It uses running (`eval`) or batch (`train`) statistics. Fixed layers are folded once for all
+    passes. Works in inference mode, too.
     """
     if any(p.is_inference() for p in model.parameters()):
         raise BadInput("a network made in torch.inference_mode has no gradients: make it outside")
@@ -192,7 +201,7 @@ def attacking(model, statistics: str = "eval"):
     statistics = frozen_statistics if statistics == "eval" else batch_statistics
     try:
         with torch.inference_mode(False) if recording else contextlib.nullcontext():
-            with statistics(model):
+            with statistics(model), folded_once():
                 yield
     finally:
         for p in parameters:
