@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 
 import methods
 import pytest
@@ -225,6 +226,31 @@ def _passes():
 
 def test_a_pass_of_both_is_the_pass_of_one(tmp_path):
     assert pair(tmp_path, _passes) == [0, 0]
+
+
+def _messages():
+    "Counted: a norm costs one message on the way forwards and one on the way back."
+    net = distributed.share(models.build("resnet18", 10, 0.0625))
+    norms, seen = sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()), Counter()
+
+    def counted(name, send):
+        def sent(*args, **how):
+            seen[name] += 1
+            return send(*args, **how)
+
+        return sent
+
+    for name in ("all_gather_into_tensor", "all_reduce"):
+        setattr(distributed.dist, name, counted(name, getattr(distributed.dist, name)))
+    loss = net(torch.rand(4, 3, 16, 16)).sum()
+    assert seen == {"all_gather_into_tensor": norms + 1}, seen  # and one for the logits
+    seen.clear()
+    loss.backward()
+    assert seen == {"all_reduce": norms + len(net.stages)}, seen  # and one per segment's weights
+
+
+def test_a_norm_sends_one_message_each_way(tmp_path):
+    assert pair(tmp_path, _messages) == [0, 0]
 
 
 # Methods

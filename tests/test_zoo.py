@@ -647,6 +647,23 @@ def test_rwp_follows_summed_gradients_at_one_length_of_all_layers():
     assert max(shares) > 2 * min(shares)  # not layer by layer
 
 
+def test_rwp_may_go_on_where_no_loss_is_small(monkeypatch):
+    "On a GPU it does not ask: a gradient of zeros changes no bit."
+    net = network().train()
+    e, own, real = examples(net), {}, weights.weight_gradient
+    zeros = {k: torch.zeros_like(p) for k, p in weights.matrices(net).items()}
+    for small in (0, 2):  # so many gradients before no loss is small any more
+        for name, after in (("stops", None), ("goes on", zeros)):
+            turn = itertools.count()
+
+            def answer(*asked, turn=turn, small=small, after=after):
+                return real(*asked) if next(turn) < small else after
+
+            monkeypatch.setattr(weights, "weight_gradient", answer)
+            own[name] = weights.RobustWeightPerturbation(steps=5, c_min=2.3)(e).weights
+        assert all(torch.equal(w, own["stops"][k]) for k, w in own["goes on"].items())
+
+
 def test_rwp_stops_without_small_losses():
     net = network().train()
     still = weights.RobustWeightPerturbation(c_min=-1.0)(examples(net))

@@ -49,7 +49,7 @@ class Examples:
     adversarial: torch.Tensor | None = None  # x̂, (n, c, h, w)
     inputs: torch.Tensor | None = None  # what the network learns, (n, c, h, w)
     target: torch.Tensor | None = None  # and as what: one distribution per row, (n, k)
-    survived: torch.Tensor | None = None  # κ: how many steps of the attack each sample stood, (n,)
+    course: tuple = ()  # the logits (n, k) at each step of the attack
     nets: object = NO_NETWORKS  # networks and memories of the method's pieces, by name
     classes: int = 0  # k
     steps: int = 0  # K: how many steps the attack showed
@@ -66,6 +66,12 @@ class Examples:
         return full(self.model(self.x))
 
     @property
+    def survived(self) -> torch.Tensor:
+        "κ: how many steps of the attack each sample stood before it first fell, (n,)."
+        stood = [torch.ones_like(self.y), *(z.argmax(1) == self.y for z in self.course)]
+        return torch.stack(stood).cumprod(0)[1:].sum(0)
+
+    @property
     def one_hot(self) -> torch.Tensor:
         "The labels as distributions, (n, k)."
         return F.one_hot(self.y, self.classes).float()
@@ -75,13 +81,10 @@ class _Watch:
     "Looks on while an attack climbs: `attack(…, seen=watch)`."
 
     def __init__(self, e: Examples, halfway: int):
-        self.e, self.halfway = e, halfway
-        self.standing = torch.ones_like(e.y, dtype=torch.bool)
-        e.survived = torch.zeros_like(e.y)
+        self.e, self.halfway, e.course = e, halfway, ()
 
     def __call__(self, step: int, x: torch.Tensor, logits: torch.Tensor):
-        self.standing &= logits.argmax(1) == self.e.y
-        self.e.survived += self.standing
+        self.e.course += (logits,)
         self.e.steps, self.e.classes = step + 1, logits.shape[1]
         if step == self.halfway:
             self.e.halfway = x.detach().clone()
@@ -321,7 +324,7 @@ class Regional:
         inputs = sum(share * corner for share, corner in zip(shares, corners, strict=True))
         far, near = ((z - e.x).flatten(1).norm(dim=1) for z in (e.adversarial, inputs))
         away = (near / far.clamp_min(1e-12)).clamp(max=1)
-        first, last = (e.x.new_tensor(v) for v in (self.lambda1, self.lambda2))
+        first, last = (e.x.new_full((), v) for v in (self.lambda1, self.lambda2))
         return inputs.clamp(0, 1), smoothed_labels(e.y, e.classes, torch.lerp(first, last, away))
 
 # %% ../nbs/science/022_adversarial.ipynb #7845e92e

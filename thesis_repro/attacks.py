@@ -66,7 +66,9 @@ def _thresholded(size: torch.Tensor, room: torch.Tensor, epsilon) -> torch.Tenso
 
     low, high = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)  # high is inside
     high = torch.where(left(low).sum(1, keepdim=True) <= epsilon, low, high)
-    for _ in range(55 if high.any() else 0):
+    # if all are inside: done; a GPU is not asked, since that would mean waiting
+    done = high.device.type == "cpu" and not high.any()
+    for _ in range(0 if done else 55):
         middle = (low + high) / 2
         inside = left(middle).sum(1, keepdim=True) <= epsilon
         low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)

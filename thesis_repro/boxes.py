@@ -36,8 +36,8 @@ def as_objects(y: torch.Tensor) -> torch.Tensor:
     "Objects (n, m, 6) as they are; a class per image (n,) as one object that fills the image."
     if y.dim() == 3:
         return y
-    whole = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, 0.0], device=y.device)
-    found = whole.repeat(len(y), 1, 1)
+    found = torch.zeros(len(y), 1, 6, device=y.device)
+    found[:, 0, 3:5] = 1.0  # right and bottom
     found[:, 0, CLASS] = y.float()
     return found
 
@@ -61,7 +61,9 @@ def edges(boxes: torch.Tensor) -> torch.Tensor:
     return box_convert(boxes, "cxcywh", "xyxy")
 
 # %% ../nbs/science/130_boxes.ipynb #b91be298
-_SPREAD = (0.1, 0.1, 0.2, 0.2)
+def _spread(laid: torch.Tensor) -> torch.Tensor:
+    "What corrections of middle and size are divided by, (4,)."
+    return torch.cat([laid.new_full((2,), 0.1), laid.new_full((2,), 0.2)])
 
 
 def encoded(boxes: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
@@ -69,12 +71,12 @@ def encoded(boxes: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
     wanted = box_convert(boxes, "xyxy", "cxcywh")
     middle = (wanted[..., :2] - laid[:, :2]) / laid[:, 2:]
     size = (wanted[..., 2:].clamp(min=1e-6) / laid[:, 2:]).log()
-    return torch.cat([middle, size], -1) / laid.new_tensor(_SPREAD)
+    return torch.cat([middle, size], -1) / _spread(laid)
 
 
 def decoded(corrections: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
     "The boxes (…, a, 4) by their edges that corrections (…, a, 4) make of anchors (a, 4)."
-    moved = corrections * laid.new_tensor(_SPREAD)
+    moved = corrections * _spread(laid)
     middle = laid[:, :2] + moved[..., :2] * laid[:, 2:]
     size = laid[:, 2:] * moved[..., 2:].clamp(max=math.log(1000 / 16)).exp()
     return edges(torch.cat([middle, size], -1))

@@ -116,7 +116,7 @@ def _statistics(x: torch.Tensor, idle: bool) -> tuple[torch.Tensor, torch.Tensor
     channels, mean = x.shape[1], x.mean((0, 2, 3))
     deviations = (x - mean.view(1, -1, 1, 1)).square().sum((0, 2, 3))
     own = 0 if idle else x.numel() // channels
-    found = torch.cat([mean, deviations * (not idle), mean.new_tensor([own])])
+    found = torch.cat([mean, deviations * (not idle), mean.new_full((1,), own)])
     everyone = Spread.apply(Join.apply(found[None], processes()))[0]
     means, deviations, counts = everyone.split([channels, channels, 1], 1)
     total = counts.sum()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .devices import sent
 from .files import BadInput
 
 # %% ../nbs/science/010_draws.ipynb #c54f5922
@@ -44,9 +45,7 @@ class Draws:
 
     def tensor(self, purpose: str, recipe: Callable, device="cpu") -> torch.Tensor:
         "What `recipe(NumPy generator)` draws, as a tensor on `device`."
-        drawn = torch.as_tensor(recipe(self.numpy(purpose)))
-        pinned = drawn.pin_memory() if torch.device(device).type == "cuda" else drawn
-        return pinned.to(device, non_blocking=True)
+        return sent(torch.as_tensor(recipe(self.numpy(purpose))), device)
 
     def noise(self, purpose: str, recipe: Callable, device="cpu") -> torch.Tensor:
         "What `recipe(torch generator)` draws; made on `device`, for tensors as large as images."
@@ -70,7 +69,7 @@ class Draws:
             raise BadInput(
                 "something is kept for each training image: give Draws(…, samples=indices)"
             )
-        return self.samples.to(device, non_blocking=True)
+        return sent(self.samples, device)
 
     def torch(self, purpose: str, device="cpu"):
         "A torch generator for `purpose` on `device`; a CPU's numbers differ from a GPU's."

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 
+from .devices import sent
 from .draws import Draws
 from .files import BadInput
 
@@ -139,7 +140,7 @@ class OnDisk:
 
     def __getitem__(self, which) -> torch.Tensor:
         which = which.cpu().numpy() if isinstance(which, torch.Tensor) else which
-        return _channels_first(self.array, self.index[which], self.shrink).to(self.device)
+        return sent(_channels_first(self.array, self.index[which], self.shrink), self.device)
 
     def to(self, device) -> "OnDisk":
         "The same images, to be read to `device`."

@@ -92,7 +92,7 @@ def _next_ratio(lam: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/science/071_ratio_search.ipynb #f5a1c27b
 def parabolic_search(loss_at: Callable, n: int, passes: int = 6, device="cpu") -> torch.Tensor:
     "Ratios (n,) that maximise `loss_at` by parabolas, from ¼, ½ and ¾ on; at least 3 `passes`."
-    lam = torch.tensor([0.25, 0.5, 0.75], device=device)[:, None].repeat(1, n)
+    lam = torch.linspace(0.25, 0.75, 3, device=device)[:, None].repeat(1, n)
     loss = torch.stack([loss_at(v) for v in lam])
     for _ in range(passes - 3):
         order = lam.argsort(0)

@@ -169,7 +169,8 @@ def _save(t: Training):
     _settle(t)
     if not t.file:
         return
-    if not all(p.isfinite().all() for p in t.nets.parameters()):  # though its loss was finite
+    finite = [p.isfinite().all() for p in t.nets.parameters()]
+    if finite and not torch.stack(finite).all():  # though its loss was
         where = f"after epoch {t.at.epoch}, step {t.at.step - 1}"
         raise Diverged(f"weights are not finite {where}: try a smaller learning rate or `clip`")
     optimisers = {name: o.state_dict() for name, o in t.optimisers.items()}

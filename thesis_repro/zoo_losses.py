@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['with_features', 'cosine_distance', 'triplet_loss', 'tla_loss', 'triplets', 'TripletLossAdversarial', 'attention',
            'confused', 'BidirectionalMetric', 'fresh', 'LearnableBoundary', 'pc_loss', 'Centres', 'PrototypeConformity',
-           'pc_lc_loss', 'ProbabilisticallyCompact', 'complement_entropy', 'ComplementObjective', 'GuidedComplement']
+           'pc_lc_loss', 'ProbabilisticallyCompact', 'wrong', 'complement_entropy', 'ComplementObjective',
+           'GuidedComplement']
 
 # %% ../nbs/science/074_zoo_losses.ipynb #44f10574
 import contextlib
@@ -169,7 +170,7 @@ def pc_loss(features, centres, y: torch.Tensor) -> torch.Tensor:
     between = (centres[y][:, None] - centres[None]).norm(dim=2)
     true = F.one_hot(y, len(centres)).bool()
     others = (to_centres + between).masked_fill(true, 0.0).sum(1) / (len(centres) - 1)
-    return to_centres[true] - others
+    return to_centres.gather(1, y[:, None]).squeeze(1) - others
 
 # %% ../nbs/science/074_zoo_losses.ipynb #7a762975
 class Centres(nn.Module):
@@ -216,10 +217,15 @@ class ProbabilisticallyCompact:
         return pc_lc_loss(e.logits, e.y, self.xi, self.weight, self.limit)
 
 # %% ../nbs/science/074_zoo_losses.ipynb #39fb90cd
+def wrong(values: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    "The values of the wrong classes in their order: (n, k), (n,) to (n, k − 1)."
+    place = torch.arange(values.shape[1] - 1, device=y.device)
+    return values.gather(1, place + (place >= y[:, None]))
+
+
 def complement_entropy(logits, y: torch.Tensor) -> torch.Tensor:
     "The entropy of p_j / (1 − p_y) over j ≠ y: (n, k), (n,) to (n,), at most log(k − 1)."
-    n, k = logits.shape
-    others = logits[~F.one_hot(y, k).bool()].view(n, k - 1)
+    others = wrong(logits, y)
     return -(others.softmax(1) * others.log_softmax(1)).sum(1)
 
 # %% ../nbs/science/074_zoo_losses.ipynb #4417c828

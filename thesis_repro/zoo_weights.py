@@ -29,7 +29,7 @@ from .mixup import cross_entropy
 from .models import batch_statistics
 from .pieces import field, piece
 from .recipes import Adam, Phase
-from .zoo_losses import fresh
+from .zoo_losses import fresh, wrong
 
 # %% ../nbs/science/075_zoo_weights.ipynb #fd2ee6c7
 class Shifted(nn.Module):
@@ -55,12 +55,13 @@ def low_loss(losses: torch.Tensor, c_min: float) -> torch.Tensor:
 
 
 def weight_gradient(e: Examples, v: dict, loss, c_min: float = math.inf) -> dict | None:
-    "∇_v Σ_i 1(x̂_i, y_i) L(f(x̂_i; θ + v), y_i) (eq. 2.33); None where no sample counts."
+    "∇_v Σ_i 1(x̂_i, y_i) L(f(x̂_i; θ + v), y_i) (eq. 2.33); None if it is seen to be zero."
     shifted = {k: (p.detach() + v[k]).requires_grad_() for k, p in matrices(e.model).items()}
     with batch_statistics(e.model):
         losses = loss(replace(e, model=Shifted(e.model, shifted)))
     counted = low_loss(losses.detach(), c_min)
-    if not counted.any():
+    # none counts: a zero gradient; a GPU is not asked, since it would mean waiting
+    if c_min < math.inf and counted.device.type == "cpu" and not counted.any():
         return None
     gradients = torch.autograd.grad((counted * losses).sum(), list(shifted.values()))
     return dict(zip(shifted, gradients, strict=True))
@@ -146,9 +147,8 @@ class LocalReweighting:
 # %% ../nbs/science/075_zoo_weights.ipynb #286e9b3f
 def all_margins(logits, y: torch.Tensor) -> torch.Tensor:
     "p_j − p_y for every j ≠ y, largest first: (n, k), (n,) to (n, k − 1). MAIL takes the first."
-    n, k = logits.shape
     p = logits.softmax(1)
-    others = p[~F.one_hot(y, k).bool()].view(n, k - 1)
+    others = wrong(p, y)
     return (others - p.gather(1, y[:, None])).sort(1, descending=True).values
 
 
