@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_repro import bench, settings
+from thesis_repro import bench, models, settings
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import PGD
 from thesis_repro.draws import Draws
@@ -15,6 +15,7 @@ from thesis_repro.mixup import Plain
 ADVERSARIAL = [
     *("PGD", "TRADES", "M2AT", "M2AT (a.s.)", "Ours + MAIL", "PGD, bf16", "PGD, straightforward"),
 ]
+TIMED = [*ADVERSARIAL, bench.KEEPING, *(f"{n}, folded in every pass" for n in ("PGD", "PGD, bf16"))]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +68,22 @@ def test_the_straightforward_step_finds_the_same_images():
     assert weaker < plain - 0.01
 
 
-def test_a_straightforward_step_is_made_in_a_process_of_its_own():
-    with bench.straightforward("cpu", 2) as step:
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_straightforward_step_is_made_in_a_process_of_its_own(keep, monkeypatch):
+    said, own = [], bench.stopping.inherited
+    monkeypatch.setattr(bench.stopping, "inherited", lambda **how: said.append(how) or own(**how))
+    with bench.straightforward("cpu", 2, keep) as step:
         assert step() is True
+    assert said == [{"THESIS_REPRO_KEEP_MEMORY": "1" if keep else "0"}]
+
+
+def test_a_step_folded_in_every_pass_does_the_same_by_more_operations():
+    "Six more for each of the 19 folded convolutions in nine of ten passes."
+    step = bench.training_step(Adversarial(), 4, 0.0625, 16)
+    step()  # the first one makes what the optimiser remembers
+    few, many = bench.operations(step), bench.operations(bench.in_every_pass(step))
+    assert many - few == 6 * 19 * 9
+    assert few == bench.operations(step) and models._FOLDED.get() is None
 
 
 @pytest.fixture
@@ -83,26 +97,40 @@ def by_name(found) -> dict:
 
 
 def test_the_methods_are_compared_in_pairs(tiny, monkeypatch):
-    seconds = pd.DataFrame({name: [1.0, 2.0, 10.0] for name in ADVERSARIAL})
+    seconds = pd.DataFrame({name: [1.0, 2.0, 10.0] for name in TIMED})
     seconds["TRADES"] = [1.2, 2.4, 30.0]
     seconds["PGD, bf16"] = [0.5, 1.0, 5.0]
-    seconds["PGD, straightforward"] = [2.0, 4.0, 10.0]
+    seconds[bench.PLAIN] = [4.0, 8.0, 10.0]
+    seconds[bench.KEEPING] = [2.0, 4.0, 10.0]
+    seconds["PGD, folded in every pass"] = [1.1, 2.2, 10.0]
     asked = {}
     real = bench.training_step
     monkeypatch.setattr(
         bench, "training_step", lambda *a, **k: asked.setdefault(len(asked), (a, k))
     )
     monkeypatch.setattr(bench, "paired_seconds", lambda steps, *a, **k: seconds[list(steps)])
+    monkeypatch.setattr(bench, "_counted", list)
     found = by_name(bench.adversarial(tiny))
     assert len(asked) == 6 and real is not bench.training_step
     assert [k["compute"].bf16 for _, k in asked.values()] == [False] * 5 + [True]
     assert found["TRADES in PGD steps"]["value"] == pytest.approx(1.2)
     assert found["TRADES in PGD steps"]["ok"] and found["M2AT in PGD steps"]["ok"]
     straight = "PGD training, {}, against the straightforward"
-    assert found[straight.format("float32")]["value"] == pytest.approx(2)
-    assert found[straight.format("bf16")]["value"] == pytest.approx(4)
+    same = f"{straight} at the same memory management"
+    for how, times in (("float32", 2), ("bf16", 4)):  # the bar is on equal terms
+        both = [found[said.format(how)] for said in (straight, same)]
+        assert [f["value"] for f in both] == pytest.approx([2 * times, times])
+        assert both[0]["ok"] is None and both[1]["ok"] is True
+    assert found["PGD training, float32, folded once against in every pass"]["value"] == 1.1
     assert found["seconds a step: TRADES"]["value"] == 2.4
-    assert len(found) == len(ADVERSARIAL) + 2 + 4
+    assert len(found) == len(TIMED) + 2 * 3 + 4
+
+
+def test_what_needs_no_clock_is_counted():
+    found = by_name(bench._counted())
+    assert found["PGD training: operations in every pass against once"]["ok"]
+    products = found["PGD training: products of the straightforward against ours"]["value"]
+    assert products == pytest.approx(33 / 23)
 
 
 def test_every_method_makes_a_step(monkeypatch):
