@@ -13,8 +13,9 @@ from thesis_repro.gan_speed import progressive
 from thesis_repro.images import pixels, synthetic_images
 from thesis_repro.learned_ratios import AdaMixup, MetaMixup
 from thesis_repro.margin_reweighting import methods as reweighted
-from thesis_repro.mixup import Plain
+from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.pieces import piece
+from thesis_repro.ratio_search import Golden, Parabolic
 from thesis_repro.recipes import SGD, Classify
 from thesis_repro.training import Compute, Length
 from thesis_repro.wcgan import dcgan, fused, pggan
@@ -23,6 +24,7 @@ from thesis_repro.zoo import ZOO
 METHODS = {name: row.method for name, row in ZOO.items()} | bench.compared_methods()
 METHODS |= timed_methods() | reweighted("resnet18", "CIFAR-10")
 METHODS |= {"MetaMixup": MetaMixup(), "AdaMixup": AdaMixup()}
+METHODS |= {"golden": Mixup((1,), Golden()), "parabolic": Mixup((1,), Parabolic())}
 METHODS |= {"L1": Adversarial(PGD(epsilon=3.0, norm="l1"))}
 GANS = {"DCGAN": dcgan(), "PGGAN": pggan(), "Fused-GAN": fused(), "D2A2GAN": d2a2gan()}
 
