@@ -32,6 +32,7 @@ from thesis_repro import (
     workers,
 )
 from .measures import Measurement, read_kept, tasks_in
+from .progress import Bar
 from .records import Record
 from .runs import Outline, Run, code_words
 from .settings import BadInput, Preset
@@ -427,7 +428,7 @@ def plan(
     base, device = _settled(settings.load(preset, **overrides))
     evidence, jobs = Evidence(device, paid(folder)), _jobs(base, device)
     tasks, planned, nothing = _Tasks(Shelf(base, folder and folder / preset), evidence), [], []
-    for made in tables:
+    for made in Bar(tables, desc="planning", unit="table"):
         own, _ = _settled(made.preset(preset, **overrides))
         cells = made.plan(own, tuple(parts or made.parts))
         (planned if cells else nothing).append(made)
