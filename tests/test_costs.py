@@ -413,3 +413,75 @@ def test_a_network_of_its_own_is_judged_by_one_pass_without_computing(monkeypatc
     assert forward[0, 2] > 0 and not forward[1:].any()
     step = costs.step(recipe, 10, (3, 64, 64))  # of one forward pass, in training
     assert forward[0, 2] == pytest.approx(step[0, 2])
+
+
+# Counts that are kept
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    "A count that notes what it counted, in a process that has counted nothing yet."
+    seen = []
+
+    def forgetting():
+        monkeypatch.setattr(costs, "_COUNTED", {})
+        monkeypatch.setattr(costs, "_KEPT", {})
+
+    def passes(method, shape, classes):
+        seen.append(method)
+        return costs.Passes(*np.ones((2, 3, 5)), np.full((3, 3), len(seen) / 3))
+
+    forgetting()
+    return passes, seen, forgetting
+
+
+def test_what_was_counted_is_kept_for_the_next_process(counting, tmp_path):
+    passes, seen, forgetting = counting
+    file, found = tmp_path / "new" / "counted.json", []
+    for method in (Plain(), Plain(), Mixup()):
+        with costs.remembering(file):
+            found.append(costs._once(passes, method, (3, 8, 8), 10))
+        forgetting()
+    assert len(seen) == 2 and isinstance(found[1], costs.Passes)
+    for one, other in zip(vars(found[0]).values(), vars(found[1]).values(), strict=True):
+        assert np.array_equal(one, other)
+    assert not np.array_equal(found[1].own, found[2].own)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b'{"a": 1}', "a bit"])
+def test_a_damaged_file_of_counts_is_no_file(counting, tmp_path, damage):
+    passes, seen, forgetting = counting
+    file = tmp_path / "counted.json"
+    with costs.remembering(file):
+        costs._once(passes, Plain(), (3, 8, 8), 10)
+    whole = file.read_bytes()
+    at = whole.index(b"0.33")
+    file.write_bytes(whole[:at] + b"0.43" + whole[at + 4 :] if damage == "a bit" else damage)
+    for _ in range(2):
+        forgetting()
+        with costs.remembering(file):
+            costs._once(passes, Plain(), (3, 8, 8), 10)
+    assert len(seen) == 2
+
+
+def test_counts_of_other_code_are_made_again(counting, tmp_path, monkeypatch):
+    passes, seen, forgetting = counting
+    for code in ("then", "now", "now"):
+        monkeypatch.setattr(costs, "_code", lambda kinds, code=code: code)
+        with costs.remembering(tmp_path / "counted.json"):
+            costs._once(passes, Plain(), (3, 8, 8), 10)
+        forgetting()
+    assert len(seen) == 2
+
+
+def test_what_counting_rests_on_names_the_code_of_the_pieces():
+    plain, mixup = (costs._code(frozenset({k})) for k in (Plain, Mixup))
+    assert plain != mixup and '"costs"' in plain and torch.__version__ in plain
+
+
+def test_a_place_that_cannot_be_written_costs_only_time(counting, tmp_path):
+    passes, seen, _ = counting
+    (tmp_path / "file").write_text("not a folder")
+    with costs.remembering(tmp_path / "file" / "counted.json"):
+        costs._once(passes, Plain(), (3, 8, 8), 10)
+    assert len(seen) == 1

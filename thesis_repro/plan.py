@@ -428,11 +428,12 @@ def plan(
     base, device = _settled(settings.load(preset, **overrides))
     evidence, jobs = Evidence(device, paid(folder)), _jobs(base, device)
     tasks, planned, nothing = _Tasks(Shelf(base, folder and folder / preset), evidence), [], []
-    for made in Bar(tables, desc="planning", unit="table"):
-        own, _ = _settled(made.preset(preset, **overrides))
-        cells = made.plan(own, tuple(parts or made.parts))
-        (planned if cells else nothing).append(made)
-        tasks.add(made.number, cells)
+    with costs.remembering((folder or paths.outputs()) / ".counted.json"):
+        for made in Bar(tables, desc="planning", unit="table"):
+            own, _ = _settled(made.preset(preset, **overrides))
+            cells = made.plan(own, tuple(parts or made.parts))
+            (planned if cells else nothing).append(made)
+            tasks.add(made.number, cells)
     found = {"preset": preset, "device": device, "chip": evidence.chip, "jobs": jobs}
     found |= {"tasks": [dataclasses.asdict(t) for t in tasks.values()]}
     found |= _summed(tasks, [made.number for made in planned], device, jobs)
