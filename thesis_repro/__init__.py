@@ -3,7 +3,7 @@
 import os
 import sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Threads that wait for each other sleep instead of spinning. Where several runs share the cores, spinning makes a
 # small network six times slower. It counts only where torch has not been imported yet; a value of the user's stays.
