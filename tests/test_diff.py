@@ -239,16 +239,20 @@ def test_a_figure_whose_numbers_are_no_numbers_is_named(before):
 
 
 def beyond(share: float, n: int = 200) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"state": ["beyond"] * round(share * n) + ["same"] * round((1 - share) * n)}
-    )
+    states = ["beyond"] * round(share * n) + ["same"] * round((1 - share) * n)
+    return pd.DataFrame({"artefact": "table_7_1", "state": states})
 
 
-def test_on_another_machine_a_few_numbers_may_end_anywhere_and_none_may_go():
+def test_on_another_machine_a_few_numbers_may_end_anywhere_and_no_artefact_may_go():
     assert diff.failed(beyond(0.01)) and not diff.failed(beyond(0.01), elsewhere=True)
     assert diff.failed(beyond(0.06), elsewhere=True) and not diff.failed(beyond(0.0))
-    gone = pd.concat([beyond(0.0), pd.DataFrame({"state": ["gone"]})])
-    assert diff.failed(gone, elsewhere=True) and diff.failed(gone)
+    for lost, elsewhere in {"table_7_1": False, "figure_7_1": True}.items():
+        line = pd.DataFrame({"artefact": [lost], "state": ["gone"]})
+        gone = pd.concat([beyond(0.0), line], ignore_index=True)
+        assert diff.failed(gone) and diff.failed(gone, elsewhere=True) is elsewhere
+    few = pd.DataFrame({"artefact": "table_7_1", "state": ["gone"] * 7})
+    assert diff.failed(pd.concat([beyond(0.02), few], ignore_index=True), elsewhere=True)
+    assert not diff.failed(beyond(0.0).head(0), elsewhere=True)
 
 
 def test_a_machine_of_the_same_name_with_other_sums_is_another(tmp_path, capsys):

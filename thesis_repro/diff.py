@@ -354,7 +354,12 @@ def told(a: Numbers, b: Numbers, lines: pd.DataFrame, most: int = 20) -> str:
 def failed(lines: pd.DataFrame, elsewhere: bool = False) -> bool:
     """Whether a number moved beyond tolerance and noise, or is gone.
 
-    `elsewhere`: another machine made it, where a few short trainings end anywhere.
+    `elsewhere`: another machine made it, where a few short trainings end anywhere. What no sample
+    fell into has no number there, so one that is gone is a failure if its whole artefact is.
     """
-    beyond = (lines.state == "beyond").mean() if len(lines) else 0.0
-    return bool((lines.state == "gone").any() or beyond > (FEW if elsewhere else 0))
+    lost = lines.state == "gone"
+    off = lost | (lines.state == "beyond")
+    if not elsewhere:
+        return bool(off.any())
+    whole = lost.groupby([lines.artefact]).all()
+    return bool(whole.any() or (len(lines) and off.mean() > FEW))
