@@ -467,7 +467,7 @@ def test_a_damaged_file_of_counts_is_no_file(counting, tmp_path, damage):
 def test_counts_of_other_code_are_made_again(counting, tmp_path, monkeypatch):
     passes, seen, forgetting = counting
     for code in ("then", "now", "now"):
-        monkeypatch.setattr(costs, "_code", lambda kinds, code=code: code)
+        monkeypatch.setattr(costs, "_code", lambda count, kinds, code=code: code)
         with costs.remembering(tmp_path / "counted.json"):
             costs._once(passes, Plain(), (3, 8, 8), 10)
         forgetting()
@@ -475,7 +475,7 @@ def test_counts_of_other_code_are_made_again(counting, tmp_path, monkeypatch):
 
 
 def test_what_counting_rests_on_names_the_code_of_the_pieces():
-    plain, mixup = (costs._code(frozenset({k})) for k in (Plain, Mixup))
+    plain, mixup = (costs._code(costs.passes, frozenset({k})) for k in (Plain, Mixup))
     assert plain != mixup and '"costs"' in plain and torch.__version__ in plain
 
 

@@ -351,15 +351,15 @@ _KEPT: dict[str, object] = {}  # what was counted, as JSON, by a hash
 
 
 @functools.cache
-def _code(kinds: frozenset) -> str:
+def _code(count: Callable, kinds: frozenset) -> str:
     "What counting pieces of some kinds rests on."
-    return json.dumps([torch.__version__, code.fingerprint([step, judged, *kinds])])
+    return json.dumps([torch.__version__, code.fingerprint([count, *kinds])])
 
 
 def _remembered(count: Callable, thing, *how):
     "count(thing, *how), or what was kept of it."
     kinds = frozenset(type(p) for p in pieces.inside(thing))
-    text = json.dumps([count.__name__, alike(thing), how, _code(kinds)])
+    text = json.dumps([count.__name__, alike(thing), how, _code(count, kinds)])
     name = sha256(text.encode())[:24]
     if name not in _KEPT:
         _KEPT[name] = _as_json(count(thing, *how))
