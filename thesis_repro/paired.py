@@ -110,6 +110,7 @@ def _draw_panel(ax, gaps: dict[str, Gap]) -> None:
         ax.plot(g.value, y, "o", color=color, markerfacecolor=face, markersize=5)
     ax.axvline(0, color=".6", linewidth=1)
     ax.set(ylim=(len(gaps) - 0.5, -0.5))
+    ax.set_xlabel("better by", fontsize=8)
 
 
 def draw_gaps(panels: dict[str, dict[str, Gap]]) -> object:
