@@ -2700,6 +2700,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.measures._lasting': ('engine/measures.html#_lasting', 'thesis_repro/measures.py'),
                                        'thesis_repro.measures.at_equal_compute': ( 'engine/measures.html#at_equal_compute',
                                                                                    'thesis_repro/measures.py'),
+                                       'thesis_repro.measures.check_fit': ('engine/measures.html#check_fit', 'thesis_repro/measures.py'),
                                        'thesis_repro.measures.depends': ('engine/measures.html#depends', 'thesis_repro/measures.py'),
                                        'thesis_repro.measures.ensure_measured': ( 'engine/measures.html#ensure_measured',
                                                                                   'thesis_repro/measures.py'),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from . import settings
 from .augmented import Augmented, Targets
 from .gans import Gan
-from .measures import Planned
+from .measures import Planned, check_fit
 from .recipes import Classify
 from .runs import Named, Run, scaled, shortfall, stands_in
 from .training import Length
@@ -94,7 +94,7 @@ def row_of(preset, row: str, whole: Run, columns: dict, parts=None, like=None) -
             continue
         why = other or (m.extractor.missing() if hasattr(m, "extractor") else "")
         if not why:
-            m.fits(runs[0])
+            check_fit(m, runs[0])
         cells[row, name] = Planned((), m, why) if why else Planned(runs, m, short)
     return cells
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'measure', 'Measurement', 'Recorded', 'weights_of',
            'Kept', 'Robustness', 'no_autoattack', 'outdated', 'refresh', 'ensure_measured', 'Planned', 'runs_in',
-           'tasks_in', 'planned_row', 'at_equal_compute']
+           'tasks_in', 'check_fit', 'planned_row', 'at_equal_compute']
 
 # %% ../nbs/engine/039_measures.ipynb #bbd5e126
 import dataclasses
@@ -358,6 +358,15 @@ def tasks_in(plan: dict) -> list[tuple[Run, Measurement]]:
     return [(r, p.measurement) for p in plan.values() for r in p.runs]
 
 
+def check_fit(measurement: Measurement, run: Run) -> None:
+    "BadInput if it cannot be made of a run. Where the run's images are absent nobody can tell."
+    try:
+        run.data.outline()
+    except BadInput:
+        return  # what has been measured is shown without them
+    measurement.fits(run)
+
+
 def planned_row(preset: Preset, row: str, run: Run, columns: dict, parts=None) -> dict:
     """The cells of a row, (row, column) → Planned, of the thesis's run.
 
@@ -369,7 +378,7 @@ def planned_row(preset: Preset, row: str, run: Run, columns: dict, parts=None) -
     runs = seeded(preset, run)
     short = shortfall(runs[0], run)
     for m in (m for m in columns.values() if not isinstance(m, str)):
-        m.fits(runs[0])
+        check_fit(m, runs[0])
     return {
         (row, c): Planned(reason=m) if isinstance(m, str) else Planned(runs, m, short)
         for c, m in columns.items()
