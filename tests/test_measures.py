@@ -18,7 +18,7 @@ def test_what_does_not_fit_is_refused_where_the_images_are_there(tmp_path):
             raise BadInput("too few")
 
     here = Run(Named("digits10", 40, 20, 20), Classify("resnet18", Plain()), Length(1, 20))
-    absent = dataclasses.replace(here, data=Named(f"npz:{tmp_path / 'none.npz'}"))
+    absent = dataclasses.replace(here, data=Named(f"npz:{tmp_path / 'none.npz'}@0123456789ab"))
     with pytest.raises(BadInput, match="too few"):
         check_fit(Never("last.accuracy"), here)
     check_fit(Never("last.accuracy"), absent)  # a table is drawn of its records all the same
