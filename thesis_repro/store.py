@@ -217,7 +217,8 @@ class Store:
             state = checkpoints.read_checkpoint(record.folder / "weights.ckpt")[which]
         except FileNotFoundError:
             why = f"{record.folder}: its weights are not here (records travel without them)"
-            raise BadInput(f"{why}: make the run here, or copy weights.ckpt") from None
+            how = "copy weights.ckpt there, or train it under another THESIS_REPRO_OUTPUTS"
+            raise BadInput(f"{why}: {how}") from None
         except checkpoints.Damaged as e:
             raise BadInput(f"{e}: remove {record.folder}: the run is made again") from None
         if weights_digest(state) != record.weights[which]:
