@@ -356,10 +356,10 @@ def _code(count: Callable, kinds: frozenset) -> str:
     return json.dumps([torch.__version__, code.fingerprint([count, *kinds])])
 
 
-def _remembered(count: Callable, thing, *how):
-    "count(thing, *how), or what was kept of it."
+def _remembered(key: tuple, count: Callable, thing, *how):
+    "count(thing, *how), or what was kept of it; `key` says which count it is."
     kinds = frozenset(type(p) for p in pieces.inside(thing))
-    text = json.dumps([count.__name__, alike(thing), how, _code(count, kinds)])
+    text = json.dumps([*key, _code(count, kinds)])
     name = sha256(text.encode())[:24]
     if name not in _KEPT:
         _KEPT[name] = _as_json(count(thing, *how))
@@ -431,7 +431,7 @@ def _once(count: Callable, thing, *how):
     "count(thing, *how), computed for the first of all that are alike."
     key = count.__name__, alike(thing), *how
     if key not in _COUNTED:
-        _COUNTED[key] = _remembered(count, thing, *how)
+        _COUNTED[key] = _remembered(key, count, thing, *how)
     return _COUNTED[key]
 
 

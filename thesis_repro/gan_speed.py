@@ -32,7 +32,7 @@ from thesis_repro.gans import (
 from .images import synthetic_images
 from .quality import cloud_of, compared
 from .recipes import Adam
-from .timing import paired_seconds, timed
+from .timing import paired_seconds, ratios, timed
 from .training import Compute
 
 # %% ../nbs/science/095_gan_speed.ipynb #9a5e0005
@@ -154,7 +154,7 @@ def against_plain(seconds: pd.DataFrame, name: str) -> list[dict]:
     "How many times as fast as public code's a GAN's step is, round by round."
 
     def faster(ours: str, plain: str, precision: str, bar=None) -> dict:
-        ratio = (seconds[f"{name}{plain}{PLAIN}"] / seconds[f"{name}{ours}"]).median()
+        ratio = ratios(seconds, f"{name}{ours}")[f"{name}{plain}{PLAIN}"]
         said = f"{name}{ours} against the straightforward{precision}"
         return figure(said, ratio, "times", at_least=bar)
 

@@ -45,7 +45,7 @@ def chapter_of(notebook: Path) -> str:
 def _known_as(notebook: Path) -> set[str]:
     "What a reader may call a notebook: file name, stem, module; for a chapter, its number."
     number = notebook.stem.partition("_")[0]
-    numbers = {number, number.lstrip("0")} if notebook.parent.name == "chapters" else set()
+    numbers = {number, chapter_of(notebook)} if notebook.parent.name == "chapters" else set()
     if section := re.match(r"0*(\d+)_(\d+)_", notebook.stem):  # 2.1 is a part of chapter 2
         numbers.add(f"{section[1]}.{section[2]}")
     return {notebook.name, notebook.stem, module(notebook)} | numbers

@@ -505,6 +505,15 @@ def _said(p: dict) -> list[str]:
     return lines
 
 # %% ../nbs/evidence/058_plan.ipynb #0f255b7c
+def _in_columns(rows: list) -> list[str]:
+    "Rows of texts as lines: the first text to the left, the numbers to the right, the last as is."
+    widths, lines = [max(map(len, column)) for column in zip(*rows, strict=True)], []
+    for first, *numbers, last in rows:
+        right = [f"{n:>{w}}" for n, w in zip(numbers, widths[1:], strict=False)]
+        lines.append("  ".join([f"{first:{widths[0]}}", *right, last]).rstrip())
+    return lines
+
+
 def shown(p: dict) -> str:
     "A plan as a table with its totals, and what else there is to say."
     rows = [_HEAD]
@@ -513,11 +522,7 @@ def shown(p: dict) -> str:
         rows += [_line(f"table {s['table']}", s) for s in own]
         rows += [_line(f"chapter {c['chapter']}", c)] if len(own) > 1 else []
     rows += [_line("total", p["total"])] if len(p["chapters"]) > 1 else []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [] if p["tables"] else ["nothing"]
-    for first, *numbers, last in rows if p["tables"] else ():
-        right = [f"{n:>{w}}" for n, w in zip(numbers, widths[1:], strict=False)]
-        lines.append("  ".join([f"{first:{widths[0]}}", *right, last]).rstrip())
+    lines = _in_columns(rows) if p["tables"] else ["nothing"]
     where = p["chip"] or ("a GPU" if p["device"] == "cuda" else "a CPU")
     at_once = f"{p['jobs']} at once" if p["jobs"] > 1 else "one at a time"
     head = f"Preset {p['preset']} on {where}, {at_once}. To make, of all that each table"

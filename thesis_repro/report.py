@@ -189,7 +189,7 @@ class Exhibit:
     @property
     def id(self) -> str:
         "Such as table_7_1."
-        also = "-".join(["_also", *re.findall(r"\w+", " ".join(self.own))]) if self.own else ""
+        also = f"_{self.path.parents[1].name}" if self.own else ""  # its folder: also-Softened
         return f"{self.kind}_{self.number}".replace(".", "_") + also
 
     @property

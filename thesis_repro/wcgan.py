@@ -10,10 +10,10 @@ __all__ = ['HEAD', 'METHODS', 'CONDITIONS', 'GRID', 'PARTS', 'FACES', 'SHOWN', '
            'fused', 'author_code', 'stands_in', 'played', 'faces', 'fitted', 'fitting', 'affordable', 'whole_run',
            'row_of', 'small_run', 'reader', 'extractor', 'printed_accuracies', 'measurements', 'added', 'recogniser',
            'weak', 'by_whom', 'planned', 'plan_3_1', 'combinations', 'paired_runs', 'survey_of', 'said_by_people',
-           'help_of_wc', 'as_frame', 'figure_3_2_wc_ours', 'wanted', 'strip', 'drawn_for', 'draw_strips', 'asked_for',
-           'figure_3_3', 'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6',
-           'right', 'attribute_accuracy', 'accuracies_of', 'by_people_rows', 'to_select', 'plan_3_4', 'plan_3_4_ours',
-           'gains', 'figure_3_4_paired_ours']
+           'help_of_wc', 'figure_3_2_wc_ours', 'wanted', 'strip', 'drawn_for', 'draw_strips', 'asked_for', 'figure_3_3',
+           'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6', 'right',
+           'attribute_accuracy', 'accuracies_of', 'by_people_rows', 'to_select', 'plan_3_4', 'plan_3_4_ours', 'gains',
+           'figure_3_4_paired_ours']
 
 # %% ../nbs/chapters/03_wcgan.ipynb #5788ef54
 import functools
@@ -47,7 +47,7 @@ from .gans import Auxiliary, Drift, Gan, GradientPenalty, generate
 from .generative import FusedGenerator, PlainBranch
 from .measures import Planned, planned_row, runs_in
 from .mixup import Plain
-from .paired import Gap, draw_gaps, gap_of_cells, holm
+from .paired import Gap, as_frame, draw_gaps, gap_of_cells, holm
 from .published import published
 from .quality import AskedFor, Quality, images_for, trained_generator
 from .recipes import Adam, Classify
@@ -388,14 +388,6 @@ def help_of_wc(preset, plan: dict) -> dict[str, dict[str, Gap]]:
                 label = f"{base}, against {place.lower()}"
                 found.setdefault(column, {})[label] = gap_of_cells(store, *pair)
     return found
-
-
-def as_frame(gaps: dict[str, dict[str, Gap]], names: tuple[str, str]) -> pd.DataFrame:
-    "Gaps as a table: two names, the difference with its interval, p, seeds, what it is over."
-    rows = [(panel, label, g) for panel, named in gaps.items() for label, g in named.items()]
-    facts = ("value", "low", "high", "p", "n", "over")
-    kept = [(panel, label, *(getattr(g, f) for f in facts)) for panel, label, g in rows]
-    return pd.DataFrame(kept, columns=[*names, "better by", *facts[1:]])
 
 # %% ../nbs/chapters/03_wcgan.ipynb #ba1edc03
 @figure("3.2.wc.ours", "By how much Wc-layers are better, with 95 % intervals (ours)", PARTS)
