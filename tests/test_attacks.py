@@ -208,10 +208,15 @@ def test_projection_leaves_what_is_inside():
     )
 
 
+def begun(ball: Ball, how: str, fill: float = 1.0) -> torch.Tensor:
+    "Where an attack starts in a ball."
+    return ball.start(how, ball.drawn(how, torch.Generator().manual_seed(0)), fill)
+
+
 @pytest.mark.parametrize("norm", EPSILON)
 def test_uniform_starts_fill_the_ball(norm):
     x = torch.full((4000, 1, 2, 2), 0.5, dtype=torch.float64)
-    z = Ball(x, 0.1, norm).start("uniform", torch.Generator().manual_seed(0))
+    z = begun(Ball(x, 0.1, norm), "uniform")
     share = distance(z, x, norm) / 0.1
     # of a d-dimensional ball the part within the share r of the radius is r^d
     for r in (0.5, 0.8, 0.9):
@@ -221,7 +226,7 @@ def test_uniform_starts_fill_the_ball(norm):
 
 def test_normal_start_is_that_of_trades():
     x = torch.full((2000, 1, 2, 2), 0.5)
-    z = Ball(x, 8 / 255).start("normal", torch.Generator().manual_seed(0))
+    z = begun(Ball(x, 8 / 255), "normal")
     assert (z - x).std().item() == pytest.approx(0.001, rel=0.05)
 
 
@@ -456,7 +461,7 @@ def test_a_rule_stops_each_sample_for_good():
 
 def test_a_start_may_fill_a_share_of_the_ball():
     x = torch.full((500, 1, 2, 2), 0.5, dtype=torch.float64)
-    z = Ball(x, 0.1).start("uniform", torch.Generator().manual_seed(0), fill=0.1)
+    z = begun(Ball(x, 0.1), "uniform", 0.1)
     assert 0.0095 < distance(z, x).max() <= 0.01 + 1e-12
 
 

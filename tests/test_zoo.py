@@ -160,16 +160,15 @@ def test_tla_loss():
 def test_dirichlet_labels_are_dirichlet():
     n, k, c = 20000, 5, 10.0
     y, epsilon = torch.arange(n) % k, torch.full((n,), 0.03, dtype=torch.float64)
-    labels = zoo_attacks.dirichlet_labels(
-        y, epsilon, c, k, torch.Generator().manual_seed(0)
-    ).double()
+    raw = torch.empty(n, k).exponential_(generator=torch.Generator().manual_seed(0))
+    labels = zoo_attacks.dirichlet_labels(y, epsilon, c, raw).double()
     assert torch.allclose(labels.sum(1), torch.ones(n, dtype=torch.float64))
     drawn = (labels - 0.7 * F.one_hot(y, k)) / 0.3
     assert drawn.min() > -1e-6
     assert drawn.mean(0).tolist() == pytest.approx([1 / k] * k, abs=0.005)
     assert drawn.var(0).tolist() == pytest.approx([(k - 1) / (k * k * (k + 1))] * k, rel=0.05)
-    assert torch.equal(zoo_attacks.dirichlet_labels(y, 0 * epsilon, c, k), F.one_hot(y, k).double())
-    assert zoo_attacks.dirichlet_labels(y[:9], epsilon[:9] * 100, c, k).min() >= 0
+    assert torch.equal(zoo_attacks.dirichlet_labels(y, 0 * epsilon, c, raw), F.one_hot(y, k).double())
+    assert zoo_attacks.dirichlet_labels(y[:9], epsilon[:9] * 100, c, raw[:9]).min() >= 0
 
 
 def test_pc_loss():

@@ -139,15 +139,19 @@ class Ball:
         "A step of that length up the gradient, and back into the ball."
         return self.project(z + step * _unit(gradient, z, self.norm))
 
-    def start(self, how: str, generator: torch.Generator, fill: float = 1.0) -> torch.Tensor:
-        "`uniform` in a share `fill` of the ball, `normal` with deviation 0.001, or `none`: x."
-        if how == "none":
-            return self.x
+    def drawn(self, how: str, generator: torch.Generator) -> torch.Tensor:
+        "Noise like x, `uniform` in the ball of radius 1, or `normal`; it does not depend on x."
         if how == "uniform":
-            z = self.project(self.x + self.epsilon * _uniform(self.x, self.norm, generator))
-            return z if fill == 1 else torch.lerp(self.x, z, fill)
+            return _uniform(self.x, self.norm, generator)
         like = {"generator": generator, "device": self.x.device, "dtype": self.x.dtype}
-        return self.project(self.x + 0.001 * torch.randn(self.x.shape, **like))
+        return torch.randn(self.x.shape, **like)
+
+    def start(self, how: str, noise: torch.Tensor, fill: float = 1.0) -> torch.Tensor:
+        "`uniform` noise in a share `fill` of the ball, or `normal` with deviation 0.001, around x."
+        if how == "normal":
+            return self.project(self.x + 0.001 * noise)
+        z = self.project(self.x + self.epsilon * noise)
+        return z if fill == 1 else torch.lerp(self.x, z, fill)
 
 # %% ../nbs/science/018_attacks.ipynb #2ab2665f
 def margin_loss(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -421,8 +425,11 @@ class Climbing(Goal):
 
     def _begun(self, ball: Ball, draws: Draws, run: int) -> torch.Tensor:
         "Where ascent number `run` starts."
+        if self.start == "none":
+            return ball.x
         purpose = f"attack {run}" if run else "attack"
-        return draws.noise(purpose, lambda g: ball.start(self.start, g, self.fill), ball.x.device)
+        noise = draws.noise(purpose, lambda g: ball.drawn(self.start, g), ball.x.device)
+        return ball.start(self.start, noise, self.fill)
 
     def __call__(
         self, model, x, y: torch.Tensor, draws: Draws, seen=None, radius=None, stop=None

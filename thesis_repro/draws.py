@@ -51,6 +51,10 @@ class Draws:
         "What `recipe(torch generator)` draws; made on `device`, for tensors as large as images."
         return recipe(self.torch(purpose, device))
 
+    def scheduled(self, recipe: Callable, device="cpu") -> torch.Tensor:
+        "What `recipe(progress)` gives, on `device`: a number that changes with the run."
+        return sent(torch.as_tensor(recipe(self.progress)), device)
+
     def choice(self, purpose: str, options: tuple):
         "One of the options, each as likely as the others."
         return options[int(self.numpy(purpose).choice(len(options)))]

@@ -51,10 +51,10 @@ class SGD:
     decay: object = Decay()
     clip: float = pieces.field(0.0, low=0)
 
-    def make(self, parameters) -> torch.optim.Optimizer:
-        "The optimiser of torch."
-        how = {"weight_decay": self.weight_decay, "nesterov": self.nesterov}
-        return torch.optim.SGD(parameters, self.lr, self.momentum, **how)
+    def make(self, parameters, **how) -> torch.optim.Optimizer:
+        "The optimiser of torch; `how`: more of its arguments."
+        own = {"lr": self.lr, "momentum": self.momentum, "nesterov": self.nesterov}
+        return torch.optim.SGD(parameters, **own | {"weight_decay": self.weight_decay} | how)
 
 # %% ../nbs/engine/031_recipes.ipynb #089269bc
 @piece
@@ -67,9 +67,10 @@ class Adam:
     decay: object = CONSTANT
     clip: float = pieces.field(0.0, low=0)
 
-    def make(self, parameters) -> torch.optim.Optimizer:
-        "The optimiser of torch."
-        return torch.optim.Adam(parameters, self.lr, self.betas, weight_decay=self.weight_decay)
+    def make(self, parameters, **how) -> torch.optim.Optimizer:
+        "The optimiser of torch; `how`: more of its arguments."
+        own = {"lr": self.lr, "betas": self.betas, "weight_decay": self.weight_decay}
+        return torch.optim.Adam(parameters, **own | how)
 
 # %% ../nbs/engine/031_recipes.ipynb #1308fa5f
 @dataclass

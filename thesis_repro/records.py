@@ -182,6 +182,7 @@ def record_of(run: Run, t: training.Training, weights: dict) -> dict:
     cost = {"seconds": a.seconds, "images_per_second": a.images_seen / a.seconds}
     cost |= {"device": t.compute.device, "precision": t.compute.precision}
     cost |= {"threads": torch.get_num_threads(), "processes": n}
+    cost |= {"captured": t.recorder.said()} if t.recorder else {}
     what = {"run": pieces.specification(run), "home": run.home, "label": run.label, "data": data}
     digests = {which: weights_digest(state) for which, state in weights.items()}
     found = {"metrics": _measured(t, weights), "weights": digests, "history": a.history}

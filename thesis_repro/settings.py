@@ -72,6 +72,7 @@ class Preset:
     precision: str = field(text="of products, on any device", one_of=("fp32", "tf32", "bf16"))
     channels_last: bool = field(text="memory format of images and weights")
     compile: bool = field(text="torch.compile the networks for training")
+    captured: bool = field(text="on a GPU: each training step as one CUDA graph")
     jobs: int = field(text="runs at once; 0: one per GPU, or per core", low=0, high=4096)
     threads: int = field(text="CPU threads of a run; 0: cores / jobs", low=0, high=4096)
     launcher: str = field(text="what spreads the runs", one_of=("local", "ray", "slurm"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from . import devices, distributed, pieces, settings, stopping
+from . import captured, devices, distributed, pieces, settings, stopping
 from .checkpoints import copy_weights, load_checkpoint, save_checkpoint
 from .devices import arithmetic
 from .draws import Draws
@@ -43,6 +43,7 @@ class Compute:
     precision: str = "fp32"
     channels_last: bool = True
     compile: bool = False
+    captured: bool = False  # whole steps, as one CUDA graph each (`captured`)
     checkpoint_seconds: float = 120.0
     tensorboard: bool = False
     progress: bool = True
@@ -53,6 +54,8 @@ class Compute:
             raise BadInput(
                 "deterministic: compile = yes chooses kernels at run time: use one of the two"
             )
+        if self.captured and self.compile:
+            raise BadInput("captured = yes: not with compile = yes: use one of the two")
 
     @classmethod
     def of(cls, preset: settings.Preset, **changes) -> "Compute":
@@ -61,7 +64,9 @@ class Compute:
         said = {k: getattr(preset, k) for k in names}
         said["deterministic"] = os.environ.get("THESIS_REPRO_DETERMINISTIC", "") not in ("", "0")
         said |= {"device": str(settings.device(preset)), "precision": preset.precision}
-        return cls(**(said | changes))
+        said |= changes
+        said.setdefault("captured", preset.captured and said["device"].startswith("cuda"))
+        return cls(**said)
 
     @property
     def bf16(self) -> bool:
@@ -131,6 +136,7 @@ class Training:
     at: Progress = field(default_factory=Progress)
     used: dict = field(default_factory=dict)  # the networks as phases call them, compiled or not
     pending: list = field(default_factory=list)  # losses that nobody has looked at yet
+    recorder: captured.Steps | None = None  # of its steps, if asked for
     order: torch.Tensor | None = None
     saved: float = 0.0
     counted: float = 0.0
@@ -146,6 +152,13 @@ def _compiled(net: torch.nn.Module):
     return torch.compile(net)
 
 
+def _steps(recipe, compute: Compute, device) -> captured.Steps:
+    "What records the steps of a run, or says why they stay as they are."
+    why = "several processes" if distributed.processes() > 1 else ""
+    said = (getattr(p, "eager", "") for p in pieces.inside(recipe))
+    return captured.Steps(device, why or next(filter(None, said), ""))
+
+
 def start(recipe, images, length, seed=0, compute=Compute(), folder=None) -> Training:
     "A run at its beginning, or where the checkpoint in `folder` left it."
     if compute.compile and distributed.processes() > 1:
@@ -155,11 +168,14 @@ def start(recipe, images, length, seed=0, compute=Compute(), folder=None) -> Tra
     nets = distributed.share(nets.to(device, memory_format=compute.memory_format))
     phases = recipe.phases(nets)
     weights = {p.name: [w for n in p.trains for w in nets[n].parameters()] for p in phases}
-    optimisers = {p.name: p.optimiser.make(weights[p.name]) for p in phases}
+    steps = _steps(recipe, compute, device) if compute.captured else None
+    own = {p: captured.options(p.optimiser, device) if steps else {} for p in phases}
+    optimisers = {p.name: p.optimiser.make(weights[p.name], **own[p]) for p in phases}
     file = Path(folder) / "checkpoint.ckpt" if folder else None
     images = images.to(device)
     t = Training(recipe, images, length, seed, compute, nets, phases, optimisers, file)
     t.used = {n: _compiled(net) if compute.compile else net for n, net in nets.items()}
+    t.recorder = steps
     _resume(t)
     return t
 
@@ -183,6 +199,9 @@ def _resume(t: Training):
     if state := distributed.led(lambda: load_checkpoint(t.file)) if t.file else None:
         t.nets.load_state_dict(state["networks"])
         for name, o in t.optimisers.items():
+            groups = zip(o.param_groups, state["optimisers"][name]["param_groups"], strict=True)
+            for own, saved in groups:  # how it computes is this run's, what it remembers is not
+                saved.update({k: own[k] for k in ("lr", "fused", "capturable") if k in own})
             o.load_state_dict(state["optimisers"][name])
         t.at = Progress(**state["at"])
 
@@ -236,11 +255,19 @@ def learning(nets: torch.nn.ModuleDict, names):
             p.requires_grad_(True)
 
 
-def _minimise(t: Training, phase: Phase, batch: Batch):
-    "One phase of a step."
+def _set_rate(t: Training, phase: Phase, progress: float):
+    "Let an optimiser learn at the rate of this progress."
+    rate = phase.optimiser.lr * phase.optimiser.decay(progress)
+    for group in t.optimisers[phase.name].param_groups:
+        if torch.is_tensor(group["lr"]):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _minimise(t: Training, phase: Phase, batch: Batch) -> torch.Tensor:
+    "One phase of a step; its loss."
     optimiser, how = t.optimisers[phase.name], phase.optimiser
-    for group in optimiser.param_groups:
-        group["lr"] = how.lr * how.decay(batch.draws.progress)
     with learning(t.nets, phase.trains + phase.keeps), arithmetic(t.compute.precision):
         with t.compute.autocast():
             loss = phase.loss(t.used, batch)
@@ -252,19 +279,34 @@ def _minimise(t: Training, phase: Phase, batch: Batch):
     optimiser.step()
     if phase.after:
         phase.after(t.nets, batch)
-    t.pending.append((phase.name, t.at.step, loss.detach(), len(batch.y)))
+    return loss.detach()
 
 # %% ../nbs/engine/033_training.ipynb #2e8d5ce7
+def _losses(t: Training, phases: list[Phase], batch: Batch):
+    "Take the phases of a step, in order; the name of each and its loss."
+    for phase in phases:
+        _set_rate(t, phase, batch.draws.progress)
+
+    def taken(batch):
+        for phase in phases:
+            yield phase.name, _minimise(t, phase, batch)
+
+    names = tuple(p.name for p in phases)
+    return captured.take(t.recorder, names, batch, taken) if t.recorder else taken(batch)
+
+
 def step(t: Training, x: torch.Tensor, y: torch.Tensor):
     "One step: every phase that is due, in order."
     batch = Batch(x.contiguous(memory_format=t.compute.memory_format), y, _place(t))
     total = t.length.epochs * -(-len(t.images.y_train) // t.length.batch_size)
+    for phase in (p for p in t.phases if p.forgets(t.at.steps, total)):
+        t.optimisers[phase.name].state.clear()
+        if t.recorder:
+            t.recorder.forget()
+    due = [p for p in t.phases if p.due(t.at.epoch, t.at.steps)]
     try:
-        for phase in t.phases:
-            if phase.forgets(t.at.steps, total):
-                t.optimisers[phase.name].state.clear()
-            if phase.due(t.at.epoch, t.at.steps):
-                _minimise(t, phase, batch)
+        for phase, loss in _losses(t, due, batch):
+            t.pending.append((phase, t.at.step, loss, len(y)))
     except Diverged as e:
         _settle(t)  # one of the losses put aside may have been the first
         raise Diverged(f"epoch {t.at.epoch}, step {t.at.step}: {e}") from None
@@ -278,7 +320,7 @@ def _close_epoch(t: Training) -> dict:
     for phase in (p for p in t.phases if p.name in a.losses):
         name = "" if phase.name == "model" else f"{phase.name} "
         total, n = a.losses[phase.name]
-        rate = t.optimisers[phase.name].param_groups[0]["lr"]
+        rate = float(t.optimisers[phase.name].param_groups[0]["lr"])
         row |= {f"{name}loss": total / n, f"{name}lr": rate}
     every, last = getattr(t.recipe, "every", 1), a.epoch + 1 == t.length.epochs
     a.history.append(row | (_judged(t) if last or (a.epoch + 1) % every == 0 else {}))

@@ -45,8 +45,12 @@ class Dynamic(Steps):
     until: float = field(5 / 6, above=0, high=1)
 
     def __call__(self, model, x, y, draws: Draws, seen=None) -> torch.Tensor:
-        c, step = max(self.c_max * (1 - draws.progress / self.until), 0.0), itertools.count()
-        limit = draws.tensor("fosc", lambda g: c, x.device)
+        step = itertools.count()
+
+        def falling(progress):
+            return max(self.c_max * (1 - progress / self.until), 0.0)
+
+        limit = draws.scheduled(falling, x.device)
 
         def converged(z, logits, gradient):
             return (fosc(z, x, gradient, self.epsilon) <= limit) & (next(step) > 0)
@@ -238,12 +242,14 @@ class InstanceAdaptive(Adapted):
         return self.search(model, x, y, draws, seen=seen, radius=radius).found
 
 # %% ../nbs/science/073_zoo_attacks.ipynb #4b53fd2f
-def dirichlet_labels(y, epsilon, c: float, classes: int, generator=None) -> torch.Tensor:
-    "(1 − c ε) y + c ε Dirichlet(1) (eq. 2.29): labels, radii (n,) to (n, k); c ε is cut at one."
-    # Dirichlet(1) is uniform on the simplex: exponential numbers over their sum
-    drawn = torch.empty(len(y), classes, device=y.device).exponential_(generator=generator)
+def dirichlet_labels(y, epsilon, c: float, drawn: torch.Tensor) -> torch.Tensor:
+    """(1 − c ε) y + c ε Dirichlet(1) (eq. 2.29): labels, radii (n,) to (n, k); c ε is cut at one.
+
+    `drawn`, exponential numbers (n, k): their shares of their sum are uniform on the simplex.
+    """
     mass = (c * epsilon).clamp(max=1)[:, None]
-    return (1 - mass) * F.one_hot(y, classes) + mass * drawn / drawn.sum(1, keepdim=True)
+    shares = mass * drawn / drawn.sum(1, keepdim=True)
+    return (1 - mass) * F.one_hot(y, drawn.shape[1]) + shares
 
 # %% ../nbs/science/073_zoo_attacks.ipynb #d0cb0b3f
 @piece
@@ -273,7 +279,9 @@ class DirichletLabels:
     def __call__(self, e: Examples) -> tuple[torch.Tensor, torch.Tensor]:
         radii = e.nets["radii"].values[e.draws.places(e.y.device)]
 
-        def labels(generator):
-            return dirichlet_labels(e.y, radii, self.c, e.classes, generator)
+        def exponential(generator):
+            empty = torch.empty(len(e.y), e.classes, device=e.y.device)
+            return empty.exponential_(generator=generator)
 
-        return e.adversarial, e.draws.noise("label", labels, e.y.device)
+        drawn = e.draws.noise("label", exponential, e.y.device)
+        return e.adversarial, dirichlet_labels(e.y, radii, self.c, drawn)

@@ -272,6 +272,7 @@ class Free:
     selection: object = PGD(steps=20)
 
     judge, joint_loss = Adversarial.judge, Adversarial.joint_loss
+    eager = "a batch is used again: which one is counted outside its draws"  # see `captured`
 
     def networks(self, model, images) -> dict:
         return {"replayed": Kept()}
