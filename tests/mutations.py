@@ -53,6 +53,8 @@ TESTS = {  # module → its tests, the fastest first
     "generative": ("generative",),
     "wcgan": ("wcgan",),
     "d2a2gan": ("d2a2gan",),
+    "face_attributes": ("wcgan",),
+    "conditional_gans": ("wcgan",),
 }
 OTHERS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*"}
 OTHERS |= {ast.Lt: ">", ast.Gt: "<", ast.LtE: ">=", ast.GtE: "<=", ast.Eq: "!="}
