@@ -26,8 +26,10 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".make" / "mutations"
 TESTS = {  # module → its tests, the fastest first
     "aip": ("aip_tables", "aip"),
+    "measured_facts": ("aip_tables", "aip"),
     "m2at": ("m2at",),
     "margin_reweighting": ("margin_reweighting",),
+    "meeting_classes": ("margin_reweighting",),
     "zoo_attacks": ("zoo_references", "zoo"),
     "zoo_losses": ("zoo_references", "zoo"),
     "zoo_weights": ("zoo_references", "zoo"),
@@ -51,6 +53,8 @@ TESTS = {  # module → its tests, the fastest first
     "preferences": ("wcgan", "survey"),
     "extractors": ("extractors",),
     "generative": ("generative",),
+    "face_attributes": ("wcgan",),
+    "conditional_gans": ("wcgan",),
     "wcgan": ("wcgan",),
     "d2a2gan": ("d2a2gan",),
 }

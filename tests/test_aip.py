@@ -18,6 +18,7 @@ from thesis_repro import (
     fast_search,
     former,
     learned_ratios,
+    measured_facts,
     mixup,
     models,
     pieces,
@@ -900,13 +901,13 @@ def test_figure_7_2_says_when_it_cannot_decide(outputs, monkeypatch, grid, word)
 def test_table_7_5_names_the_machine_that_measured(outputs, monkeypatch):
     "A measurement that was brought here from another machine is not this one's."
     preset, frame = short(), pd.DataFrame({m: [2.0, 2.0] for m in aip.timed_methods()})
-    monkeypatch.setattr(aip, "step_seconds", lambda methods, **how: frame)
+    monkeypatch.setattr(measured_facts, "step_seconds", lambda methods, **how: frame)
     there = records.environment() | {"processor": "Another CPU", "cores": 7, "commit": "abc"}
     there["kernels"] = ""
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(records, "environment", lambda: there)
         aip.timings(preset)
-    monkeypatch.setattr(aip, "step_seconds", None)  # it is not measured again
+    monkeypatch.setattr(measured_facts, "step_seconds", None)  # it is not measured again
     table = aip.table_7_5(preset)
     assert "Made on Another CPU, 7 cores; commit abc." in table.made
     cell = table.frame.set_index(["row", "column"]).loc["elapsed time [s]", "AIP"]
@@ -929,7 +930,7 @@ def test_a_claim_about_time_is_judged_where_a_gpu_was_timed(outputs, monkeypatch
     seconds |= {"AIP ternary": 3.0, "AIP fast": 1.5}
     frame = pd.DataFrame({m: [s, 1.01 * s, 0.99 * s] for m, s in seconds.items()})
     frame.mixup = [1.0, 1.02, 0.995]
-    monkeypatch.setattr(aip, "step_seconds", lambda methods, **how: frame)
+    monkeypatch.setattr(measured_facts, "step_seconds", lambda methods, **how: frame)
     monkeypatch.setattr(settings, "device", lambda preset: torch.device(device))
     preset = short()
     aip.table_7_5(preset)

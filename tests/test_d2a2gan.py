@@ -39,7 +39,17 @@ from thesis_repro.draws import Draws
 from thesis_repro.extractors import Own
 from thesis_repro.files import BadInput
 from thesis_repro.gan_networks import DcganCritic, DcganGenerator
-from thesis_repro.gan_runs import afforded, as_long, in_turns, larger, row_of, too_few, trained_on
+from thesis_repro.gan_runs import (
+    afforded,
+    as_long,
+    classifier,
+    in_turns,
+    larger,
+    row_of,
+    too_few,
+    trained_on,
+    whole_classifier,
+)
 from thesis_repro.gans import Auxiliary, Gan
 from thesis_repro.images import pixels
 from thesis_repro.measures import Recorded
@@ -457,7 +467,7 @@ def test_protocols_differ_in_what_the_gan_has_seen(preset):
     helped = whole["leakage-free, DiffAugment"].data.generator
     assert replace(helped, recipe=replace(helped.recipe, augment=())) == clean
     assert helped.recipe.augment == ("colour", "translation", "cutout")
-    knows = d2a2gan.whole_classifier(PART)
+    knows = whole_classifier(PART)
     alone, both = (whole[n].data for n in ("distilled", "distilled, generated images"))
     assert alone == Augmented(printed.data, few=100, targets="soft", teacher=knows)
     assert both == replace(whole["as printed"].data, teacher=knows)
@@ -470,7 +480,7 @@ def test_protocols_differ_in_what_the_gan_has_seen(preset):
     assert mixed.length.epochs == 2 * printed.length.epochs  # 200 images, and 100
     (taught,) = plan[f"{PART} / 100 real / distilled", "accuracy"].runs
     assert taught.length.epochs == mixed.length.epochs
-    assert taught.data.teacher == d2a2gan.classifier(preset, PART)
+    assert taught.data.teacher == classifier(preset, PART)
     assert (
         plan[f"{PART} / 1000 real / mixup", "accuracy"].reason
         == "1,000 real images: the preset has 100"
@@ -531,7 +541,7 @@ def test_the_atlas_finds_tables_figures_and_the_system():
 def test_measurements_of_a_small_gan(preset, digits):
     small = replace(preset, width=0.1)
     run = afforded(small, d2a2gan.whole_run(PART, "D2A2GAN", SMALL))
-    judge = d2a2gan.classifier(small, PART)
+    judge = classifier(small, PART)
     store = Store(small)
     store.ensure([run, judge])
     error = MapError()

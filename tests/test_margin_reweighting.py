@@ -19,6 +19,7 @@ from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.margin_reweighting import MarginReweighting
 from thesis_repro.measures import Recorded, Robustness
+from thesis_repro.meeting_classes import toy_points
 from thesis_repro.published import published
 from thesis_repro.registry import TABLES
 from thesis_repro.runs import Named
@@ -546,7 +547,7 @@ def test_the_concept_has_the_weights_of_its_panels():
     points = frame[frame.kind == "point"]
     np.testing.assert_allclose(points.groupby("method").weight.mean(), 1, rtol=1e-5)
     assert (points[points.method == "Standard"].weight == 1).all()
-    (x, _), weights = mr.toy_points(), points[points.method == "WMMR"].weight.to_numpy()
+    (x, _), weights = toy_points(), points[points.method == "WMMR"].weight.to_numpy()
     assert np.ptp(weights) > np.ptp(points[points.method == "Ours + WMMR"].weight) > 0
     np.testing.assert_allclose(points[points.method == "WMMR"][["x1", "x2"]], x)
     grid = frame[frame.kind == "grid"]

@@ -8,6 +8,7 @@ from thesis_repro import bench, distributed, models, training
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.aip import timed_methods
 from thesis_repro.attacks import PGD
+from thesis_repro.conditional_gans import dcgan, pggan
 from thesis_repro.d2a2gan import d2a2gan
 from thesis_repro.gan_speed import progressive
 from thesis_repro.images import pixels, synthetic_images
@@ -18,7 +19,7 @@ from thesis_repro.pieces import piece
 from thesis_repro.ratio_search import Golden, Parabolic
 from thesis_repro.recipes import SGD, Classify
 from thesis_repro.training import Compute, Length
-from thesis_repro.wcgan import dcgan, fused, pggan
+from thesis_repro.wcgan import fused
 from thesis_repro.zoo import ZOO
 
 METHODS = {name: row.method for name, row in ZOO.items()} | bench.compared_methods()

@@ -21,8 +21,10 @@ from thesis_repro import (
     wcgan,
     weighted,
 )
+from thesis_repro.conditional_gans import affordable, fitting, small_run, whole_run
 from thesis_repro.draws import Draws
 from thesis_repro.extractors import EfficientNetLite, Inception
+from thesis_repro.face_attributes import FACES, SHOWN, played, wanted
 from thesis_repro.files import BadInput
 from thesis_repro.games import Judgement, NonSaturating, Wasserstein
 from thesis_repro.gan_networks import AtInput, DcganGenerator, EveryLayer, Unseen
@@ -338,20 +340,20 @@ def test_parameters_of_the_progressive_base():
         for a, b in itertools.pairwise(widths):
             count += (a + more) * b * 9 + b + b * b * 9 + b
         count += sum(w * 3 + 3 for w in widths) + (6 * (5 * 32 + 32) if more else 0)
-        whole = wcgan.fitting(METHODS[name], (3, 128, 128))
+        whole = fitting(METHODS[name], (3, 128, 128))
         assert parameters(whole.generator) == count
-    fitted = wcgan.fitting(METHODS["WcPGGAN"], (3, 128, 128)).generator.channels
+    fitted = fitting(METHODS["WcPGGAN"], (3, 128, 128)).generator.channels
     assert fitted == (512, 512, 256, 128, 64, 32)
 
 
 def test_networks_fit_images_of_any_size():
     for side, depth in ((16, 2), (32, 3), (64, 4), (128, 5)):
         for recipe in METHODS.values():
-            r = wcgan.fitting(recipe, (3, side, side))
+            r = fitting(recipe, (3, side, side))
             widths = len(r.generator.channels), len(r.critic.channels)
             assert widths == ((depth + 1,) * 2 if r.growth else (depth,) * 2)
             assert r.generator.channels[0] == r.critic.channels[0 if r.growth else -1] == 512
-    assert wcgan.fitting(METHODS["WcPGGAN"], (3, 256, 192)).generator.channels[-1] == 16
+    assert fitting(METHODS["WcPGGAN"], (3, 256, 192)).generator.channels[-1] == 16
 
 
 # The runs
@@ -359,11 +361,11 @@ def test_networks_fit_images_of_any_size():
 
 def test_at_the_thesis_scale_nothing_is_missing(whole):
     for name, recipe in METHODS.items():
-        run = wcgan.whole_run(whole, name, recipe)
-        assert wcgan.affordable(whole, recipe) == whole
-        assert shortfall(wcgan.small_run(whole, name, recipe), run) in ("", "bf16")
-        assert run.data == Named("celeba", attributes=wcgan.FACES)
-        assert run.recipe == wcgan.fitting(recipe, (3, 128, 128))
+        run = whole_run(whole, name, recipe)
+        assert affordable(whole, recipe) == whole
+        assert shortfall(small_run(whole, name, recipe), run) in ("", "bf16")
+        assert run.data == Named("celeba", attributes=FACES)
+        assert run.recipe == fitting(recipe, (3, 128, 128))
         length = run.length
         assert (length.epochs, length.batch_size) == ((20, 16) if recipe.growth else (100, 100))
     # the author's 600,000 images a level
@@ -375,12 +377,12 @@ def test_at_the_thesis_scale_nothing_is_missing(whole):
 
 
 def test_glyphs_play_the_attributes_of_faces(preset, whole):
-    assert wcgan.played(whole, wcgan.SHOWN) == wcgan.SHOWN
+    assert played(whole, SHOWN) == SHOWN
     five = ("Inverted", "Framed", "Red", "Dotted", "Striped")
-    assert wcgan.played(preset, wcgan.FACES) == wcgan.played(preset, wcgan.SHOWN) == five
-    c = wcgan.wanted(preset, wcgan.FACES, ("Male", "Goatee"), 2)
+    assert played(preset, FACES) == played(preset, SHOWN) == five
+    c = wanted(preset, FACES, ("Male", "Goatee"), 2)
     assert c.tolist() == [[1, 0, 0, 1, 0]] * 2
-    assert wcgan.wanted(whole, wcgan.SHOWN, ("Smiling",), 1).tolist() == [[0, 0, 0, 0, 1]]
+    assert wanted(whole, SHOWN, ("Smiling",), 1).tolist() == [[0, 0, 0, 0, 1]]
 
 
 def test_tall_images_are_the_middle(preset):
@@ -519,7 +521,7 @@ def test_table_3_4_at_both_scales(preset, whole):
     assert isinstance(run.recipe, Recognise) and run.recipe.select == "test"
     assert run.length.epochs == 300 and run.length.batch_size == 100
     assert (run.data.count, len(run.data.asked)) == (4000, 15) and "Big_Lips" in run.data.asked
-    assert run.data.generator.recipe == wcgan.fitting(METHODS["WcPGGAN"], (3, 128, 128))
+    assert run.data.generator.recipe == fitting(METHODS["WcPGGAN"], (3, 128, 128))
     assert run.data.generator.data == run.data.real == Named("celeba")
     assert plan["Baseline", "Young"].runs[0].data == Named("celeba")
     assert {p.measurement.which for p in plan.values() if p.runs} == {"best"}
@@ -633,7 +635,7 @@ def test_tables_and_figures_are_made(preset):
     known = made.frame["low"].notna()
     assert set(made.frame["over"][known]) == {"images"} and known.any()  # of one seed
     store = Store(preset)
-    run = wcgan.small_run(preset, "WcPGGAN", METHODS["WcPGGAN"])
+    run = small_run(preset, "WcPGGAN", METHODS["WcPGGAN"])
     net = weighted.trained_generator(store, run)
     np.testing.assert_allclose(shares.to_numpy().T, weighted.contributions(net), rtol=1e-12)
 

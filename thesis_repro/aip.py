@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'SEARCHES', 'ROUNDS', 'PARTS', 'NETWORKS', 'OPTIMISER', 'table_7_1', 'table_7_2', 'table_7_3', 'table_7_4',
-           'WATCHED', 'CHOOSING', 'table_7_1_ours', 'COLUMNS_7_5', 'table_7_5', 'SHOWN', 'FACTS', 'candidates',
+           'WATCHED', 'CHOOSING', 'table_7_1_ours', 'COLUMNS_7_5', 'table_7_5', 'SHOWN', 'candidates',
            'candidate_losses', 'update_bounds', 'midpoint', 'ternary_search', 'Ternary', 'search_loss_shares', 'aip',
            'AsDescribed', 'timed_methods', 'loss_name', 'experiment', 'searching', 'methods', 'both', 'planned',
            'lines_7_1', 'lines_7_2', 'lines_7_3', 'lines_7_4', 'ChosenBy', 'Optimism', 'lines_7_1_ours',
            'plan_7_1_ours', 'timings', 'cells_7_5', 'no_runs', 'stages', 'search_table', 'sampled_ways', 'row_of',
-           'network_and_images', 'figure_7_1', 'ternary_trace', 'kept_facts', 'cell', 'search_cells', 'figure_7_2',
-           'surfaces_of', 'flatness_cells', 'figure_7_3', 'bench']
+           'figure_7_1', 'ternary_trace', 'kept_facts', 'figure_7_2', 'figure_7_3', 'bench']
 
 # %% ../nbs/chapters/07_aip.ipynb #1db31513
 import functools
@@ -21,42 +20,35 @@ import pandas as pd
 import torch
 
 from . import settings
-from .artefacts import provenance
 from .draws import Draws
 from .fast_search import LogitCurve
 from .files import BadInput
 from .images import pixels
 from .learned_ratios import AdaMixup, MetaMixup
-from thesis_repro.measures import (
-    Measurement,
-    Planned,
-    Recorded,
-    kept_file,
-    measure,
-    planned_row,
-    read_kept,
+from thesis_repro.measured_facts import (
+    facts_of,
+    flatness_cells,
+    kept_seconds,
+    network_and_images,
+    search_cells,
+    seconds_cells,
+    surfaces_of,
 )
+from .measures import Measurement, Planned, Recorded, measure, planned_row
 from .mixup import LOSSES, Beta, Fixed, Mixup, Pairs, Plain
 from .models import batch_statistics
 from .pieces import field, piece
 from .ratio_search import Golden, Parabolic, pairs_at, quality_over, random_pairs
 from .recipes import CONSTANT, SGD, Classify, Decay
-from .registry import Drawn, figure, no_evidence, table
+from .registry import Drawn, figure, table
 from .runs import Named, Run, scaled
-from thesis_repro.search_facts import (
-    draw_ratios,
-    draw_trace,
-    ratio_samples,
-    search_facts,
-    search_trace,
-    undecided,
-)
-from .step_times import LAYERS, step_seconds
+from .search_facts import draw_ratios, draw_trace, ratio_samples, search_trace
+from .step_times import LAYERS
 from .store import Store
-from .surfaces import draw_surfaces, flatness, surface_columns
+from .surfaces import draw_surfaces
 from .tables import Cell
 from .timing import ratios
-from .training import Compute, Length
+from .training import Length
 
 # %% ../nbs/chapters/07_aip.ipynb #e9c44f01
 def candidates(lower: torch.Tensor, upper: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -367,19 +359,7 @@ table_7_1_ours = table(
 # %% ../nbs/chapters/07_aip.ipynb #484e362f
 def timings(preset, fresh: bool = False) -> dict:
     "The kept measurement of table 7.5 and the bench: `value`, seconds by method; `environment`."
-    how = {"batch": preset.timing_batch, "repeats": preset.timing_repeats}
-    compute = {"device": str(settings.device(preset)), "progress": False}
-    compute |= {"channels_last": preset.channels_last}
-    on, store = {"methods": timed_methods(), **how, **compute}, Store(preset)
-    on |= {"bf16": preset.precision == "bf16"}  # as it was written when there were two
-    on |= {"tf32": True} if preset.precision == "tf32" else {}
-
-    def measured():
-        made = Compute(precision=preset.precision, **compute)
-        return step_seconds(timed_methods(), **how, compute=made).to_dict("list")
-
-    measure(store, "table_7_5", on, measured, fresh, by=map(type, timed_methods().values()))
-    return read_kept(kept_file(store, "table_7_5", on))
+    return kept_seconds(preset, "table_7_5", timed_methods(), fresh)
 
 # %% ../nbs/chapters/07_aip.ipynb #7a20dd10
 COLUMNS_7_5 = {
@@ -391,19 +371,8 @@ COLUMNS_7_5 = {
 
 def cells_7_5(preset, plan) -> list[Cell]:
     "Seconds per batch, and in mixup batches, with the machine on which they were measured."
-    kept = timings(preset)
-    where, seconds = kept["environment"], pd.DataFrame(kept["value"]).rename(columns=COLUMNS_7_5)
     batches = f"batches of {preset.timing_batch}; the thesis: Tesla V100, batches of 128"
-    times = seconds.div(seconds.mixup, axis=0).drop("mixup", axis=1)
-    reason = f"{provenance(where)['hardware']}, {batches}"
-    on_gpu = kept["on"]["device"].startswith("cuda")
-    how = {"environment": where, "stand_in": "" if on_gpu else "measured on a CPU"}
-    rows = {"elapsed time [s]": ("s", seconds), "mixup batches": ("times", times)}
-    return [
-        Cell(row, column, tuple(values), reason, unit, **how)
-        for row, (unit, frame) in rows.items()
-        for column, values in frame.items()
-    ]
+    return seconds_cells(timings(preset), "mixup", COLUMNS_7_5, batches)
 
 
 def no_runs(preset, parts) -> dict:
@@ -469,12 +438,6 @@ def row_of(preset, row: str, parts=PARTS) -> Planned:
     Store(preset).ensure(found.runs)
     return found
 
-
-def network_and_images(preset, run: Run) -> tuple:
-    "The last network of a run, and its images on the network's device."
-    images = run.data.images(preset.stream)
-    return Store(preset).weights(run), images.to(settings.device(preset))
-
 # %% ../nbs/chapters/07_aip.ipynb #59c94303
 @figure("7.1", "The ratios of mixup, manifold mixup and AIP (ternary search)")
 def figure_7_1(preset, parts) -> Drawn:
@@ -496,46 +459,9 @@ def ternary_trace(pairs: Pairs, rounds: int = 8, **how) -> pd.DataFrame:
 
 # %% ../nbs/chapters/07_aip.ipynb #b160cbb6
 def kept_facts(preset, run: Run, statistics: str) -> dict:
-    "The `search_facts` that the claims ask for, on 128 training images of a run; kept."
-    searches, points = {f"ternary K={k}": Ternary(k) for k in (6, 8)}, preset.search_points
-
-    def compute():
-        net, d = network_and_images(preset, run)
-        x, y = pixels(d.x_train[:128]), d.y_train[:128]
-        how = {"statistics": statistics, "loss": run.recipe.method.loss}
-        walk = (pairs_at(net, x, y, layer, **how) for layer in (1, 2, 3))
-        return search_facts(walk, searches, points)
-
-    on = {"run": run, "points": points, "statistics": statistics}
-    return measure(Store(preset), "figure_7_2_facts", on, compute)
-
-# %% ../nbs/chapters/07_aip.ipynb #398d0bcb
-def cell(preset, found: Planned, row: str, column: str, values, unit="share", **more) -> Cell:
-    "A cell of a figure, one value per run."
-    weak = no_evidence(Store(preset), found.runs)
-    return Cell(row, column, tuple(values), found.reason, unit, weak, **more)
-
-
-FACTS = ("ternary K=6", "ternary K=8", "dense grid", "one maximum")
-
-
-def search_cells(preset, found: Planned) -> list[Cell]:
-    "What claims ask about the search, with frozen statistics, and beside it with the batch's."
-    cells = []
-    for statistics, which in (("frozen", ""), ("batch", ", batch statistics")):
-        try:
-            facts = pd.DataFrame([kept_facts(preset, run, statistics) for run in found.runs])
-        except BadInput:
-            if all((Store(preset).home(r) / "weights.ckpt").exists() for r in found.runs):
-                raise
-            facts = pd.DataFrame(columns=FACTS, dtype=float)  # the picture does not need them
-            found = replace(found, reason="not measured: the weights are not here")
-        tops, doubt = facts.pop("one maximum"), undecided(facts["dense grid"].mean())
-        cells.append(cell(preset, found, "pairs", f"one maximum{which}", tops))
-        column = f"within 1 percent of the dense maximum{which}"
-        for row, shares in facts.items():
-            cells.append(cell(preset, found, row, column, shares, undecided=doubt))
-    return cells
+    "The `search_facts` that the claims ask for, of a run; kept."
+    searches = {f"ternary K={k}": Ternary(k) for k in (6, 8)}
+    return facts_of(preset, "figure_7_2_facts", run, statistics, searches)
 
 # %% ../nbs/chapters/07_aip.ipynb #e1d1d981
 @figure("7.2", "The ternary search on three pairs")
@@ -552,30 +478,8 @@ def figure_7_2(preset, parts) -> Drawn:
 
     kept = measure(Store(preset), "figure_7_2", {"run": first, "points": points}, compute)
     trace = pd.DataFrame(kept).astype({"loss": float})
-    return Drawn(draw_trace(trace), trace, found.runs, tuple(search_cells(preset, found)))
-
-# %% ../nbs/chapters/07_aip.ipynb #50bdc4d3
-def surfaces_of(preset, run: Run) -> list[pd.DataFrame]:
-    "Loss surfaces of a run's last weights on 256 of its training images, by pair of directions."
-    found, points = [], preset.surface_points
-    for pair in range(preset.surface_pairs):
-
-        def compute(pair=pair):
-            net, d = network_and_images(preset, run)
-            return surface_columns(net, d.x_train[:256], d.y_train[:256], 0.5, points, pair)
-
-        on = {"run": run, "points": points, "radius": 0.5, "directions": pair}
-        kept = measure(Store(preset), "figure_7_3", on, compute)
-        found.append(pd.DataFrame(kept).assign(seed=run.seed, directions=pair))
-    return found
-
-
-def flatness_cells(preset, found: Planned, row: str, surfaces: dict) -> list[Cell]:
-    "How flat the surfaces of a row's runs are, each run's averaged over its pairs of directions."
-    flat = [pd.DataFrame(map(flatness, kept)).mean() for kept in surfaces.values()]
-    shares, rises = [f["share within 1"] for f in flat], [f["mean rise"] for f in flat]
-    wide = cell(preset, found, row, "share within 1 of the centre", shares)
-    return [wide, cell(preset, found, row, "mean rise over the centre", rises, "nats")]
+    cells = tuple(search_cells(preset, found, kept_facts))
+    return Drawn(draw_trace(trace), trace, found.runs, cells)
 
 # %% ../nbs/chapters/07_aip.ipynb #a49f241a
 @figure("7.3", "Loss surfaces of mixup, manifold mixup and AIP (ternary search)")

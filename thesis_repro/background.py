@@ -42,6 +42,7 @@ from thesis_repro.feature_space import (
     feature_space,
 )
 from .images import Images, pixels
+from .measured_facts import network_and_images
 from .measures import Recorded, Robustness, ensure_measured, measure, planned_row
 from .mixup import Plain
 from thesis_repro.overfitting import (
@@ -80,10 +81,9 @@ def zoo_run(preset, name: str, parts=DATASETS) -> Run:
 # %% ../nbs/chapters/02_background.ipynb #e696e4ed
 def trained(preset, name: str, parts=DATASETS) -> tuple[nn.Module, Images]:
     "The network of a row of the zoo, trained if absent, and its images, on the preset's device."
-    store, run = Store(preset), zoo_run(preset, name, parts)
-    store.ensure([run])
-    images = run.data.images(preset.stream)
-    return store.weights(run), images.to(settings.device(preset))
+    run = zoo_run(preset, name, parts)
+    Store(preset).ensure([run])
+    return network_and_images(preset, run)
 
 
 def seen(ours: Run, whole: Run, row: str, column: str, value: float, unit: str = "%") -> Cell:

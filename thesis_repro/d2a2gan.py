@@ -7,9 +7,9 @@ __all__ = ['SPREADS', 'SLOPE', 'NAMES', 'D2A2GAN', 'GANS', 'ABLATION', 'AUTHOR',
            'FEW', 'COUNTS', 'SERIES', 'ON_STAND_INS', 'ACCURACY', 'TITLE_4_2', 'table_4_2', 'SVHN_TEST', 'TITLE_4_6',
            'table_4_6_ours', 'TITLE_4_OURS', 'table_4_ours', 'feature_extractor', 'attention_map', 'attended',
            'AttentionCritic', 'map_distance', 'Consistency', 'taught', 'd2a2gan', 'map_error', 'MapError', 'whole_run',
-           'whole_classifier', 'classifier', 'asked', 'columns_4_1', 'plan_4_1', 'figure_4_5', 'figure_4_1',
-           'plan_figure_4_4', 'figure_4_4', 'plan_figure_4_7', 'figure_4_7', 'plan_figure_4_6', 'accuracies_4_6',
-           'figure_4_6', 'plan_4_2', 'constant_answers', 'within', 'protocols', 'plan_4_6_ours', 'plan_4_ours']
+           'asked', 'columns_4_1', 'plan_4_1', 'figure_4_5', 'figure_4_1', 'plan_figure_4_4', 'figure_4_4',
+           'plan_figure_4_7', 'figure_4_7', 'plan_figure_4_6', 'figure_4_6', 'plan_4_2', 'constant_answers', 'within',
+           'protocols', 'plan_4_6_ours', 'plan_4_ours']
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #a559904e
 import functools
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 import torch.nn as nn
 
-from . import gans, pieces, settings
+from . import gan_runs, gans, pieces, settings
 from .attention_branch import AttentionNetwork, Branch, both_losses, convolutions
 from .augmented import Augmented
 from .certainty import Certainty, Posterior, RealScore
@@ -38,6 +38,7 @@ from thesis_repro.gan_networks import (
     start_of,
 )
 from thesis_repro.gan_pictures import (
+    accuracies_by_count,
     boxes,
     draw_boxes,
     draw_counts,
@@ -51,15 +52,15 @@ from thesis_repro.gan_pictures import (
     side_by_side,
 )
 from .gan_progressive import Growth, ProgressiveCritic, ProgressiveGenerator
-from .gan_runs import in_turns, knowing, row_of, too_few, trained_on
+from .gan_runs import classifier, in_turns, row_of, too_few, trained_on
 from .gans import Auxiliary, Drift, Gan, GradientPenalty, Term
 from .images import pixels
 from .measures import Planned, Recorded, runs_in
-from .mixup import Mixup, Plain
+from .mixup import Mixup
 from .models import frozen_statistics
 from .pieces import piece
 from .quality import AskedFor, OfImages, Quality
-from .recipes import SGD, Adam, Classify, Decay, Phase
+from .recipes import SGD, Adam, Decay, Phase
 from .registry import Drawn, figure, measured_cells, table
 from .runs import Named, Run, stands_in
 from .store import Store
@@ -277,18 +278,6 @@ def whole_run(part: str, name: str, recipe: Gan) -> Run:
     data, length = Named(settings.PARTS[part], part=part), Length(100 * (1 + in_turns(recipe)), 100)
     return Run(data, recipe, length, home="d2a2gan/gans", label=f"{name} {part}")
 
-# %% ../nbs/chapters/04_d2a2gan.ipynb #42ac8e2e
-def whole_classifier(part: str) -> Run:
-    "A ResNet-18 on all images of a data set."
-    data = Named(settings.PARTS[part], part=part)
-    how = {"home": "d2a2gan/classifiers", "label": f"classifier {part}"}
-    return Run(data, Classify("resnet18", Plain()), Length(100, 100), **how)
-
-
-def classifier(preset, part: str) -> Run:
-    "The network that tells the classes of a data set apart, for all that is measured with one."
-    return knowing(preset, whole_classifier(part))
-
 # %% ../nbs/chapters/04_d2a2gan.ipynb #fe11a36c
 def asked(preset) -> int:
     "How many generated images a measurement looks at."
@@ -393,10 +382,8 @@ def plan_figure_4_7(preset, parts=PARTS) -> dict:
     cells = {}
     for part in parts:
         for name in ("ACGAN", "D2A2GAN"):
-            whole, columns = (
-                whole_run(part, name, GANS[name]),
-                {"largest": Posterior(asked(preset))},
-            )
+            whole = whole_run(part, name, GANS[name])
+            columns = {"largest": Posterior(asked(preset))}
             cells |= row_of(preset, f"{part} / {name}", whole, columns)
     return cells
 
@@ -425,26 +412,12 @@ def plan_figure_4_6(preset, parts=PARTS) -> dict:
             for name, targets in ((n, t) for n, ways in SERIES.items() for t in ways):
                 if stands_in(preset, part) and f"{name} / {targets}" not in ON_STAND_INS:
                     continue
-                made, row = (
-                    whole_run(part, name, GANS[name]),
-                    f"{part} / {few} / {name} / {targets}",
-                )
+                made = whole_run(part, name, GANS[name])
+                row = f"{part} / {few} / {name} / {targets}"
                 for count in COUNTS:
                     whole = trained_on(made, part, few, count, targets)
                     cells |= row_of(preset, row, whole, {f"{count}": ACCURACY})
     return cells
-
-# %% ../nbs/chapters/04_d2a2gan.ipynb #a1367c80
-def accuracies_4_6(plan: dict, cells) -> pd.DataFrame:
-    "Accuracy by data set, real images, series, and the generated images that there really were."
-    lines = []
-    for cell in cells:
-        part, few, *series = cell.row.split(" / ")
-        count = plan[cell.row, cell.column].runs[0].data.count
-        for seed, value in enumerate(cell.values):
-            line = {"part": part, "real": int(few), "series": ", ".join(series), "seed": seed}
-            lines.append(line | {"generated": count, "accuracy": value})
-    return pd.DataFrame(lines).drop_duplicates(ignore_index=True)
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #b6498a25
 @figure("4.6", "Accuracy by the number of generated images", PARTS)
@@ -452,7 +425,7 @@ def figure_4_6(preset, parts=PARTS) -> Drawn:
     "Accuracy with generated images, hard and soft targets (fig. 4.6)."
     plan = plan_figure_4_6(preset, parts)
     cells = measured_cells(preset, plan)
-    frame = accuracies_4_6(plan, cells)
+    frame = accuracies_by_count(plan, cells)
     return Drawn(draw_counts(frame), frame, runs_in(plan), tuple(cells))
 
 # %% ../nbs/chapters/04_d2a2gan.ipynb #d3f8b7f5
@@ -496,7 +469,7 @@ def within(part: str, name: str, few: int, augment: tuple = ()) -> Run:
 def protocols(part: str, few: int, count: int = 10_000) -> dict:
     "What could be done with a few real images, by name; the thesis's runs."
     made = whole_run(part, "D2A2GAN", D2A2GAN)
-    knows = whole_classifier(part)
+    knows = gan_runs.whole_classifier(part)
     own, helped = (within(part, "D2A2GAN", few, how) for how in ((), tuple(ALTERATIONS)))
     return {
         "as printed": trained_on(made, part, few, count, "soft"),

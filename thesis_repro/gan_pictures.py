@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['of_each_class', 'maps_of', 'side_by_side', 'panels', 'draw_sheets', 'loss_parts', 'draw_losses', 'first_kept',
-           'boxes', 'draw_boxes', 'ranked_posteriors', 'draw_ranked', 'draw_counts']
+           'boxes', 'draw_boxes', 'ranked_posteriors', 'draw_ranked', 'accuracies_by_count', 'draw_counts']
 
 # %% ../nbs/science/102_gan_pictures.ipynb #fc9d3d56
 from collections.abc import Iterator
@@ -151,6 +151,18 @@ def draw_ranked(frame: pd.DataFrame):
     axes[0].set_ylabel("mean probability")
     axes[0].legend()
     return drawn
+
+# %% ../nbs/science/102_gan_pictures.ipynb #a1367c80
+def accuracies_by_count(plan: dict, cells) -> pd.DataFrame:
+    "Accuracy by data set, real images, series, and the generated images that there really were."
+    lines = []
+    for cell in cells:
+        part, few, *series = cell.row.split(" / ")
+        count = plan[cell.row, cell.column].runs[0].data.count
+        for seed, value in enumerate(cell.values):
+            line = {"part": part, "real": int(few), "series": ", ".join(series), "seed": seed}
+            lines.append(line | {"generated": count, "accuracy": value})
+    return pd.DataFrame(lines).drop_duplicates(ignore_index=True)
 
 # %% ../nbs/science/102_gan_pictures.ipynb #5369c604
 def draw_counts(frame: pd.DataFrame):

@@ -10,10 +10,9 @@ __all__ = ['GAMMA', 'BETA', 'ALPHA', 'WARM_UP', 'ATTACK', 'PARTS', 'NETWORKS', '
            'misclassification_rate', 'top2_probability', 'top2_share', 'share_bounds', 'importance', 'similarity',
            'pearson', 'margin_factor', 'reweighted_margin', 'reweighted_wmmr', 'reweighted_mail', 'MarginReweighting',
            'margin_reweighted', 'two_class_twin', 'heavier_than_twin', 'effective_share', 'tau_of', 'methods',
-           'experiment', 'measurements', 'plan', 'gains', 'probabilities', 'trained', 'promise', 'promises',
-           'toy_points', 'toy_steps', 'concept', 'figure_6_1', 'sample_columns', 'standard_samples', 'draw_figure_6_2',
-           'equal_margin_shares', 'figure_6_2', 'ranked', 'draw_figure_6_3', 'figure_6_3', 'draw_figure_6_4',
-           'figure_6_4']
+           'experiment', 'measurements', 'plan', 'gains', 'probabilities', 'trained', 'promise', 'promises', 'concept',
+           'figure_6_1', 'sample_columns', 'standard_samples', 'draw_figure_6_2', 'equal_margin_shares', 'figure_6_2',
+           'ranked', 'draw_figure_6_3', 'figure_6_3', 'draw_figure_6_4', 'figure_6_4']
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #6f6b2e0f
 import functools
@@ -22,8 +21,6 @@ import itertools
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
 
 from . import pieces, settings
 from thesis_repro.adversarial import (
@@ -43,14 +40,15 @@ from .attacks import PGD
 from .draws import Draws
 from .files import BadInput
 from .images import pixels
+from .measured_facts import fact_cell
 from .measures import Planned, Recorded, Robustness, measure, no_autoattack, planned_row
+from .meeting_classes import draw_boundaries, moved_boundaries
 from .pieces import field, piece
 from .recipes import SGD, Classify, Decay
-from .registry import Drawn, figure, no_evidence, table
+from .registry import Drawn, figure, table
 from .runs import Named, Run
 from .store import Store
 from .strong_attacks import APGD, AutoAttack
-from .tables import Cell
 from .training import Length
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #55ec8fd7
@@ -362,24 +360,6 @@ def promises(preset, parts=PARTS) -> pd.DataFrame:
         found[name] = pd.DataFrame(rows).mean()
     return pd.DataFrame(found).T
 
-# %% ../nbs/chapters/06_margin_reweighting.ipynb #f932e94f
-def toy_points(each: int = 20, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    "Three clouds of `each` points in the plane that meet in the middle: (n, 2), (n,)."
-    draws, y = Draws(seed).numpy("figure 6.1"), np.repeat(np.arange(3), each)
-    angle = np.pi / 2 + 2 * np.pi / 3 * y
-    x = np.column_stack([np.cos(angle), np.sin(angle)]) + 0.7 * draws.normal(size=(len(y), 2))
-    return torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y)
-
-
-def toy_steps(model, x, y, weights: torch.Tensor, steps: int, rate: float = 0.3):
-    "Gradient descent on the weighted mean of the cross entropies, of points (n, 2), labels (n,)."
-    for _ in range(steps):
-        loss = (weights * F.cross_entropy(model(x), y, reduction="none")).mean()
-        gradients = torch.autograd.grad(loss, list(model.parameters()))
-        with torch.no_grad():
-            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-                parameter -= rate * gradient
-
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #f90c67f4
 def _toy_weights(p: torch.Tensor, y: torch.Tensor) -> dict:
     "The weights of the three panels of fig. 6.1, each with mean one."
@@ -387,60 +367,17 @@ def _toy_weights(p: torch.Tensor, y: torch.Tensor) -> dict:
     weights = {name: normalised(weight.of(p, y), "mean") for name, weight in found.items()}
     return {"Standard": torch.ones_like(p[:, 0]), **weights}
 
-
-def _edges(model, grid: torch.Tensor, when: str) -> dict:
-    "By how much class 0 leads on a grid, and elsewhere class 1 over 2: zero on the boundaries."
-    z = model(grid).detach()
-    lead = -probability_margin(z, torch.zeros(len(z), dtype=torch.long))
-    return {f"{when} 0": lead, f"{when} 1": (z[:, 1] - z[:, 2]).where(lead <= 0, torch.nan)}
-
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #33416e56
 def concept(steps: int = 60, points: int = 41) -> pd.DataFrame:
     "Fig. 6.1: points with weights, and a grid with boundaries before and after `steps` with them."
-    (x, y), side = toy_points(), torch.linspace(-2.5, 2.9, points)
-    grid = torch.cartesian_prod(side, side)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 3))
-    toy_steps(model, x, y, torch.ones(len(y)), 60)
-    before, frames = {k: v.clone() for k, v in model.state_dict().items()}, []
-    for method, weights in _toy_weights(model(x).detach().softmax(1), y).items():
-        model.load_state_dict(before)
-        edges = _edges(model, grid, "before")
-        toy_steps(model, x, y, weights, steps)
-        lines = {"x1": grid[:, 0], "x2": grid[:, 1], **edges, **_edges(model, grid, "after")}
-        shown = {"x1": x[:, 0], "x2": x[:, 1], "class": y, "weight": weights}
-        frames.append(pd.DataFrame({"method": method, "kind": "grid", **lines}))
-        frames.append(pd.DataFrame({"method": method, "kind": "point", **shown}))
-    return pd.concat(frames, ignore_index=True)
-
-# %% ../nbs/chapters/06_margin_reweighting.ipynb #03b53b67
-def _draw_concept(ax, grid: pd.DataFrame, points: pd.DataFrame, colours):
-    "A panel of figure 6.1."
-    for when, dash in (("before", "solid"), ("after", "dashed")):
-        for k in (0, 1):
-            z = grid.pivot(index="x2", columns="x1", values=f"{when} {k}")
-            ax.contour(z.columns, z.index, z, [0.0], colors=".3", linewidths=1, linestyles=dash)
-    for k, marker in enumerate("os^"):
-        own = points[points["class"] == k]
-        look = {"color": colours[k], "marker": marker, "alpha": 0.7, "lw": 0}
-        ax.scatter(own.x1, own.x2, 2 + 36 * own.weight, **look)
-    ax.set(xticks=[], yticks=[], aspect="equal")
+    return moved_boundaries(_toy_weights, steps, points)
 
 
 @figure("6.1", "Weights where three classes meet", PARTS)
 def figure_6_1(preset, parts) -> Drawn:
     "The weights of WMMR and of Ours + WMMR where three classes meet, in the plane (fig. 6.1)."
-    import seaborn as sns
-    from matplotlib.pyplot import subplots
-
-    frame, colours = concept(), sns.color_palette("colorblind")
-    how = {"sharex": True, "sharey": True, "layout": "constrained"}
-    fig, axes = subplots(1, 3, figsize=(10.2, 3.6), **how)
-    for ax, (method, part) in zip(axes, frame.groupby("method", sort=False), strict=True):
-        ax.set_title(method)
-        _draw_concept(ax, part[part.kind == "grid"], part[part.kind == "point"], colours)
-    return Drawn(fig, frame)
+    frame = concept()
+    return Drawn(draw_boundaries(frame), frame)
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #5884ca7e
 def sample_columns(p: torch.Tensor, y: torch.Tensor, attacked: bool) -> pd.DataFrame:
@@ -501,12 +438,6 @@ def equal_margin_shares(frame: pd.DataFrame, margin: float = 0.01, apart: float 
     where = {name: (p >= low) & (p <= high) for name, (low, high) in CONFIDENCES.items()}
     return {name: float(has[w].mean()) if w.any() else np.nan for name, w in where.items()}
 
-
-def _share(preset, found: Planned, row: str, column: str, values) -> Cell:
-    "A cell of a figure: a share of the attacked images, one value per run."
-    weak = no_evidence(Store(preset), found.runs)
-    return Cell(row, column, tuple(values), found.reason, "share", weak)
-
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #711798d2
 @figure("6.2", "True-class probability and margin", PARTS)
 def figure_6_2(preset, parts) -> Drawn:
@@ -514,7 +445,7 @@ def figure_6_2(preset, parts) -> Drawn:
     found, samples = standard_samples(preset, parts)
     shares = pd.DataFrame([equal_margin_shares(s[s.attacked]) for s in samples])
     column = "share with an equal margin"
-    cells = [_share(preset, found, name, column, shares[name]) for name in CONFIDENCES]
+    cells = [fact_cell(preset, found, name, column, shares[name]) for name in CONFIDENCES]
     return Drawn(draw_figure_6_2(samples[0]), samples[0], found.runs, tuple(cells))
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #21fc2a18
@@ -585,5 +516,5 @@ def figure_6_4(preset, parts) -> Drawn:
     found, samples = standard_samples(preset, parts)
     attacked = [s[s.attacked] for s in samples]
     values = [pearson(s["misclassification rate"], s.similarity) for s in attacked]
-    cells = (_share(preset, found, "all", "Pearson r", values),)
+    cells = (fact_cell(preset, found, "all", "Pearson r", values),)
     return Drawn(draw_figure_6_4(samples[0]), samples[0], found.runs, cells)
