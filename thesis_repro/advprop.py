@@ -86,7 +86,11 @@ class AdvProp:
 # %% ../nbs/companions/advprop.ipynb #57a8c6fb
 @piece
 class Together:
-    "Adversarial training on clean and adversarial images that share all norms."
+    """Adversarial training on clean and adversarial images that share all norms.
+
+    `passes`: both kinds in one batch (one), or one after the other (two). The loss is the sum of
+    both means.
+    """
 
     adversarial: object = Adversarial(CRAFT)
     passes: str = field("one", one_of=("one", "two"))
@@ -350,7 +354,7 @@ UNDER = PGD(4 / 255, 1 / 255, 5)
 
 
 def for_epochs(preset, row: str, run: Run, share: float, columns: dict, parts) -> dict:
-    "The cells of a row whose runs last `share` times as long."
+    "The cells of a row whose runs last `share` times as many epochs: place → Planned."
     cells, found = planned_row(preset, row, run, columns, parts), {}
     whole = scaled(preset, run)
     few = max(1, round(whole.length.epochs * share))

@@ -51,7 +51,7 @@ from .training import Length
 
 # %% ../nbs/chapters/02_1_generative.ipynb #8b709b06
 def value_on_grid(score: torch.Tensor, p_data: torch.Tensor, p_g: torch.Tensor, dx: float):
-    "V(D, G) as one integral over x (eq. 2.3), which eq. 2.2 is by LoTUS; all on a grid (n,)."
+    "V(D, G) of eq. 2.2 as one integral over x (eq. 2.3), of scores and densities (n,) on a grid."
     return (p_data * F.logsigmoid(score) + p_g * F.logsigmoid(-score)).sum() * dx
 
 # %% ../nbs/chapters/02_1_generative.ipynb #99a78f75
@@ -84,7 +84,7 @@ def divergence(p: torch.Tensor, q: torch.Tensor, dx: float) -> torch.Tensor:
 
 
 def value_of(p_data: torch.Tensor, p_g: torch.Tensor, dx: float) -> torch.Tensor:
-    "V at the best critic, 2 JS − 2 log 2: what a generator with this p_g can still lose, eq. 2.6."
+    "V at the best critic, 2 JS − 2 log 2 (eq. 2.6), of densities on a grid (n,), in nats."
     return 2 * divergence(p_data, p_g, dx) - 2 * torch.log(torch.tensor(2.0, dtype=p_data.dtype))
 
 # %% ../nbs/chapters/02_1_generative.ipynb #6c0dab4e
@@ -117,7 +117,7 @@ def larger(preset):
 
 
 def gan_run(preset, name: str, recipe: Gan) -> Run:
-    "The same as a preset can afford it."
+    "The training of a GAN as a preset can afford it."
     return scaled(larger(preset), whole_run(preset, name, recipe))
 
 # %% ../nbs/chapters/02_1_generative.ipynb #23142b6c

@@ -274,7 +274,7 @@ table_output_control_noise_ours = table(
 
 # %% ../nbs/companions/output_control.ipynb #3bce0060
 def planned_cell(preset, whole: Run, updates: int = 0) -> Planned:
-    "A cell of table 1; with `updates`, images that are made in training get so many."
+    "A cell of table 1; on a stand-in, images that are made in training get `updates` (0: all)."
     ours = seeded(preset, whole)
     if updates and ours[0].data.stands_in:
         how = ToOrder(updates)

@@ -317,7 +317,7 @@ class StandardSteps(Measurement):
 
 # %% ../nbs/companions/robust_detection.ipynb #7a352065
 def plan_controls(preset, parts=PARTS) -> dict:
-    "mAP at home and far away by what is done to the training images."
+    "mAP in each domain by what is done to the training images: the adversary and its controls."
     kinds = {name: ROWS[name] for name in ("standard", "adversarial")}
     kinds["random noise"] = {"attack": RandomNoise()}
     rows, cells = {name: run_of(name, **how) for name, how in kinds.items()}, {}
@@ -349,7 +349,7 @@ _FASTER = replace(Detect().optimiser, lr=0.05)
 
 
 def plan_planted(preset, parts=PARTS) -> dict:
-    "mAP at home and in clip art, with and without a planted texture."
+    "mAP on the scenes that were learned and on flat ones, with and without a planted texture."
     cells, far = {}, replace(Scenes("scenes_far").scaled(preset))
     for name, said in (("scenes", "no texture"), ("scenes_planted", "planted texture")):
         for row in ("standard", "adversarial"):
