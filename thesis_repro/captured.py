@@ -287,8 +287,9 @@ class Steps:
     def said(self) -> str:
         "How many steps were recorded, and why not all, in words."
         n = sum(w.recording is not None for w in self.ways)
-        counts = " and ".join(f"{v} steps {k}" for k, v in self.counts.items() if v)
-        return f"{n} recordings, {counts}" + (f": {self.why}" if self.why else "")
+        counts = (f"{v} steps {k}" for k, v in self.counts.items() if v)
+        said = ", ".join([f"{n} recording{'s' * (n != 1)}", *counts])
+        return f"{said}: {self.why}" if self.why else said
 
 # %% ../nbs/engine/032_captured.ipynb #ca000028
 def take(s: Steps, phases: tuple, batch: Batch, step: Callable) -> list:

@@ -1,0 +1,75 @@
+"""What travels with the project in outputs/reference: found, pinned, from committed code."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from thesis_repro import measures, paths, records, registry, settings
+from thesis_repro.runs import run_of
+from thesis_repro.store import Store
+
+REFERENCES = paths.root() / "outputs" / "reference"
+KEPT = {  # folder → the part that its data play, its tables
+    "cars196-cpu": ("Cars196", ["virtual_positives.controls.ours"]),
+    "faces-cpu": ("CelebA", ["3.2.grid.ours"]),
+}
+OLD = {"cifar10-cpu", "speed-cpu"}  # by version 0.1 (test_former), and without runs
+FILES = [f for name in KEPT for f in sorted((REFERENCES / name).rglob("*")) if f.is_file()]
+
+
+def recorded(name: str) -> list[records.Record]:
+    "The records of a reference."
+    files = sorted((REFERENCES / name).glob("runs/*/*/*/record.json"))
+    return [records.read(f.parent) for f in files]
+
+
+def test_every_reference_is_looked_at():
+    assert {f.name for f in REFERENCES.iterdir() if f.is_dir()} == KEPT.keys() | OLD
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_its_records_and_measurements_are_those_of_its_tables(name, tmp_path, monkeypatch):
+    part, numbers = KEPT[name]
+    shutil.copytree(REFERENCES / name, tmp_path / "reference" / name)
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    read, runs, seen = measures.read_kept, set(), set()
+
+    def noted(file):
+        if kept := read(file):
+            seen.add(Path(file).name)
+        return kept
+
+    monkeypatch.setattr(measures, "read_kept", noted)
+    registry.load_chapters()
+    with Store.training(False):
+        for made in (registry.TABLES[number] for number in numbers):
+            preset = made.preset(f"reference/{name}")
+            plan, store = made.plan(preset, (part,)), Store(preset)
+            runs |= {r.key for p in plan.values() for r in p.runs if store.record(r)}
+            made.cells(store, plan, {})
+    assert runs == {r.key for r in recorded(name)}
+    assert seen == {f.name for f in (REFERENCES / name).glob("measurements/*.json")}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_its_images_are_pinned_and_its_code_is_committed(name):
+    pinned = settings.dataset(settings.load(f"reference/{name}"), KEPT[name][0])
+    found = recorded(name)
+    assert found and "@" in pinned
+    for record in found:
+        assert run_of(record.run).key == record.key
+        assert record.data["name"] == pinned and record.environment["gpu"] == ""
+        assert not record.environment["commit"].endswith(("-dirty", "unknown"))
+    assert len({r.environment["commit"] for r in found}) == 1
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.name}/{f.name}")
+def test_nothing_in_it_names_a_place_or_shows_a_face(file):
+    if file.suffix in (".json", ".csv", ".md", ".tex"):
+        text = file.read_text("utf-8")
+        assert not [word for word in ("/tmp/", "/work/", "/home/", "/root/") if word in text]
+        json.loads(text) if file.suffix == ".json" else None
+    allowed = {".json", ".csv", ".md", ".tex", ".png", ".pdf", ".copy", ""}
+    assert file.suffix in allowed and file.stat().st_size < 1_000_000
