@@ -150,7 +150,8 @@ def agreement(asked: dict):
         yield f"a step of {name}", functools.partial(step_agrees, method, device)
 
 # %% ../nbs/evidence/065_first_minutes.ipynb #f0000016
-TESTED = "draws models images attacks adversarial m2at training captured surfaces aip distributed".split()
+TESTED = "draws models images attacks adversarial m2at training captured".split()
+TESTED += "surfaces aip distributed".split()
 
 
 def _tested(file: Path, device: str) -> dict:
