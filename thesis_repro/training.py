@@ -169,8 +169,9 @@ def start(recipe, images, length, seed=0, compute=Compute(), folder=None) -> Tra
     phases = recipe.phases(nets)
     weights = {p.name: [w for n in p.trains for w in nets[n].parameters()] for p in phases}
     steps = _steps(recipe, compute, device) if compute.captured else None
-    own = {p: captured.options(p.optimiser, device) if steps else {} for p in phases}
-    optimisers = {p.name: p.optimiser.make(weights[p.name], **own[p]) for p in phases}
+    own = [captured.options(p.optimiser, device) if steps else {} for p in phases]
+    made = zip(phases, own, strict=True)
+    optimisers = {p.name: p.optimiser.make(weights[p.name], **how) for p, how in made}
     file = Path(folder) / "checkpoint.ckpt" if folder else None
     images = images.to(device)
     t = Training(recipe, images, length, seed, compute, nets, phases, optimisers, file)
