@@ -43,11 +43,11 @@ class Compute:
     precision: str = "fp32"
     channels_last: bool = True
     compile: bool = False
-    captured: bool = False  # whole steps, as one CUDA graph each (`captured`)
     checkpoint_seconds: float = 120.0
     tensorboard: bool = False
     progress: bool = True
     deterministic: bool = False
+    captured: bool = False  # whole steps, as one CUDA graph each (`captured`)
 
     def __post_init__(self):
         if self.deterministic and self.compile:
@@ -202,7 +202,8 @@ def _resume(t: Training):
         for name, o in t.optimisers.items():
             groups = zip(o.param_groups, state["optimisers"][name]["param_groups"], strict=True)
             for own, saved in groups:  # how it computes is this run's, what it remembers is not
-                saved.update({k: own[k] for k in ("lr", "fused", "capturable") if k in own})
+                saved.update({k: own[k] for k in ("fused", "capturable") if k in own})
+                saved["lr"] = own["lr"] * 0 + float(saved["lr"])  # a tensor stays one
             o.load_state_dict(state["optimisers"][name])
         t.at = Progress(**state["at"])
 
