@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 from test_waiting import GANS, METHODS, recipe
+from waiting import add_tiny
 
-from thesis_repro import attacks, captured, models, settings, training
+from thesis_repro import attacks, captured, settings, training
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.images import synthetic_images
@@ -25,8 +26,7 @@ EAGER = {  # what cannot be recorded, and a word of the reason that is given
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     "An architecture of two blocks; a CPU does not leave an attack early, as a GPU does not."
-    small = models.Architecture(models.PostActivation, 8, (1, 1), (8, 8))
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", small)
+    add_tiny(monkeypatch)
     monkeypatch.setattr(attacks.Search, "over", False)
     monkeypatch.setattr(captured, "WARM", 2)
 

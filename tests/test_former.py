@@ -3,9 +3,9 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from kept_results import noting, places_in
 from methods import small, store_at
 
 from thesis_repro import (
@@ -13,7 +13,6 @@ from thesis_repro import (
     checkpoints,
     former,
     m2at,
-    measures,
     paths,
     records,
     registry,
@@ -51,17 +50,10 @@ def asked(request, tmp_path_factory):
     home = tmp_path_factory.mktemp("outputs")
     place = f"reference/{request.param}"
     shutil.copytree(REFERENCES / request.param, home / place)
-    seen = {"runs": set(), "measurements": set()}
-    read = measures.read_kept
-
-    def noted(file):
-        if kept := read(file):
-            seen["measurements"].add(Path(file).name)
-        return kept
-
+    seen = {"runs": set()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THESIS_REPRO_OUTPUTS", str(home))
-        patch.setattr(measures, "read_kept", noted)
+        seen["measurements"] = noting(patch)
         for module, drawing in FIGURES.values():
             patch.setattr(module, drawing, lambda *columns: None)
         registry.load_chapters()
@@ -106,8 +98,7 @@ def test_the_references_name_their_images_by_content_and_no_place_of_a_machine(a
         assert name == settings.load(f"reference/{home.name}").cifar10
     tracked = [f for f in home.rglob("*") if f.suffix in (".json", ".csv", ".md", ".tex")]
     for file in (f for f in tracked if "report" not in f.parts):
-        text = file.read_text("utf-8")
-        assert not [word for word in ("/tmp/", "/work/", "/home/", "/root/") if word in text], file
+        assert not places_in(file), file
 
 
 # A folder of version 0.1

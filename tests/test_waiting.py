@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from waiting import Copies, Numbers, pretending, waits
+from waiting import Copies, Numbers, add_tiny, pretending, waits
 
-from thesis_repro import bench, distributed, models, training
+from thesis_repro import bench, distributed, training
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.aip import timed_methods
 from thesis_repro.attacks import PGD
@@ -39,8 +39,7 @@ KEPT = {  # in whose steps the processor waits, and why
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     "An architecture of two blocks; and `meta` is a device to compute on."
-    small = models.Architecture(models.PostActivation, 8, (1, 1), (8, 8))
-    monkeypatch.setitem(models.ARCHITECTURES, "tiny", small)
+    add_tiny(monkeypatch)
     with pretending(monkeypatch):
         yield
 

@@ -11,12 +11,18 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thesis_repro import draws, gan_blocks, gans, generative, training
+from thesis_repro import draws, gan_blocks, gans, generative, models, training
 from thesis_repro.images import synthetic_images
 from thesis_repro.training import Compute, Length
 
 MADE = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
 ASKS = ("item", "nonzero", "Meta", "meta")  # words in what torch says of a value that is not there
+
+
+def add_tiny(monkeypatch) -> None:
+    "An architecture of two blocks, called `tiny`."
+    small = models.Architecture(models.PostActivation, 8, (1, 1), (8, 8))
+    monkeypatch.setitem(models.ARCHITECTURES, "tiny", small)
 
 
 def place() -> str:
