@@ -87,8 +87,7 @@ SMALL = settings.load("smoke", width=0.25)
 @pytest.mark.parametrize("name", GANS)
 def test_a_recorded_step_of_a_gan_gives_the_same_bits(name, monkeypatch):
     "Also where its networks learn in turns; one that grows asks for its progress."
-    # torch 2.15 damages its memory with D2A2GAN's narrow shortcut in channels_last
-    t = same(monkeypatch, GANS[name].scaled(SMALL), 9, 32, epochs=5, channels_last=False)
+    t = same(monkeypatch, GANS[name].scaled(SMALL), 9, 32, epochs=5)
     grows = getattr(GANS[name], "growth", None)
     assert t.recorder.why == ("it asks its draws for progress" if grows else "")
     assert bool(t.recorder.counts["replayed"]) != bool(grows)

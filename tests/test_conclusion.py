@@ -243,6 +243,7 @@ def test_differences_are_turned_so_that_above_zero_is_as_claimed():
             {"direction": ">", "thesis": 2.0, "ours": 1.0, "low": 0.5, "high": 1.5},
             {"direction": "<", "thesis": -3.0, "ours": 4.0, "low": 1.0, "high": 7.0},
             {"direction": "<", "thesis": -1.0, "ours": -0.5},
+            {"direction": ">", "thesis": 0.5, "ours": 0.0},
             {"direction": "=", "thesis": 0.0, "ours": 0.0},
             {"direction": ">", "thesis": 80.0, "ours": 25.0, "bound": 80.0},
             {"direction": ">", "thesis": 1.0, "ours": 2.0, "unit": "times"},
@@ -250,13 +251,16 @@ def test_differences_are_turned_so_that_above_zero_is_as_claimed():
             {"direction": ">", "thesis": 1.0, "ours": 5.0, "verdict": "not comparable"},
         )
     )
-    assert seen.id.tolist() == ["0", "1", "2"] and seen.printed.tolist() == [2.0, 3.0, 1.0]
-    assert seen.measured.tolist() == [1.0, -4.0, 0.5]
+    assert seen.id.tolist() == ["0", "1", "2", "3"]
+    assert seen.printed.tolist() == [2.0, 3.0, 1.0, 0.5]
+    assert seen.measured.tolist() == [1.0, -4.0, 0.5, 0.0]
     assert seen[["low", "high"]].iloc[1].tolist() == [-7.0, -1.0]
     said = conclusion.said_of_effects(seen)
-    assert "2 of 3 differences" in said and "coins would give 1.5" in said
-    assert "median of the printed ones is 2.00" in said and "2 intervals known is 1.75" in said
-    assert "no interval is known" in conclusion.said_of_effects(seen.iloc[2:])
+    assert "Of 4 differences" in said and "2 are on the claimed side of zero and 1 on" in said
+    assert "coins would give 1.5. Exactly zero: 1." in said
+    assert "median of the printed ones is 1.50" in said and "2 intervals known is 1.75" in said
+    alone = conclusion.said_of_effects(seen.iloc[2:3])
+    assert "no interval is known" in alone and "zero:" not in alone
 
 
 def test_the_count_of_what_was_measured_and_decided():

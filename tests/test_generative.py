@@ -247,7 +247,7 @@ def test_the_plan_asks_only_what_can_be_asked(preset):
     (distance,) = {c for _, c in plan} - {"digits", "asked for"}
     assert distance.startswith("FD-resnet18")
     told = {row for (row, c), p in plan.items() if c == "asked for" and p.runs}
-    assert told == set(generative.ASKED)
+    assert told == {*generative.ASKED, *generative.BRANCHED}
     assert all(p.runs[0].seed == 0 and len(p.runs) == 1 for p in plan.values() if p.runs)
     none = generative.plan_2_gans(preset, ("CelebA",))
     assert not any(p.runs for p in none.values())

@@ -154,6 +154,17 @@ def test_vgg16_has_the_convolutions_of_torchvisions():
 # ---- what a network computes
 
 
+@pytest.mark.parametrize("inputs", range(2, 10))
+def test_the_gradient_of_a_narrow_shortcut_is_that_of_float64(inputs):
+    "torch 2.15's own on a CPU is wrong for 2 to 6 channels, and damages memory."
+    conv = models._conv(inputs, 8, 1, 2).to(memory_format=torch.channels_last)
+    x = torch.randn(8, inputs, 8, 8).to(memory_format=torch.channels_last)
+    conv(x).square().sum().backward()
+    weight = conv.weight.detach().double().requires_grad_()
+    F.conv2d(x.double(), weight, None, 2).square().sum().backward()
+    torch.testing.assert_close(conv.weight.grad.double(), weight.grad, rtol=1e-4, atol=1e-4)
+
+
 def reference(model, x, pre, wide, first=1):
     "The logits in plain functional calls, from the weights alone, in evaluation mode."
     w = model.state_dict()

@@ -349,7 +349,7 @@ def _as_they_are(model, x, y, draws):
     return x
 
 # %% ../nbs/companions/advprop.ipynb #b60417c9
-BUDGET = 5  # vanilla steps of a step of AdvProp, as counted
+BUDGET = 5.4  # vanilla steps of a step of AdvProp, as counted
 UNDER = PGD(4 / 255, 1 / 255, 5)
 
 

@@ -342,14 +342,15 @@ def said_of_effects(seen: pd.DataFrame) -> str:
     "How many differences are on the side that was claimed, how large they are, and how sure."
     if seen.empty:
         return "No difference that was printed in points has been measured here."
-    above, n = int((seen.measured > 0).sum()), len(seen)
+    above, zeros = int((seen.measured > 0).sum()), int((seen.measured == 0).sum())
+    n = len(seen) - zeros
     size, half = seen.printed.abs().median(), ((seen.high - seen.low) / 2).dropna()
     sure = f"the median half-width of the {len(half)} intervals known is {half.median():.2f}"
     sure = sure if len(half) else "no interval is known, as there is one run of each row"
-    side = (
-        f"On the claimed side of zero: {above} of {n} differences in points that were printed and"
-    )
-    side += f" measured here; coins would give {n / 2:g}."
+    differ = "difference that was" if len(seen) == 1 else "differences that were"
+    side = f"Of {len(seen)} {differ} printed in points and measured here, {above} are on the"
+    side += f" claimed side of zero and {n - above} on the other; coins would give {n / 2:g}."
+    side += f" Exactly zero: {zeros}." if zeros else ""
     return f"{side} The median of the printed ones is {size:.2f} points; {sure}."
 
 # %% ../nbs/chapters/08_conclusion.ipynb #c1dc9621
