@@ -21,7 +21,6 @@ from .misalignment import Misaligned, Transfer
 from .pieces import piece
 from .recipes import Adam, Decay
 from .replaced import ForANetwork, Taught, TaughtImages
-from .robustness import evaluate
 from .runs import Run, changed_code, run_of
 from .settings import Preset
 from .store import RunsFailed, Store
@@ -71,7 +70,7 @@ class Evolution:
     children: int = pieces.field(8, low=1, high=1000)  # λ
     generations: int = pieces.field(8, low=0, high=1000)  # after the first; 0: random search
     tournament: int = pieces.field(2, low=1, high=1000)
-    floor: float = pieces.field(0.75, low=0, high=1)  # of the reference's accuracy
+    floor: float = pieces.field(0.75, low=0, high=1)  # of its accuracy as a candidate
     attack: object = PGD()  # on the reference
     aim: str = pieces.field("transfer", one_of=("transfer", "accuracy"))  # what is selected for
     own: bool = True  # whether the reference's architecture is one of the first
@@ -150,11 +149,11 @@ def lived(store: Store, data: "Evolved", born: list[tuple], generation: int) -> 
 # %% ../nbs/science/123_evolution.ipynb #d1766123
 def floor_of(store: Store, data: "Evolved") -> float:
     "The accuracy (%) on held-out images above which transfer counts; inf if only accuracy does."
-    if data.evolution.aim == "accuracy":
+    e = data.evolution
+    if e.aim == "accuracy":
         return math.inf
-    images = store.images(data.real)
-    found = evaluate(store.weights(data.teacher), images.x_val, images.y_val)
-    return data.evolution.floor * found["accuracy"]
+    [own] = lived(store, data, [(e.recipe.network, None)], 0)
+    return e.floor * own.accuracy
 
 
 def evolve(store: Store, data: "Evolved") -> list[list[Member]]:
