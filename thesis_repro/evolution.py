@@ -158,10 +158,10 @@ def floor_of(store: Store, data: "Evolved") -> float:
 
 def evolve(store: Store, data: "Evolved") -> list[list[Member]]:
     "The members that stayed, the fittest first, after each generation (sys-evolve)."
-    e, floor = data.evolution, floor_of(store, data)
-    first = [(genome, None) for genome in e.first()]
-    seen = {genome for genome, _ in first}
-    members = survivors(lived(store, data, first, 0), e.population, floor)
+    e = data.evolution
+    first = lived(store, data, [(genome, None) for genome in e.first()], 0)
+    seen, floor = {m.genome for m in first}, floor_of(store, data)
+    members = survivors(first, e.population, floor)
     found = [members]
     for generation in range(1, e.generations + 1):
         children = e.next(members, seen, generation, floor)
