@@ -284,6 +284,10 @@ def test_what_a_preset_can_afford():
     assert few.length == Length(round(smoke.epochs / 4), smoke.batch_size)
     random = replace(data, evolution=Evolution(population=72, generations=0))
     assert random.scaled(smoke).evolution.candidates == 8
+    fewer = settings.load("thesis", "transferability", generations=3)
+    short, drawn = (d.scaled(fewer).evolution for d in (data, random))
+    assert (short.population, short.children, short.generations) == (8, 8, 3)
+    assert short.candidates == drawn.candidates == 32 and not drawn.generations
 
 
 def test_accuracy_alone(whole):

@@ -110,6 +110,7 @@ class Evolution:
 
 
 _TURNS = 50
+_FEW = Evolution(population=4, children=2, generations=2)  # on stand-ins
 
 # %% ../nbs/science/123_evolution.ipynb #b483e1f4
 def candidate(data: "Evolved", genome: Genome) -> Run:
@@ -207,9 +208,10 @@ class Evolved(ForANetwork):
         epochs = max(1, round(share * e.length.epochs))
         length = Length(epochs, whole.teacher.length.batch_size)
         e = replace(e, recipe=e.recipe.scaled(preset), length=length)
-        if whole.stands_in:
-            few = {"population": 4, "children": 2, "generations": 2}
-            e = replace(e, **(few if e.generations else {"population": 8}))
+        if whole.stands_in or preset.generations:
+            few = _FEW if whole.stands_in else Evolution(generations=preset.generations)
+            sizes = {n: getattr(few, n) for n in ("population", "children", "generations")}
+            e = replace(e, **(sizes if e.generations else {"population": few.candidates}))
         return replace(whole, evolution=e, precision=whole.teacher.precision)
 
 

@@ -65,6 +65,7 @@ class Preset:
     surface_points: int = field(text="points on each side of a loss surface", low=3, high=1001)
     surface_pairs: int = field(text="pairs of directions of a loss surface", low=1, high=1000)
     search_points: int = field(text="ratios of the dense grid for searches", low=3, high=10_001)
+    generations: int = field(text="of an evolution; 0: the whole number", low=0, high=1000)
     timing_batch: int = field(text="images per batch in timings", low=2, high=100_000)
     timing_repeats: int = field(text="paired repeats of timings", low=1, high=10_000)
     # how it is computed
