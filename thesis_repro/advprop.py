@@ -279,7 +279,8 @@ def draw_gains(frame: pd.DataFrame):
             ax.plot(own["size"], own[name], "o", color=f"C{i}", ms=4)
         ax.set_xticks(range(own["size"].nunique()), own["size"].str[-2:].unique())
         ax.axhline(0, color="0.5", lw=0.8)
-        ax.set(title=f"{what}: difference ({better} is better)")
+        ax.set(title=f"{what}: difference ({better} is better)", xlabel="EfficientNet")
+    axes[0].set_ylabel("points")
     axes[1].legend(fontsize=8)
     return fig
 

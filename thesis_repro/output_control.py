@@ -99,6 +99,8 @@ def draw_figure_1(x, made, before, target):
         axes[2, i].plot(range(k), target[i].cpu(), "k_", ms=12, label="asked for")
         axes[2, i].set(ylim=(0, 1), xticks=range(k), xlabel="class")
         axes[1, i].set_title(f"KL {made.loss[i]:.3f}, {made.steps[i]} updates", fontsize=8)
+    for ax, what in zip(axes[:, 0], ("before", "after", "probability"), strict=True):
+        ax.set_ylabel(what)
     axes[2, 0].legend(fontsize=7)
     return fig
 
