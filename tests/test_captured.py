@@ -175,6 +175,32 @@ def test_what_no_recording_holds_stays_ordinary_and_says_why(why, monkeypatch):
     assert why in t.recorder.said() and not t.recorder.counts["replayed"]
 
 
+LATE = {
+    "a mask chooses how many values there are": lambda x, draws: x[x > 0.5].mean(),
+    "a step draws more than the one before": lambda x, draws: draws.tensor(
+        "late", lambda g: g.random()
+    ).float(),
+}
+
+
+@pytest.mark.parametrize("why", LATE)
+def test_what_only_the_recorded_step_asks_for_is_seen(why, monkeypatch):
+    "The step counts, its recording does not: all further steps are ordinary."
+
+    @piece
+    class Later:
+        def __call__(self, model, x, y, draws):
+            seen.append(len(y))
+            late = LATE[why](x, draws) if len(seen) > 2 else 0.0
+            return model(x).mean() + late * model(x).square().mean()
+
+    seen = []
+    found = after(recipe(Later()), 7, 16)
+    assert found.recorder.why == why and not found.recorder.counts["replayed"]
+    seen.clear()
+    assert equal(ordinary(monkeypatch, recipe(Later()), 7, 16), found)
+
+
 def test_a_step_that_remembers_in_python_is_seen_by_its_bits(monkeypatch):
     "What the comparisons above rest on: a leak that no refusal knows makes them fail."
 

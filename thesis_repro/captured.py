@@ -26,8 +26,8 @@ def _refusal(operation, args: tuple) -> str:
     "Why no recording can hold an operation; empty if one can."
     name, tags = operation.overloadpacket.__name__, set(operation.tags)
     if name in _PLACES:
-        masks = (i for i in args[1] if i is not None and i.dtype in _MASKS)
-        return "a mask chooses how many values there are" if any(True for _ in masks) else ""
+        masks = (i is not None and i.dtype in _MASKS for i in args[1])
+        return "a mask chooses how many values there are" if any(masks) else ""
     if torch.Tag.dynamic_output_shape in tags:
         return f"{name} gives as many values as it finds"
     if torch.Tag.data_dependent_output in tags and args[0].device.type != "cpu":
@@ -116,6 +116,7 @@ class _Notes:
         self.slots, self.decisions, self.refused = [], [], ""
         self.block = self.now = None
         self.asked = self.decided = 0
+        self.fixed = False  # from the second step on
 
     def agrees(self, draws: Draws) -> bool:
         "Whether these draws decide everything as it was decided."
@@ -136,6 +137,7 @@ class _Buffers(_Notes):
 
     def fill(self, draws: Draws, device) -> None:
         "Put what the draws of a step say into all buffers."
+        self.fixed = self.now is not None
         self.now, self.asked, self.decided = draws, 0, 0
         if self.slots and self.block is None:
             self.lay_out(device)
@@ -152,7 +154,7 @@ class _Answers(_Buffers):
     def tensor_for(self, how: str, *what, device) -> torch.Tensor:
         "At first as the draws give it, then its buffer."
         if self.asked == len(self.slots):
-            if self.block is not None:
+            if self.fixed:
                 self.refused = self.refused or "a step draws more than the one before"
             made = getattr(self.now, how)(*what, device)
             self.slots.append(_Slot(how, what, made.clone()))
@@ -267,8 +269,7 @@ class Steps:
     "The steps of a run, recorded where they can be; `why`: what keeps all of them ordinary."
 
     def __init__(self, device, why: str = ""):
-        self.device, self.why, self.ways = device, why, []
-        self.machine = _Machine(device)
+        self.why, self.ways, self.machine = why, [], _Machine(device)
         self.counts = {"ordinary": 0, "replayed": 0}
 
     def forget(self) -> None:
@@ -324,10 +325,13 @@ def _warm(s: Steps, way: Way, batch: Batch, step: Callable) -> tuple:
 def _record(s: Steps, way: Way, batch: Batch, step: Callable) -> tuple:
     "The losses of a step that is recorded; of an ordinary one if that fails, and why."
     try:
-        way.recording, losses = s.machine.record(lambda: step(batch))
-        return losses
+        recording, losses = s.machine.record(lambda: step(batch))
     except RuntimeError as e:
         if not s.machine.cuda:
             raise
         s.why = " ".join(str(e).split()).partition(". ")[0]
-    return tuple(step(Batch(way.x, way.y, batch.draws.now)))
+        return tuple(step(Batch(way.x, way.y, batch.draws.now)))
+    # what only this step asked for: it has been taken, and its recording is not used
+    s.why = way.draws.refused or getattr(recording, "refused", "")
+    way.recording = None if s.why else recording
+    return losses
