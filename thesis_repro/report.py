@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'Archive', 'totals', 'cost_lines', 'overrides', 'redraw', 'Exhibit', 'ranked', 'beside', 'exhibits', 'Book',
-           'book', 'judge', 'keep_claims', 'results', 'shown_claims', 'sentence', 'findings', 'scorecard', 'failures',
-           'stopped', 'reasons', 'scale', 'collect']
+           'book', 'judge', 'keep_claims', 'results', 'shown_claims', 'sentence', 'findings', 'verdicts_kept',
+           'scorecard', 'failures', 'stopped', 'reasons', 'scale', 'collect']
 
 # %% ../nbs/evidence/060_report.ipynb #f11f67cd
 import contextlib
@@ -388,17 +388,25 @@ def findings(table: pd.DataFrame, shown: list[dict]) -> list[dict]:
     return found
 
 # %% ../nbs/evidence/060_report.ipynb #7fdc4cd6
-def scorecard(preset: str) -> str:
-    "The claims of a preset by chapter, from its claims.json, as a Markdown table. BadInput."
+def verdicts_kept(preset: str) -> dict[str, str]:
+    "The claims that were judged at a preset, by claims.json: id → verdict. BadInput."
     file = artefacts.folder(preset) / "claims.json"
     try:
-        judged = {c["id"]: c["verdict"] for c in json.loads(file.read_text(encoding="utf-8"))}
+        kept = {c["id"]: c["verdict"] for c in json.loads(file.read_text(encoding="utf-8"))}
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise BadInput(f"{file}: cannot be used: {type(e).__name__}: {e}") from None
+    return {name: word for name, word in kept.items() if word in claims.JUDGED}
+
+
+def scorecard(*presets: str) -> str:
+    "The claims judged at any of some presets, by chapter, as a Markdown table. BadInput."
+    judged = {}
+    for preset in presets:
+        judged |= verdicts_kept(preset)
     head = ["chapter", "claims", *claims.JUDGED, "not judged"]
     lines, aside = [head, ["---", *["---:"] * (len(head) - 1)]], []
     for chapter, own in published.claims().groupby("chapter"):
-        words = [judged.get(name, "not run") for name in own.id]
+        words = [judged.get(name) for name in own.id]
         counts = [words.count(word) for word in claims.JUDGED]
         aside += [] if any(counts) else [f"{chapter} ({len(own)})"]
         if any(counts):
