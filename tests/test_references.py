@@ -13,6 +13,7 @@ from thesis_repro.store import Store
 REFERENCES = paths.root() / "outputs" / "reference"
 KEPT = {  # folder → the part that its data play, its tables
     "cars196-cpu": ("Cars196", ["virtual_positives.controls.ours", "virtual_positives.1"]),
+    "evolution-cpu": ("CIFAR-10", ["transferability.1.ours"]),
 }
 OLD = {"cifar10-cpu", "speed-cpu"}  # by version 0.1 (test_former), and without runs
 FILES = [f for name in KEPT for f in sorted((REFERENCES / name).rglob("*")) if f.is_file()]
