@@ -42,6 +42,8 @@ def test_its_records_and_measurements_are_those_of_its_tables(name, tmp_path, mo
             plan, store = made.plan(preset, (part,)), Store(preset)
             runs |= {r.key for p in plan.values() for r in p.runs if store.record(r)}
             made.cells(store, plan, {})
+            for run in (r for p in plan.values() for r in p.runs if hasattr(r.data, "keeps")):
+                run.data.keeps().kept(store, run)  # how its data were found
     assert runs == {r.key for r in recorded(name)}
     assert seen == {f.name for f in (REFERENCES / name).glob("measurements/*.json")}
 
