@@ -174,6 +174,8 @@ def test_nbdev_clean_leaves_kept_outputs(tmp_path):
         ("<table id='T_1a2b3'>", "<table id='T_fedcb'>"),
         ("| a  | 1.0  |\n|----|", "| a | 10.25 |\n|---|"),
         ("Made on AMD EPYC, 2 cores; commit abc1234.", "Made on Xeon, 64 cores; commit 99aabb0."),
+        ("Made on Xeon; commit 1eee59d, abc1234.", "Made on Xeon; commit 1eee59d."),
+        ("Made on Xeon; AMD EPYC; commit 1eee59d.", "Made on Xeon; commit 1eee59d."),
     ],
 )
 def test_what_differs_from_one_execution_to_the_next_is_masked(a, b):

@@ -125,7 +125,7 @@ _MASKS = {
     r"\b\d+(:\d\d)+\b": "time",
     r"\b[\d.,]+ ?(s|ms|µs|us|ns|min|h|seconds?|minutes?|hours?|images/s)\b(/\w+)?": "time",
     r"(?<![\w.])/(?:[\w.{}+-]+/)*[\w.{}+-]+": "path",
-    r"Made on [^;<]*; commit \w+": "made",
+    r"Made on [^<]*; commit \w+(, \w+)*": "made",  # several machines and commits too
     r"[-+−]?(\d+\.\d+|\d+\.(?=[,\])])|\d+(?=e[-+]?\d))(e[-+]?\d+)?": "0.0",
     r"[\s─-]+": " ",  # the width of a table's columns
     r"\[ ": "[",  # torch's numbers begin in one column
