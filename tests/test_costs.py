@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from thesis_repro import checkpoints, costs, data, models, timing, training
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import FGSM, PGD
-from thesis_repro.costs import FORWARD, INPUTS, WEIGHTS, Counter, work
+from thesis_repro.counting import FORWARD, INPUTS, WEIGHTS, Counter, work
 from thesis_repro.imagenet import ClassifyPhotographs
 from thesis_repro.images import pixels
 from thesis_repro.m2at import MaskAndMix
