@@ -695,5 +695,5 @@ def test_a_table_of_ours_keeps_its_reasons():
     absent = Cell("PGD", "AutoAttack", (), "switched off")
     frame = compare("5.ours", [Cell("PGD", "PGD-20", (50.0, 52.0)), absent])
     assert frame.verdict.tolist() == ["ours only", "not run"]
-    assert frame.reason.tolist() == ["the thesis prints no number here", "switched off"]
+    assert frame.reason.tolist() == ["no number is printed here", "switched off"]
     assert frame.ours[0] == 51.0 and np.isnan(frame.ours[1])

@@ -134,6 +134,16 @@ def test_nasty_labels_in_latex():
     assert text.isascii()
 
 
+CAPTIONS = {"7.1": "Thesis table 7.1", "7.1.ours": "Table 7.1.ours", "advprop.3": "Table advprop.3"}
+
+
+@pytest.mark.parametrize("number", CAPTIONS)
+def test_only_what_the_thesis_prints_is_called_the_thesis(number):
+    t = made([Cell("a", "b", (1.0,))], number, where="")
+    assert rf"\caption{{{CAPTIONS[number]}: accuracies}}" in tables.as_latex(t)
+    assert number == "7.1" or "thesis" not in (t.text() + tables.as_html(t)).lower()
+
+
 def test_nasty_labels_in_html():
     nasty = [Cell(NASTY, 'x" onload="y', (1.0, 2.0), 'a "reason" <i>')]
     page = Page(made(nasty, title="<script>alert(1)</script>")._repr_html_())

@@ -100,7 +100,7 @@ def test_quoted_and_unprinted_cells():
     assert verdict([], cited=True).verdict == "cited"
     assert verdict([96.9, 97.0], cited=True).verdict == "holds"  # with our runs it is judged
     v = verdict([98.0, 98.4], printed=math.nan, std=math.nan, margin=math.nan)
-    assert (v.verdict, v.reason) == ("ours only", "the thesis prints no number here")
+    assert (v.verdict, v.reason) == ("ours only", "no number is printed here")
     assert verdict([], printed=math.nan, std=math.nan, margin=math.nan).verdict == "not run"
 
 
@@ -123,7 +123,7 @@ def test_a_margin_is_a_number_above_zero(margin):
 )
 def test_a_number_without_a_spread_is_compared_with_ours(values, word):
     v = verdict(values, 80.66, math.nan)
-    assert v.verdict == word and "the thesis prints no spread" in v.reason
+    assert v.verdict == word and "no spread is printed" in v.reason
     ci = stats.ttest_1samp(np.subtract(values, 80.66), 0).confidence_interval()
     assert np.allclose((v.low, v.high), ci)
 

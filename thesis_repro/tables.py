@@ -114,7 +114,7 @@ class _Notes(list):
         return self.index(text) + 1 if text else 0
 
 
-_PLAIN = ("no run of ours", "the thesis prints no number here")  # the word says it already
+_PLAIN = ("no run of ours", "no number is printed here")  # the word says it already
 
 
 def _texts(c, notes: _Notes) -> dict:
@@ -122,10 +122,10 @@ def _texts(c, notes: _Notes) -> dict:
     judged = c.verdict in ("holds", "fails", "inconclusive")
     unknown = c.verdict == "cited" and math.isnan(c.thesis)
     like = min((x for x in (c.thesis, c.ours) if x == x), key=abs, default=0.0)
-    thesis, ours = _spread(c.thesis, c.thesis_std, c.unit), _spread(c.ours, c.ours_std, c.unit)
+    printed, ours = _spread(c.thesis, c.thesis_std, c.unit), _spread(c.ours, c.ours_std, c.unit)
     delta = number(c.delta, c.unit, "+", like)
     return {
-        "thesis": {"text": thesis, "note": notes.of(c.note)},
+        "published": {"text": printed, "note": notes.of(c.note)},
         "ours": {"text": ours if c.n else "—", "more": c.n},
         "Δ": {"text": delta if c.n and c.delta == c.delta else ""},
         "verdict": {
@@ -137,7 +137,7 @@ def _texts(c, notes: _Notes) -> dict:
 
 # %% ../nbs/evidence/053_tables.ipynb #46b85813
 _NOTHING = {
-    "thesis": {"text": ""},
+    "published": {"text": ""},
     "ours": {"text": ""},
     "Δ": {"text": ""},
     "verdict": {"text": ""},
@@ -153,7 +153,7 @@ def _row(name, frame: pd.DataFrame, across: list, cells: dict, notes: _Notes, yo
     ours_only = (own.verdict == "ours only").all()
     tag = "†" if own.cited.any() else "ours only" if ours_only else ""
     tag = "your own" if name in yours else tag
-    empty = ("thesis", "Δ") if ours_only else () if own.n.any() else ("ours", "Δ")
+    empty = ("published", "Δ") if ours_only else () if own.n.any() else ("ours", "Δ")
     texts = [cells.get((name, c["name"]), _NOTHING) for c in across]
     lines = [(label, [t[label] for t in texts]) for label in _NOTHING if label not in empty]
     known = not ours_only and re.search(r"\bours\b", name, re.IGNORECASE)
@@ -219,7 +219,8 @@ def pill(verdict: str, reason: str = "") -> str:
 
 # %% ../nbs/evidence/053_tables.ipynb #2d56e426
 LEGEND = (
-    "Each cell: the thesis; ours, mean ± standard deviation (runs); Δ = ours − thesis; verdict."
+    "Each cell: the published number; ours, mean ± standard deviation (runs); "
+    "Δ = ours − published; verdict."
 )
 DAGGER = "† quoted by the thesis from another paper, not run by it."
 
@@ -277,11 +278,11 @@ def as_markdown(t, link: str = "") -> str:
 
 
 def _md_cell(texts: dict) -> list[str]:
-    "The lines of a cell in Markdown: the thesis; ours; difference and verdict."
+    "The lines of a cell in Markdown: published; ours; difference and verdict."
     marks = [f"<sup>{n}</sup>" if (n := c.get("note")) else "" for c in texts.values()]
-    thesis, ours, delta, verdict = texts.values()
+    printed, ours, delta, verdict = texts.values()
     n = ours.get("more")
-    lines = [thesis["text"] + marks[0], f"**{ours['text']}** ({n})" if n else ""]
+    lines = [printed["text"] + marks[0], f"**{ours['text']}** ({n})" if n else ""]
     return [w for w in (*lines, f"{delta['text']} {verdict['text']}".strip() + marks[3]) if w]
 
 # %% ../nbs/evidence/053_tables.ipynb #80e2d499
@@ -298,7 +299,11 @@ def as_latex(t) -> str:
         only = f"({row['tag']})" if row["tag"] not in ("", "†") else ""
         row["names"] = [tex(row["short"]) + dagger, only, "", ""]
     where = f" ({t.where})" if t.where else ""
-    return _fill("tex", t, g=g, caption=t.heading[0].lower() + t.heading[1:] + where)
+    theirs = t.number[0].isdigit() and not t.number.endswith(
+        ".ours"
+    )  # others have a 7.1, too
+    caption = f"Thesis {t.heading[0].lower()}{t.heading[1:]}" if theirs else t.heading
+    return _fill("tex", t, g=g, caption=caption + where)
 
 # %% ../nbs/evidence/053_tables.ipynb #9ea58884
 def as_text(t) -> str:
@@ -312,11 +317,11 @@ def as_text(t) -> str:
         for column, texts in zip(g["columns"], row["texts"], strict=True):
             if not any(c["text"] for c in texts.values()):
                 continue
-            thesis, ours, delta, verdict = (c["text"] for c in texts.values())
+            printed, ours, delta, verdict = (c["text"] for c in texts.values())
             runs, note = texts["ours"].get("more"), texts["verdict"].get("note")
             measured = f"{ours} ({runs})" if runs else ours
             mark = f" [{note}]" if note else ""
-            line = f"  {column['name']:{wide}}  {thesis:>15}  {measured:>19}  {delta:>8}"
+            line = f"  {column['name']:{wide}}  {printed:>15}  {measured:>19}  {delta:>8}"
             lines.append(f"{line}  {verdict}{mark}".rstrip())
     notes = [f"[{i}] {note}" for i, note in enumerate(g["notes"], 1)]
     return "\n".join([*lines, "", *notes, LEGEND, t.made])

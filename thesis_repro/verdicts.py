@@ -185,7 +185,7 @@ def _untested(n: int, printed: float, comparable: str, cited: bool) -> tuple[str
     if not n:
         return ("cited" if cited else "not run"), comparable or "no run of ours"
     if math.isnan(printed):
-        return "ours only", comparable or "the thesis prints no number here"
+        return "ours only", comparable or "no number is printed here"
     return ("not comparable", comparable) if comparable else ("", "")
 
 
@@ -201,7 +201,7 @@ def _because(word, low, high, margin, theirs: Moments, images) -> str:
     where = {"holds": "within", "fails": "outside", "inconclusive": "across the border of"}[word]
     said = [f"95 % interval {low:+.4g} to {high:+.4g}: {where} ±{margin:.3g}"]
     if not theirs.spread:
-        said.append("the thesis prints no spread, so this is the spread of our runs alone")
+        said.append("no spread is printed, so this is the spread of our runs alone")
     if images and images[0] < images[1]:
         said.append(f"on {images[0]:,} of {images[1]:,} test images")
     return "; ".join(said)
@@ -236,13 +236,13 @@ def cell_verdict(
 def verdict_rule() -> str:
     "How verdicts are found, in words, to be printed beside every table that shows them."
     return (
-        "A number holds when the 95 % interval of ours − thesis lies within half of the "
+        "A number holds when the 95 % interval of ours − published lies within half of the "
         "printed gap to the nearest other method (at most one point of accuracy, or a tenth "
         "of a time), fails when it lies outside, and is inconclusive otherwise, or when our "
-        "runs show no spread. Where the thesis prints no ±, the interval is that of our runs "
+        "runs show no spread. Where no ± is printed, the interval is that of our runs "
         "alone; where only some test images were used, it contains that choice. A claim holds "
         "when the 95 % interval of its quantity, paired by seed where it can be, lies on the "
-        "side that the thesis states, and fails when it lies on the other. On other data or "
+        "side that the claim states, and fails when it lies on the other. On other data or "
         "at a smaller scale, numbers and sizes in points are not comparable; a direction is "
         "judged, and its reason says where. On stand-in images, with a network that has not "
         "learned, or of seconds on a CPU, it is only tried: no evidence, and in no score."
