@@ -273,7 +273,8 @@ def draw_gains(frame: pd.DataFrame):
     fig, axes = subplots(1, 2, figsize=(8, 3.2))
     for ax, (what, better) in zip(axes, (("Top-1", "up"), ("mCE", "down")), strict=True):
         own = frame[frame.what == what]
-        for i, name in enumerate(("AT", "AdvProp", "AdvProp over AT")):
+        # colours as in figure 2, whose first is vanilla's
+        for i, name in enumerate(("AT", "AdvProp", "AdvProp over AT"), 1):
             style = {"color": f"C{i}", "ls": "--" if "over" in name else "-"}
             ax.plot(own.groupby("size", sort=False)[name].mean(), label=name, **style)
             ax.plot(own["size"], own[name], "o", color=f"C{i}", ms=4)

@@ -109,7 +109,7 @@ def as_frame(gaps: dict[str, dict[str, Gap]], names: tuple[str, str]) -> pd.Data
     return pd.DataFrame(kept, columns=[*names, "better by", *facts[1:]])
 
 # %% ../nbs/science/114_paired.ipynb #ba1ed0a3
-def _draw_panel(ax, gaps: dict[str, Gap]) -> None:
+def _draw_panel(ax, gaps: dict[str, Gap], unit: str) -> None:
     "The differences, one below the other."
     beyond = holm([g.p for g in gaps.values()]) < 0.05
     for y, (g, red) in enumerate(zip(gaps.values(), beyond, strict=True)):
@@ -119,18 +119,21 @@ def _draw_panel(ax, gaps: dict[str, Gap]) -> None:
         ax.plot(g.value, y, "o", color=color, markerfacecolor=face, markersize=5)
     ax.axvline(0, color=".6", linewidth=1)
     ax.set(ylim=(len(gaps) - 0.5, -0.5))
-    ax.set_xlabel("better by", fontsize=8)
+    ax.set_xlabel(f"better by ({unit})" if unit else "better by", fontsize=8)
 
 
-def draw_gaps(panels: dict[str, dict[str, Gap]]) -> object:
-    "A panel beside the other: title → label → Gap; the labels of all are those of the first."
+def draw_gaps(panels: dict[str, dict[str, Gap]], units: dict[str, str] | None = None) -> object:
+    """A panel beside the other: title → label → Gap; the labels of all are those of the first.
+
+    `units`: title → the unit of its differences, if it has one.
+    """
     from matplotlib.pyplot import subplots
 
     labels = [*next(iter(panels.values()))]
     size = 1.8 + 2.2 * len(panels), 0.8 + 0.22 * len(labels)
     drawn, axes = subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
     for ax, (title, gaps) in zip(axes[0], panels.items(), strict=True):
-        _draw_panel(ax, gaps)
+        _draw_panel(ax, gaps, (units or {}).get(title, ""))
         ax.set_title(title, fontsize=9)
     axes[0, 0].set_yticks(range(len(labels)), labels, fontsize=8)
     return drawn

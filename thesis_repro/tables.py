@@ -299,9 +299,7 @@ def as_latex(t) -> str:
         only = f"({row['tag']})" if row["tag"] not in ("", "†") else ""
         row["names"] = [tex(row["short"]) + dagger, only, "", ""]
     where = f" ({t.where})" if t.where else ""
-    theirs = t.number[0].isdigit() and not t.number.endswith(
-        ".ours"
-    )  # others have a 7.1, too
+    theirs = t.number[0].isdigit() and not t.number.endswith(".ours")  # others have a 7.1, too
     caption = f"Thesis {t.heading[0].lower()}{t.heading[1:]}" if theirs else t.heading
     return _fill("tex", t, g=g, caption=caption + where)
 

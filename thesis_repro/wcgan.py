@@ -304,7 +304,7 @@ def figure_3_2_wc_ours(preset, parts=PARTS) -> Drawn:
     names = {"FID": extractor(preset).named("FD")}  # FID only if Inception looked
     gaps = {names.get(c, c): named for c, named in help_of_wc(preset, plan).items()}
     frame = as_frame(gaps, ("number", "Wc-layers"))
-    return Drawn(draw_gaps(gaps), frame, runs_in(plan), cells)
+    return Drawn(draw_gaps(gaps, {ASKED: "points"}), frame, runs_in(plan), cells)
 
 # %% ../nbs/chapters/03_wcgan.ipynb #98de4303
 ROWS_3_3 = {
@@ -516,4 +516,5 @@ def figure_3_4_paired_ours(preset, parts=PARTS) -> Drawn:
     gaps = gains(preset, plan)
     corrected = [p for named in gaps.values() for p in holm([g.p for g in named.values()])]
     frame = as_frame(gaps, ("row", "attribute")).assign(**{"by Holm": corrected})
-    return Drawn(draw_gaps(gaps), frame, runs_in(plan), cells)
+    drawn = draw_gaps(gaps, dict.fromkeys(gaps, "points"))
+    return Drawn(drawn, frame, runs_in(plan), cells)
