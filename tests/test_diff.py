@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from arithmetic import MARGIN, furthest
 from exhibits import drawn, made
 
 from thesis_repro import artefacts, diff, paths
@@ -164,6 +165,18 @@ def test_another_machine_may_move_as_far_as_was_measured(tmp_path, monkeypatch):
 def test_the_projects_own_measurements_can_be_read():
     assert set(diff.elsewhere().index) == set(diff.TOLERANCE)
     assert (paths.root() / "data" / "elsewhere.csv").is_file()
+
+
+def test_how_far_numbers_move_elsewhere_is_not_what_the_worst_did():
+    moves = [*[1.0] * 98, 4.0, 400.0]
+    lines = pd.DataFrame({"a": 10.0, "b": 10.0, "delta": moves, "unit": "%", "rows": 1})
+    whole = lines.head(2).assign(rows=5, delta=2.0, unit="")
+    found = furthest(pd.concat([lines, whole], ignore_index=True))
+    assert list(found.index) == list(diff.TOLERANCE)
+    assert found.loc["%", "cell"] == MARGIN and found.loc["", "column"] == pytest.approx(
+        0.2 * MARGIN
+    )
+    assert found.loc["points"].isna().all() and np.isnan(found.loc["%", "column"])
 
 
 def test_a_number_without_seeds_scatters_like_the_others_of_its_unit():
