@@ -859,6 +859,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'thesis_repro.claims.claim_table': ('evidence/claims.html#claim_table', 'thesis_repro/claims.py'),
                                      'thesis_repro.claims.evaluate_claim': ( 'evidence/claims.html#evaluate_claim',
                                                                              'thesis_repro/claims.py'),
+                                     'thesis_repro.claims.listed': ('evidence/claims.html#listed', 'thesis_repro/claims.py'),
                                      'thesis_repro.claims.quantity_cells': ( 'evidence/claims.html#quantity_cells',
                                                                              'thesis_repro/claims.py'),
                                      'thesis_repro.claims.quantity_interval': ( 'evidence/claims.html#quantity_interval',

@@ -124,11 +124,11 @@ def draw_attack(model, x: torch.Tensor, y: torch.Tensor, attacked: torch.Tensor,
     rows = (x, 0.5 + change / (2 * most.clamp_min(1e-12)), attacked)
     how = {"figsize": (1.1 * count, 3.6), "squeeze": False, "layout": "constrained"}
     drawn, axes = plt.subplots(3, count, **how)
-    for row, images in zip(axes, rows, strict=True):
+    for k, (row, images) in enumerate(zip(axes, rows, strict=True)):
         said, p = readings(model, images)
         for i, ax in enumerate(row):
             title, wrong = f"{said[i]} ({100 * p[i]:.0f} %)", bool(said[i] != y[i].cpu())
-            if row is axes[1]:
+            if k == 1:
                 title, wrong = f"± {255 * most[i].item():.0f}/255", False
             picture(ax, images[i], title, wrong)
     return drawn

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Place', 'JUDGED', 'ASIDE', 'quantity_cells', 'quantity_interval', 'stated_range', 'evaluate_claim', 'claim_table',
-           'Score', 'score']
+           'listed', 'Score', 'score']
 
 # %% ../nbs/evidence/052_claims.ipynb #093f5894
 import ast
@@ -334,6 +334,18 @@ def claim_table(values=None, why=None, standins=None, chapter=None, asked=None) 
         row |= {"ours": ours.estimate} | {k: getattr(ours, k) for k in found}
         rows.append(row | {"note": c["note"]})
     return pd.DataFrame(rows)
+
+# %% ../nbs/evidence/052_claims.ipynb #c1a1a002
+def listed(judged: pd.DataFrame, *more: str):
+    "Judged claims as an HTML table, one row per claim; `more` are further columns."
+    from IPython.display import HTML
+
+    frame = judged[["claim", "thesis", "in_thesis", "ours", *more, "n", "verdict"]]
+    sides = judged.direction.replace("=", "about") + " " + judged.bound.map("{:g}".format)
+    frame.insert(1, "claimed", sides + " " + judged.unit)
+    frame = frame.rename(columns={"thesis": "published", "in_thesis": "by what is published"})
+    how = {"index": False, "border": 0, "float_format": "{:.2f}".format, "na_rep": "—"}
+    return HTML(re.sub(r"\n\s*", "\n", frame.to_html(**how)))
 
 # %% ../nbs/evidence/052_claims.ipynb #f753be32
 def _by_chance(claim, level: float) -> float:
