@@ -7,10 +7,9 @@ __all__ = ['CRAFT', 'STRENGTHS', 'FINE', 'AGAIN', 'NOISE', 'METHODS', 'VARIANTS'
            'table_advprop_1', 'table_advprop_2', 'BUDGET', 'UNDER', 'table_advprop_3', 'AdvProp', 'Together',
            'RandomSigns', 'steps', 'bench', 'run_of', 'VanillaSteps', 'missing', 'by_size', 'plan_1',
            'corruption_error', 'plan_2', 'gains', 'draw_gains', 'figure_advprop_1', 'figure_advprop_2', 'OnBranch',
-           'for_epochs', 'columns_3', 'plan_3']
+           'columns_3', 'plan_3']
 
 # %% ../nbs/companions/advprop.ipynb #8c390202
-import dataclasses
 import math
 from dataclasses import replace
 
@@ -30,6 +29,7 @@ from thesis_repro.measures import (
     Planned,
     Recorded,
     Robustness,
+    at_equal_compute,
     planned_row,
     runs_in,
 )
@@ -39,7 +39,7 @@ from .pieces import field, inside, piece
 from .recipes import SGD, Classify, Decay
 from .registry import Drawn, figure, measured_cells, table
 from .robustness import robust_accuracy
-from .runs import Run, scaled, shortfall
+from .runs import Run, scaled
 from .split_norms import AuxiliaryNorms, Branch
 from .store import Store
 from .timing import paired_seconds, ratios
@@ -199,7 +199,7 @@ def missing(preset, size: str) -> str:
     if size not in NETWORKS:
         return f"torchvision has no {size}"
     if stood_in(preset) and size not in SMALL:
-        return "small networks play three of the sizes: " + ", ".join(list(SMALL)[:3])
+        return f"at this scale small networks play {', '.join(SMALL)} alone"
     return ""
 
 
@@ -340,33 +340,14 @@ class OnBranch(Kept):
         number = self.number or len(nets["auxiliary"].sets)
         branch = Branch(nets["model"], nets["auxiliary"], number).eval()
         x, y = d.x_test[:size], d.y_test[:size]
-        attack = self.attack or _as_they_are
-        return robust_accuracy(branch, x, y, attack, progress=False)["accuracy"]
+        return robust_accuracy(branch, x, y, self.attack, progress=False)["accuracy"]
 
     def passes(self, run: Run) -> tuple[float, float]:
         return costs.attack_passes(self.attack)
 
-
-def _as_they_are(model, x, y, draws):
-    return x
-
 # %% ../nbs/companions/advprop.ipynb #b60417c9
 BUDGET = 5.4  # vanilla steps of a step of AdvProp, as counted
 UNDER = PGD(4 / 255, 1 / 255, 5)
-
-
-def for_epochs(preset, row: str, run: Run, share: float, columns: dict, parts) -> dict:
-    "The cells of a row whose runs last `share` times as many epochs: place → Planned."
-    cells, found = planned_row(preset, row, run, columns, parts), {}
-    whole = scaled(preset, run)
-    few = max(1, round(whole.length.epochs * share))
-    for place, p in cells.items():
-        length = replace(whole.length, epochs=few)
-        runs = tuple(replace(r, length=length) for r in p.runs)
-        wanted = replace(run, length=replace(run.length, epochs=round(run.length.epochs * share)))
-        short = shortfall(runs[0], wanted) if runs else p.reason
-        found[place] = dataclasses.replace(p, runs=runs, reason=short)
-    return found
 
 # %% ../nbs/companions/advprop.ipynb #bc2393ee
 def columns_3(preset, method) -> dict:
@@ -391,7 +372,7 @@ def plan_3(preset, parts=PARTS) -> dict:
     for name, share in (("vanilla", BUDGET), ("AdvProp", 1 / BUDGET)):
         row, method = f"{name}, equal budget", METHODS[name]
         run = run_of("ResNet-50", method, row)
-        cells |= for_epochs(preset, row, run, share, columns_3(preset, method), parts)
+        cells |= at_equal_compute(preset, row, run, share, columns_3(preset, method), parts)
     return cells
 
 

@@ -221,7 +221,8 @@ def _drawn(figure, kind: str, title: str, made: str) -> bytes:
     facts = {"Title": title, **(png if kind == "png" else pdf)}
     how = {"format": kind, "dpi": 200, "bbox_inches": "tight", "pad_inches": 0.1}
     out = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "thesis_repro", "pdf.fonttype": 42}):
+    # a colour such as C1 is looked up when it is drawn
+    with style(), mpl.rc_context({"svg.hashsalt": "thesis_repro", "pdf.fonttype": 42}):
         figure.savefig(out, **how, facecolor="white", metadata=facts)
     return out.getvalue()
 

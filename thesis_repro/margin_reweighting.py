@@ -79,7 +79,7 @@ def equal_margins(p: torch.Tensor, y: torch.Tensor, tolerance: float = 1e-3) -> 
 def confidence_bounds(margin, classes: int):
     "The smallest and the largest true-class probability that a sample with this margin can have."
     m = np.asarray(margin)
-    lowest = np.maximum((1 - (classes - 1) * m) / classes, np.maximum(0, -m))
+    lowest = np.maximum((1 - (classes - 1) * m) / classes, 0)
     return lowest, (1 - m) / 2
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #3c2f3168
@@ -176,10 +176,10 @@ WARM_UP = 75 / 120  # of the run
 ATTACK = PGD(epsilon=8 / 255, step=2 / 255, steps=10)  # section 6.3.1: ε = 8/255, α = ε / 4, N = 10
 
 
-def margin_reweighted(into="MAIL", tau=2, similarity=True, **pieces) -> Adversarial:
-    "Adversarial training with Margin Reweighting after the warm-up (alg. 2); `pieces` replace its."
+def margin_reweighted(into="MAIL", tau=2, similarity=True, **parts) -> Adversarial:
+    "Adversarial training with Margin Reweighting after the warm-up (alg. 2), with other `parts`."
     weight = After(WARM_UP, MarginReweighting(into, tau, similarity))
-    return Adversarial(**{"attack": ATTACK, **pieces}, weight=weight)
+    return Adversarial(**{"attack": ATTACK, **parts}, weight=weight)
 
 # %% ../nbs/chapters/06_margin_reweighting.ipynb #3e458452
 def two_class_twin(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -237,10 +237,11 @@ class Robustness(Kept):
 
     def on(self, store: Store, run: Run) -> dict:
         "What the outcome depends on: of the weights only those that are attacked."
-        attacked = {"attack": self.attack, "size": self.size, "run": run.key}
-        for name, r in (("weights", run), ("source", self.source(run))):
-            attacked[name] = weights_of(store, r, self.which)
-        return attacked
+        source, attacked = self.source(run), {"attack": self.attack, "size": self.size}
+        attacked |= {"run": run.key, "weights": weights_of(store, run, self.which)}
+        # a source that is not made yet has no weights, as none at all has
+        made = source and (weights_of(store, source, self.which) or f"{source.key}, not made")
+        return attacked | {"source": made}
 
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, "accuracy")
@@ -259,8 +260,7 @@ class Robustness(Kept):
         d, size = store.images(run.data), self.size or None
         how = {"source": nets[self.source(run)]} if self.sources else {}
         how |= {"file": self.begun(store, run)} if self.attack else {}
-        attack = self.attack or _as_they_are
-        return robust_accuracy(nets[run], d.x_test[:size], d.y_test[:size], attack, **how)
+        return robust_accuracy(nets[run], d.x_test[:size], d.y_test[:size], self.attack, **how)
 
     def make(self, store: Store, run: Run) -> dict:
         "The outcome, {accuracy, n, correct, …}, attacked now if it is absent. BadInput, Diverged."
@@ -281,10 +281,6 @@ class Robustness(Kept):
 
 
 _NEVER = "had no gradient at the first step: the attack never moved them"
-
-
-def _as_they_are(model, x, y, draws):
-    return x
 
 # %% ../nbs/engine/039_measures.ipynb #1942f5d7
 def no_autoattack(preset: Preset) -> str:
@@ -390,14 +386,14 @@ def _lasting(run: Run, epochs: int) -> Run:
     return dataclasses.replace(run, length=dataclasses.replace(run.length, epochs=epochs))
 
 
-def at_equal_compute(preset, name: str, run: Run, share: float, columns: dict, parts) -> dict:
-    "The cells of a row whose runs last `share` times as long."
-    cells, long = {}, dataclasses.replace(run, label=f"{name} longer")
-    for place, p in planned_row(preset, f"{name} at equal compute", long, columns, parts).items():
+def at_equal_compute(preset, row: str, run: Run, share: float, columns: dict, parts) -> dict:
+    "The cells of a row whose runs last `share` times as long as the run."
+    cells = {}
+    for place, p in planned_row(preset, row, run, columns, parts).items():
         if p.runs:
             few = max(1, round(p.runs[0].length.epochs * share))
             runs = tuple(_lasting(r, few) for r in p.runs)
-            wanted = _lasting(long, round(run.length.epochs * share))
+            wanted = _lasting(run, round(run.length.epochs * share))
             p = dataclasses.replace(p, runs=runs, reason=shortfall(runs[0], wanted))
         cells[place] = p
     return cells

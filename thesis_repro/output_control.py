@@ -268,7 +268,7 @@ def plan_noise(preset, parts=PARTS) -> dict:
 
 table_output_control_noise_ours = table(
     "output_control.noise.ours",
-    "Noise (grey levels) of four ways of descending",
+    "Noise (grey levels) of five ways of descending",
     "not in the paper",
     plan_noise,
     PARTS,
@@ -340,7 +340,7 @@ def speeds(repeats: int = 3, side: int = 16, width: float = 0.125, device="cpu")
 
 
 def bench(preset) -> list[dict]:
-    "Images a second of 100 updates, by the text's way and in batches (images of 16 × 16)."
+    "Images a second of 100 updates, by the paper's way and in batches (images of 16 × 16)."
     from thesis_repro.bench import figure
 
     seconds = speeds(preset.timing_repeats, device=settings.device(preset))

@@ -328,7 +328,9 @@ def plan_controls(preset, parts=PARTS) -> dict:
     for name, run in rows.items():
         cells |= planned_row(preset, name, run, columns, parts)
     share = steps(rows["adversarial"].recipe)
-    return cells | at_equal_compute(preset, "standard", rows["standard"], share, columns, parts)
+    longer = replace(rows["standard"], label="standard longer")
+    row = "standard at equal compute"
+    return cells | at_equal_compute(preset, row, longer, share, columns, parts)
 
 
 table_controls = table(
@@ -350,7 +352,7 @@ _FASTER = replace(Detect().optimiser, lr=0.05)
 
 def plan_planted(preset, parts=PARTS) -> dict:
     "mAP on the scenes that were learned and on flat ones, with and without a planted texture."
-    cells, far = {}, replace(Scenes("scenes_far").scaled(preset))
+    cells, far = {}, Scenes("scenes_far").scaled(preset)
     for name, said in (("scenes", "no texture"), ("scenes_planted", "planted texture")):
         for row in ("standard", "adversarial"):
             run = drawn_run(name, row)

@@ -222,7 +222,7 @@ LEGEND = (
     "Each cell: the published number; ours, mean ± standard deviation (runs); "
     "Δ = ours − published; verdict."
 )
-DAGGER = "† quoted by the thesis from another paper, not run by it."
+DAGGER = "† quoted from another paper, not run for the one that prints it."
 
 
 @functools.cache

@@ -168,7 +168,8 @@ def plan_controls(preset, parts=PARTS[:1]) -> dict:
         cells |= planned_row(preset, name, run, columns, parts)
     for name in ("baseline", "random direction", "second copy"):
         share = steps(rows["adversarial"].recipe) / steps(rows[name].recipe)
-        cells |= at_equal_compute(preset, name, rows[name], share, columns, parts)
+        row, longer = f"{name} at equal compute", replace(rows[name], label=f"{name} longer")
+        cells |= at_equal_compute(preset, row, longer, share, columns, parts)
     return cells
 
 
