@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .attacks import PGD, check_labels
+from .attacks import PGD, check_labels, margin_loss
 from .draws import Draws
 from .files import BadInput
 from .mixup import cross_entropy, mix
@@ -85,8 +85,8 @@ class _Watch:
 
     def __call__(self, step: int, x: torch.Tensor, logits: torch.Tensor):
         self.e.course += (logits,)
-        self.e.steps, self.e.classes = step + 1, logits.shape[1]
-        if step == self.halfway:
+        self.e.steps, self.e.classes = len(self.e.course), logits.shape[1]
+        if step <= self.halfway:  # an attack may end before
             self.e.halfway = x.detach().clone()
 
 # %% ../nbs/science/022_adversarial.ipynb #782b3644
@@ -105,6 +105,7 @@ def other_classes(e: Examples, purpose: str = "target") -> torch.Tensor:
 # %% ../nbs/science/022_adversarial.ipynb #166f4f13
 def attacked(attack, e: Examples) -> Examples:
     "The same batch with its adversarial images and κ; without an attack (None) x̂ is x."
+    attack = attack.now(e.draws) if hasattr(attack, "now") else attack
     watch, e.adversarial = _Watch(e, getattr(attack, "steps", 0) // 2), e.x
     if attack:
         aim = other_classes(e) if getattr(attack, "targeted", False) else e.y
@@ -440,8 +441,7 @@ class Mart:
 # %% ../nbs/science/022_adversarial.ipynb #0b638cec
 def probability_margin(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     "m = max_{j≠y} p_j − p_y: (n, k), (n,) to (n,) (eq. 2.37). Positive where misclassified."
-    others = p.scatter(1, y[:, None], -torch.inf).amax(1)
-    return others - p.gather(1, y[:, None]).squeeze(1)
+    return margin_loss(p, y)
 
 # %% ../nbs/science/022_adversarial.ipynb #3cdf0d0c
 def mail_weight(margin: torch.Tensor, gamma: float = 10.0, beta: float = -0.5) -> torch.Tensor:

@@ -436,8 +436,9 @@ class Climbing(Goal):
     ) -> torch.Tensor:
         """x̂ of images (n, c, h, w) in [0, 1]; with `targeted`, y (n,) is the class to reach.
 
-        `seen(step, images, logits)` is called at every iterate, `radius` (n,) replaces epsilon,
-        and `stop(images, logits, gradient)` says which samples stop for good.
+        `seen(step, images, logits)` is called at every iterate, `radius` (n,) replaces epsilon
+        as the size of the ball (PGD's steps keep their length), and
+        `stop(images, logits, gradient)` says which samples stop for good.
         """
         return self.search(model, x, y, draws, seen=seen, radius=radius, stop=stop).found
 
@@ -469,7 +470,7 @@ class FGSM(Climbing):
 
     def ascend(self, s: Search, ball: Ball, z: torch.Tensor) -> torch.Tensor:
         gradient, _ = climb(s, z)
-        return ball.climb(z, gradient, self.epsilon)
+        return ball.climb(z, gradient, ball.epsilon)
 
 # %% ../nbs/science/018_attacks.ipynb #2639e1cc
 @dataclass(frozen=True)
@@ -539,5 +540,7 @@ class MomentumFGSM(Climbing):
                 break
             length = gradient.abs().sum((1, 2, 3), keepdim=True).clamp(min=1e-30)
             velocity = self.decay * velocity + gradient / length
-            z = ball.climb(z, velocity, self.epsilon / self.steps)
+            if s.stop:
+                velocity = torch.where(s.moving.view(-1, 1, 1, 1), velocity, 0.0)
+            z = ball.climb(z, velocity, ball.epsilon / self.steps)
         return z

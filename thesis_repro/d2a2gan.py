@@ -26,7 +26,7 @@ from .certainty import Certainty, Posterior, RealScore
 from .extractors import Inception, Own
 from .files import BadInput
 from .games import Judgement, NonSaturating, Wasserstein
-from .gan_blocks import ALTERATIONS, MinibatchStd, StdMap, full
+from .gan_blocks import ALTERATIONS, MinibatchStd, StdMap
 from thesis_repro.gan_networks import (
     AtInput,
     ClassHead,
@@ -57,7 +57,7 @@ from .gans import Auxiliary, Drift, Gan, GradientPenalty, Term
 from .images import pixels
 from .measures import Planned, Recorded, runs_in
 from .mixup import Mixup
-from .models import frozen_statistics
+from .models import frozen_statistics, full
 from .pieces import piece
 from .quality import AskedFor, OfImages, Quality
 from .recipes import SGD, Adam, Decay, Phase

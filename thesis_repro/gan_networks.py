@@ -95,7 +95,7 @@ class EveryLayer(Condition):
 
 # %% ../nbs/science/082_gan_networks.ipynb #3cd24927
 class _Embedded(nn.Module):
-    "A linear image of a condition, and a leaky ReLU."
+    "A learned linear projection of a condition, and a leaky ReLU."
 
     def __init__(self, labels: int, width: int):
         super().__init__()
@@ -107,7 +107,7 @@ class _Embedded(nn.Module):
 
 @piece
 class Middle(Condition):
-    "A linear image of the condition before the last layer (Reed et al., 2016)."
+    "A learned linear projection of the condition before the last layer (Reed et al., 2016)."
 
     width: int = pieces.field(128, low=1)
 
@@ -390,8 +390,9 @@ class _Split(Network):
 
     def __init__(self, how, shape: tuple, labels: int):
         super().__init__()
-        self.latent, self.labels, blocks = how.latent, labels, len(how.channels)
+        self.labels, blocks = labels, len(how.channels)
         self.start, self.part = start_of(shape, blocks), how.latent // (blocks + 1)
+        self.latent = self.part * (blocks + 1)  # parts of the same length, none without a block
         sizes = [how.channels[0], *how.channels]
         self.first = nn.Linear(self.part, sizes[0] * math.prod(self.start))
         told = self.part + labels
@@ -401,7 +402,7 @@ class _Split(Network):
         self.last = nn.Sequential(*last, nn.Tanh())
 
     def forward(self, z, c, grown=None):
-        first, *parts = z[:, : self.part * (len(self.blocks) + 1)].split(self.part, 1)
+        first, *parts = z.split(self.part, 1)
         h = self.first(first).unflatten(1, (-1, *self.start))
         for block, part in zip(self.blocks, parts, strict=True):
             h = block(h, torch.cat([part, self.checked(c)], 1))

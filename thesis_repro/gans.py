@@ -22,7 +22,7 @@ from .games import Judgement, NonSaturating
 from .gan_networks import DcganCritic, DcganGenerator, Network
 from .gan_progressive import at_level
 from .images import Images, pixels
-from .models import Diverged
+from .models import Diverged, full
 from .moments import Moments, frechet_distance
 from .pieces import piece
 from .recipes import Adam, Batch, Phase
@@ -129,7 +129,7 @@ def class_loss(logits: torch.Tensor, y: torch.Tensor, printed: bool = False) -> 
         raise BadInput(
             "a critic that says no classes has no class loss: give it classes = ClassHead()"
         )
-    logits = gan_blocks.full(logits)
+    logits = full(logits)
     if y.dim() == 1:
         return F.cross_entropy(logits, y)
     if printed:
@@ -286,7 +286,7 @@ class Gan:
     def added(self, who: str, seen: Seen) -> list[tuple[str, torch.Tensor | float]]:
         "What the game and each term add to the loss of the `critic` or the `generator`, by name."
         said = [s for s in (seen.of_real, seen.of_fake) if s is not None]
-        game = getattr(self.game, who)(*(gan_blocks.full(s.score) for s in said))
+        game = getattr(self.game, who)(*(full(s.score) for s in said))
         terms = [(type(term).__name__, getattr(term, who)(seen)) for term in self.terms]
         return [("game", game), *terms]
 

@@ -20,7 +20,7 @@ from . import costs, pieces, settings
 from .artefacts import Table
 from .extractors import Own
 from .games import Hinge, LeastSquares, NonSaturating, Wasserstein
-from .gan_blocks import full, latent
+from .gan_blocks import latent
 from thesis_repro.gan_networks import (
     AtInput,
     ClassHead,
@@ -41,6 +41,7 @@ from .gan_progressive import Growth, ProgressiveCritic, ProgressiveGenerator
 from .gans import Auxiliary, Drift, Gan, GradientPenalty, Term, condition
 from .measures import planned_row
 from .mixup import Plain
+from .models import full
 from .pieces import piece, specification
 from .quality import AskedFor, Modes, Quality, generated
 from .recipes import Adam, Classify, Phase

@@ -20,7 +20,8 @@ from .pieces import field, piece
 def mix(a: torch.Tensor, b: torch.Tensor, lam: torch.Tensor) -> torch.Tensor:
     "λ a + (1 − λ) b (eq. 7.2–7.3, of images and labels): `a`, `b` (n, …), ratios `lam` (n,)."
     lam = lam.to(full(a).dtype).view(-1, *[1] * (a.dim() - 1))
-    return torch.lerp(full(b), full(a), lam).to(a.dtype)
+    mixed = torch.lerp(full(b), full(a), lam)
+    return mixed.to(a.dtype) if a.is_floating_point() else mixed
 
 # %% ../nbs/science/021_mixup.ipynb #15e20342
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -30,9 +31,11 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 def binary_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     "The binary cross entropy of each softmax output, averaged over the classes: (n, k) to (n,)."
-    log_p = F.log_softmax(full(logits), 1)
-    # 1 − p is rounded to 0 for a certain prediction: the limit keeps logarithm and gradient finite
-    log_q = torch.log1p(-log_p.exp().clamp(max=1 - 1e-7))
+    z = full(logits)
+    log_p, top = F.log_softmax(z, 1), z.argmax(1, keepdim=True)
+    # 1 − p of the likeliest class is the sum of its rivals': p itself may be rounded to 1
+    rest = z.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True) - z.logsumexp(1, keepdim=True)
+    log_q = torch.log1p(-log_p.exp().scatter(1, top, 0.0)).scatter(1, top, rest)
     return -(target * log_p + (1 - target) * log_q).mean(1)
 
 

@@ -28,7 +28,8 @@ from .progress import Bar
 def evaluate(model, x, y: torch.Tensor, batch_size: int = 500) -> dict:
     "Accuracy in percent and mean cross entropy on uint8 images `x` (n, c, h, w), labels `y` (n,)."
     device, correct, loss = next(model.parameters()).device, 0, 0.0
-    with evaluating(model):
+    exactly = torch.autocast(device.type, enabled=False), arithmetic("fp32")
+    with evaluating(model), exactly[0], exactly[1]:
         for i in range(0, len(y), batch_size):
             target = y[i : i + batch_size].to(device)
             logits = full(model(pixels(x[i : i + batch_size], device)))
@@ -192,7 +193,7 @@ def _check_set(x, y: torch.Tensor, batch_size: int, attack) -> None:
 
 # %% ../nbs/science/020_robustness.ipynb #0751adc8
 def accuracy_over_epsilon(model, x, y: torch.Tensor, attack, epsilons, **options) -> list[dict]:
-    """robust_accuracy's result for each radius, ascending, with its `epsilon`.
+    """For each radius, ascending: {epsilon, accuracy, n, correct} of all images.
 
     A step that the attack names grows in proportion, up to 1. `options` are robust_accuracy's.
     """

@@ -92,10 +92,12 @@ def _look_back(a: _Ascent, steps: int) -> None:
     a.rises, a.checked_loss = torch.zeros_like(a.rises), a.best_loss
 
 # %% ../nbs/science/019_strong_attacks.ipynb #4ba41841
-def _ascended(s: Search, ball: Ball, z: torch.Tensor, epsilon: float, steps: int) -> torch.Tensor:
+def _ascended(s: Search, ball: Ball, z: torch.Tensor, steps: int) -> torch.Tensor:
     "APGD from images z; the last images it reaches."
+    if s.stop:
+        raise BadInput("APGD goes back to earlier images, so no sample can stop alone: use PGD")
     gradient, loss = climb(s, z)
-    step, rises = torch.full_like(loss, 2 * epsilon).view(-1, 1, 1, 1), torch.zeros_like(loss)
+    step, rises = 2 * ball.epsilon + loss.new_zeros(len(loss), 1, 1, 1), torch.zeros_like(loss)
     best = z, gradient, loss
     a = _Ascent(z, z, gradient, loss, *best, step, rises, loss, loss > torch.inf)
     checks, last = checkpoints(steps), 0
@@ -128,7 +130,7 @@ class APGD(Climbing):
     start, remember = "uniform", True
 
     def ascend(self, s: Search, ball: Ball, z: torch.Tensor) -> torch.Tensor:
-        return _ascended(s, ball, z, self.epsilon, self.steps)
+        return _ascended(s, ball, z, self.steps)
 
     @property
     def runs(self) -> int:

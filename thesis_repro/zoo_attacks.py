@@ -27,9 +27,12 @@ class Growing:
 
     attack: object = PGD()
 
+    def now(self, draws: Draws):
+        "The attack of this step."
+        return replace(self.attack, steps=1 + draws.part(self.attack.steps))
+
     def __call__(self, model, x, y, draws: Draws, seen=None, **own) -> torch.Tensor:
-        steps = 1 + draws.part(self.attack.steps)
-        return replace(self.attack, steps=steps)(model, x, y, draws, seen, **own)
+        return self.now(draws)(model, x, y, draws, seen, **own)
 
 # %% ../nbs/science/073_zoo_attacks.ipynb #aa0e7957
 def fosc(x, x0, gradient, epsilon: float) -> torch.Tensor:

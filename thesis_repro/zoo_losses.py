@@ -21,6 +21,7 @@ from .adversarial import Examples
 from .attacks import Steps
 from .distributed import whole
 from .draws import Draws
+from .models import full
 from .pieces import field, piece
 from .zoo_attacks import rivals
 
@@ -43,7 +44,7 @@ def with_features(model, x: torch.Tensor, *kinds: type) -> tuple:
         for last, hook in map(keep, kinds):
             hooks.enter_context(last.register_forward_pre_hook(hook))
         logits = network(x)
-    return logits, *(whole(network, kept[kind], len(x)).float() for kind in kinds)
+    return logits, *(full(whole(network, kept[kind], len(x))) for kind in kinds)
 
 # %% ../nbs/science/074_zoo_losses.ipynb #f42ad0ea
 def cosine_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -92,7 +93,7 @@ class TripletLossAdversarial:
         e.logits, anchor = with_features(e.model, e.inputs, nn.Linear)
         e.clean_logits, clean = with_features(e.model, e.x, nn.Linear)
         p, n = triplets(e.logits.detach(), e.y, anchor.detach(), clean.detach(), e.draws)
-        how = self.margin, self.lambda1, self.lambda2
+        how = self.margin, self.lambda1 * (e.y[n] != e.y), self.lambda2  # no triplet in one class
         return tla_loss(e.logits, e.y, anchor, clean[p], clean[n], *how)
 
 # %% ../nbs/science/074_zoo_losses.ipynb #fd26b724
@@ -125,10 +126,11 @@ class BidirectionalMetric(Steps):
     beta: float = field(1.0, low=0)
 
     def __call__(self, e: Examples) -> torch.Tensor:
-        kinds, how = (nn.Linear, nn.AdaptiveAvgPool2d), (self.margin, self.lambda1, self.lambda2)
+        kinds = nn.Linear, nn.AdaptiveAvgPool2d
         e.logits, anchor, maps = with_features(e.model, e.inputs, *kinds)
         e.clean_logits, positive, clean_maps = with_features(e.model, e.x, *kinds)
         n = confused(e.clean_logits.detach(), e.y, e.draws)
+        how = self.margin, self.lambda1 * (e.y[n] != e.y), self.lambda2  # no triplet in one class
         back = self.pgd(targeted=True)(e.model, e.x[n], e.y, e.draws)
         _, negative, back_maps = with_features(e.model, back, *kinds)
         looked = attention(clean_maps).detach()
