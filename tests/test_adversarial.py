@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from thesis_repro import adversarial as module
-from thesis_repro import data, training
+from thesis_repro import data, models, training
 from thesis_repro.adversarial import (
     ALP,
     Adversarial,
@@ -43,6 +43,8 @@ from thesis_repro.pieces import from_specification, piece, specification
 from thesis_repro.recipes import SGD, Batch, Classify, Decay, Phase
 from thesis_repro.robustness import robust_accuracy
 from thesis_repro.training import Compute, Length
+from thesis_repro.zoo_attacks import Growing
+from thesis_repro.zoo_losses import BidirectionalMetric, TripletLossAdversarial
 
 N, K = 7, 5
 RNG = np.random.default_rng(0)
@@ -1082,3 +1084,57 @@ def test_bad_input(make, says):
     with pytest.raises(BadInput, match=says) as e:
         make()
     assert "\n" not in str(e.value)
+
+
+# What is seen of an attack that is not ten steps from one start
+
+
+def looked_on(attack, progress=0.5):
+    "A batch after an attack, and the iterates that it showed."
+    x, y = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    draws, shown = Draws(0, progress=progress), []
+    attack(network(4).eval(), x, y, draws, lambda step, z, logits: shown.append(z.clone()))
+    return attacked(attack, Examples(network(4).eval(), x, y, draws)), shown
+
+
+def test_kappa_counts_the_steps_of_all_restarts():
+    e, shown = looked_on(PGD(steps=3, restarts=2))
+    assert e.steps == len(shown) == 6 and e.survived.max() <= 6
+
+
+@pytest.mark.parametrize("progress, steps", [(0.0, 1), (0.55, 6), (0.99, 10)])
+def test_halfway_of_an_attack_that_grows(progress, steps):
+    e, shown = looked_on(Growing(), progress)
+    assert len(shown) == steps and torch.equal(e.halfway, shown[steps // 2])
+
+
+class Short:
+    "An attack of ten steps that ends after two, as one does that all samples leave early."
+
+    steps = 10
+
+    def __call__(self, model, x, y, draws, seen):
+        for step in range(2):
+            seen(step, x + 0.01 * step, model(x))
+        return x + 0.02
+
+
+def test_halfway_of_an_attack_that_ends_early_is_where_it_ended():
+    e, shown = looked_on(Short())
+    assert torch.equal(e.halfway, shown[1])
+    assert Regional()(e)[0].shape == e.x.shape
+
+
+@pytest.mark.parametrize("loss", [TripletLossAdversarial(), BidirectionalMetric(steps=1)])
+@pytest.mark.parametrize("y", [(3, 3, 3), (2,)])
+def test_a_batch_of_one_class_has_no_triplets(loss, y):
+    "No image of its own class is pushed away as a negative."
+    x, y = torch.rand(len(y), 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor(y)
+
+    def measured(**how):
+        torch.manual_seed(0)
+        net = models.build("resnet18", 4, 0.0625).eval()
+        e = Examples(net, x, y, Draws(0), adversarial=x, inputs=x, classes=4)
+        return dataclasses.replace(loss, **how)(e)
+
+    torch.testing.assert_close(measured(), measured(lambda1=0.0))

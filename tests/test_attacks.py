@@ -1224,3 +1224,43 @@ def test_not_a_number_names_the_step(digits, defended):
         CarliniWagner(steps=2)(Failing(defended, 0), x, y, Draws(0))
     with pytest.raises(Diverged):
         LBFGS()(Failing(defended, 1), x[:1], y[:1], Draws(0))
+
+
+# A radius of its own, and samples that stop
+
+
+@pytest.mark.parametrize("attack", [FGSM(), MomentumFGSM(), PGD(steps=40), APGD(steps=40)])
+def test_a_radius_of_its_own_is_reached(attack):
+    "The corner of each sample's own box, where two classes are told apart by a plane."
+    model, (x, y) = Linear(classes=2), inner()
+    radius = torch.linspace(2 / 255, 32 / 255, len(x), dtype=x.dtype)
+    found = attack(model, x, y % 2, Draws(0), radius=radius) - x
+    torch.testing.assert_close(found.abs(), radius.view(-1, 1, 1, 1).expand_as(x))
+
+
+@pytest.mark.parametrize("attack", [MomentumFGSM(), PGD(start="none")])
+def test_a_sample_that_stopped_stays_where_it_is(attack):
+    model, (x, y) = Linear(classes=2), inner()
+    path, even, y = [], torch.arange(len(x)) % 2 == 0, y % 2
+
+    def stop(images, logits, gradient):
+        path.append(images.clone())
+        return even if len(path) == 3 else torch.zeros_like(even)
+
+    found = attack(model, x, y, Draws(0), stop=stop)
+    assert torch.equal(found[even], path[2][even])
+    assert not any(torch.equal(a, b) for a, b in zip(found[~even], path[2][~even], strict=True))
+
+
+def test_apgd_has_no_sample_that_stops_alone():
+    model, (x, y) = Linear(), inner()
+    with pytest.raises(BadInput, match="use PGD"):
+        APGD(steps=5)(model, x, y, Draws(0), stop=lambda z, logits, gradient: y < 0)
+
+
+def test_accuracy_is_measured_in_float32_within_autocast(digits):
+    torch.manual_seed(0)
+    model, (x, y) = models.build("resnet18", 10, 0.0625), (digits.x_test[:100], digits.y_test[:100])
+    plain = evaluate(model, x, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert evaluate(model, x, y) == plain

@@ -269,3 +269,11 @@ def test_the_table_of_the_zoo(preset):
     assert table["beats undefended"].tolist() == ["—", "yes", "—", "no", "—"]
     assert table["PGD-20"].tolist()[:4] == [10.0, 12.0, 30.0, 10.0] and (table.clean == 50).all()
     assert table.loc["Fast AT", "cost"] == ZOO["Fast AT"].cost
+
+
+def test_the_changes_are_labelled_by_their_size(net, digits):
+    x, y = pixels(digits.x_test[:3]), digits.y_test[:3]
+    figure = background.draw_attack(net, x, y, (x + 8 / 255).clamp(0, 1))
+    rows = [[ax.get_title() for ax in row] for row in np.array(figure.axes).reshape(3, 3)]
+    assert rows[1] == ["± 8/255"] * 3
+    assert all(title.endswith(" %)") for row in (rows[0], rows[2]) for title in row)

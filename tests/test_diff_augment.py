@@ -116,3 +116,13 @@ def test_without_it_nothing_is_drawn_and_nothing_altered(batch, monkeypatch):
 def test_what_is_no_alteration_is_refused():
     with pytest.raises(BadInput, match="augment = .*must be one of colour, translation, cutout"):
         Gan(augment=("rotation",))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_half_precision_moves_images_no_further(dtype):
+    "A number just below one is one in bfloat16."
+    x = torch.ones(1, 1, 8, 8, dtype=dtype)
+    for u in (0.999, 0.9999, 1 - 2**-24):
+        found = diff_augment(x, torch.full((1, 7), u), ("translation",))
+        assert found.dtype == dtype and found.sum() == 49
+        assert diff_augment(x, torch.full((1, 7), u), ("colour",)).dtype == dtype

@@ -301,7 +301,7 @@ def test_a_condition_of_the_wrong_length_is_refused(name, shape, labels):
     net = kind.build((1, 8, 8), labels)
     got = " × ".join(map(str, shape))
     wanted = f"condition of {got}: must have {labels} numbers for each image"
-    first = torch.zeros(2, 1, 8, 8) if critic else torch.zeros(2, 5)
+    first = torch.zeros(2, 1, 8, 8) if critic else torch.zeros(2, net.latent)
     with pytest.raises(BadInput, match=wanted):
         net(first, torch.zeros(shape))
     right = net.eval()(first, torch.zeros(2, labels))
@@ -390,3 +390,15 @@ def test_narrower_networks_have_at_least_four_channels():
         assert scaled == narrower(kind, field, 0.5)
         assert [2 * n for n in getattr(scaled, field)] == list(getattr(kind, field))
     assert gan_networks.narrower(MlpCritic((10,)), "hidden", 0.1).hidden == (4,)
+
+
+def test_every_number_of_a_split_z_has_a_part():
+    "Also where there are more numbers than the parts share evenly."
+    net = SplitGenerator(latent=10, channels=(8, 6, 4)).build((3, 16, 16), 2)
+    assert net.latent == 8
+    z = torch.zeros(1, net.latent, requires_grad=True)
+    torch.manual_seed(0)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    net.eval()(z, torch.ones(1, 2)).square().sum().backward()
+    assert (z.grad != 0).all()
