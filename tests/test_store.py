@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import math
 import os
 import random
 import signal
@@ -254,6 +255,15 @@ def test_swapped_weights_are_refused(kept):
     refused(lambda: at.networks(run), str(at.home(run)), "not the weights of its record", "remove")
     refused(lambda: Robustness(size=10).make(at, run), "not the weights of its record")
     assert at.networks(other) is not None
+
+
+def test_a_transfer_from_a_run_that_is_not_made_is_not_the_attack_on_the_run_itself(kept):
+    at, run = kept
+    source = small(Weighed(), seed=run.seed, epochs=3)
+    itself, transfer = (Robustness(size=10, sources=s) for s in ((), (source,)))
+    itself.make(at, run)
+    assert not itself.absent(at, run) and transfer.absent(at, run)
+    assert math.isnan(transfer.value(at, run)) and transfer.file(at, run) != itself.file(at, run)
 
 
 def test_weights_of_last_and_best_that_change_places_are_refused(kept):
