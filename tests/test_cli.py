@@ -628,6 +628,88 @@ def test_a_usage_error_is_exit_code_2():
     assert e.value.code == 2
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["table", "7.1", "--no-train", "--fresh", "changed"], "--no-train makes nothing again"),
+        (["figure", "7.2", "--no-train", "--retry"], "--no-train makes nothing again"),
+        (["figure", "7.2", "--no-train", "--parts", "MNIST"], "7.2: it does not use MNIST"),
+        (["figure", "advprop.1", "--parts", "SVHN"], "it does not use SVHN: it uses ImageNet"),
+        (["table", "7.1", "--parts", "MNIST"], "7.1: it does not use MNIST: it uses CIFAR-10"),
+        (["table", "7.1", "--time-limit", "99999999999999999999h"], "must be a span of time"),
+        (["table", "7.1", "--no-train", "--set", "pieces=none.py"], "none.py"),
+        (["reproduce", "--chapter", ","], "chapter = ,: names no chapter"),
+        (["reproduce", "--chapter", "7", "--timeout", "0"], "--timeout 0: must be at least"),
+        (["bench", "gpu", "--device", "cpu", "--runs", "9.9"], "9.9"),
+        (["records", "merge"], "records merge: which files?"),
+        (["records", "accept", "junk.json"], "records accept: takes no file"),
+        (["records", "upgrade", "junk.json"], "records upgrade: takes no file"),
+        (["diff", "tiny", "tiny"], "tiny: has no tables or figures yet: thesis-repro reproduce"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_not_ignored(capsys, words, said):
+    preset = [] if words[0] == "diff" else ["--preset", "tiny"]
+    assert said in refused(capsys, *words, *preset)
+
+
+def test_a_list_of_data_sets_takes_no_name(capsys):
+    assert "thesis-repro data verify junk" in refused(capsys, "data", "list", "junk")
+
+
+def test_a_run_by_itself_has_no_row_and_no_seed(trained, elsewhere, capsys):
+    file = elsewhere / "run.json"
+    file.write_text("{}")
+    own = ["--preset", "tiny"]
+    for words in (["attack", trained, "--seed", "3"], ["run", file, "--seed", "3"]):
+        assert "leave --seed out, or name a table" in refused(capsys, *words, *own)
+    assert "leave --row out" in refused(capsys, "run", file, "--row", "mixup", *own)
+    to = elsewhere / "n.pt"
+    assert "leave --seed" in refused(capsys, "export", trained, "--seed", "9", "--to", to, *own)
+
+
+def test_an_unknown_network_of_a_specification_is_bad_input(elsewhere, capsys):
+    from thesis_repro.mixup import Mixup
+    from thesis_repro.recipes import Classify
+    from thesis_repro.runs import Named, Run
+    from thesis_repro.training import Length
+
+    recipe = Classify("resnet18", Mixup())
+    written = specification(Run(Named("digits10", 100, 50, 50), recipe, Length(1, 50), 3))
+    file = elsewhere / "run.json"
+    file.write_text(json.dumps(written).replace("resnet18", "nope"))
+    said = refused(capsys, "run", file, "--preset", "tiny")
+    assert "network = nope: must be one of" in said and "preactresnet18" in said
+
+
+@pytest.mark.parametrize("name", ["table 5.1", "table_5_1", "5_1", " 5.1"])
+def test_a_table_by_any_of_its_names_has_its_chapters_preset(monkeypatch, name):
+    "The runs were those of another scale where the chapter has a section of its own."
+    made = []
+    monkeypatch.setattr("thesis_repro.store.Store.ensure", lambda self, runs: made.append([*runs]))
+    for called in ("5.1", name):
+        main(["run", called, "--row", "CIFAR-10 / PGD", "--column", "PGD-20"])
+    assert made[0] and made[0] == made[1]
+
+
+def test_an_attack_calls_a_run_as_its_folder_is_called(trained, capsys):
+    words = ["--preset", "tiny", "--steps", "1", "--size", "10"]
+    assert main(["attack", trained, *words]) == 0
+    assert capsys.readouterr().out.startswith(f"baseline-seed-0-{trained}\n")
+
+
+def test_a_reproduction_rests_on_the_packages_and_on_inception(monkeypatch):
+    from importlib import metadata
+
+    from thesis_repro import again
+
+    before = again.rests_on([], {})
+    monkeypatch.setenv("THESIS_REPRO_INCEPTION", "weights.pth")
+    with_weights = again.rests_on([], {})
+    fewer = [*metadata.distributions()][1:]
+    monkeypatch.setattr(metadata, "distributions", lambda: fewer)
+    assert len({before, with_weights, again.rests_on([], {})}) == 3
+
+
 # Locales without λ
 
 

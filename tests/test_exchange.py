@@ -193,10 +193,11 @@ DAMAGES = {
     "it has no metrics": lambda found: of_first(found, metrics=[1]),
     "another run than its folder says": another_run,
     "its best.accuracy = 120 is not a": lambda found: of_first(
-        found, metrics={"best": {"accuracy": 120}}
+        found, metrics={"best": {"accuracy": 120}, "last": {}}
     ),
+    "its metrics have no last or no best": lambda found: of_first(found, metrics={"last": {}}),
     "its last.loss is not finite": lambda found: of_first(
-        found, metrics={"last": {"loss": float("nan")}}
+        found, metrics={"last": {"loss": float("nan")}, "best": {}}
     ),
     "its place is not a run's": at("runs/../../../tmp/x-0123456789ab"),
     "place is not a run's": at("/tmp/a/b/x-0123456789ab"),

@@ -9,6 +9,7 @@ a warm server, so that a kill costs no start of Python.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -887,3 +888,20 @@ def test_a_field_of_the_record_names_its_degree(finished):
     assert said.split(" ")[0] in ("bitwise", "within", "statistical") and ":" in said
     gpu = records.repeatable(dataclasses.replace(Compute(), device="cuda"))
     assert gpu.startswith("statistical") and "--deterministic" in gpu
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_stays(tmp_path, monkeypatch):
+    "Too many open files, for example: it was set aside as damaged, and the run began anew."
+    file = tmp_path / "checkpoint.ckpt"
+    for step in (1, 2):
+        save_checkpoint(file, {"step": step})
+
+    def refuses(self):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as m:
+        m.setattr(Path, "read_bytes", refuses)
+        with pytest.raises(BadInput, match="too many open files: call again"):
+            load_checkpoint(file)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [file.name, f"{file.name}.previous"]
+    assert load_checkpoint(file)["step"] == 2

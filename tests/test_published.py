@@ -314,7 +314,7 @@ def test_what_is_not_printed_is_empty_and_says_why():
         assert (empty.note != "").all() and empty["std"].isna().all()
     assert (
         published("7.4").value.isna().all()
-        and published("7.4").note.str.contains("not in the seed's text").all()
+        and published("7.4").note.str.contains("not in the text that we have").all()
     )
     seven = published("7.1")
     assert (

@@ -23,12 +23,12 @@ from methods import Counted, Fails, Made, Weighed, left_by, same, small, store_a
 from processes import FORK, child
 from samples import refused
 
-from thesis_repro import checkpoints, cli, paths, pieces, records, settings, store
+from thesis_repro import checkpoints, cli, paths, pieces, records, registry, settings, store
 from thesis_repro.detection import Detect
 from thesis_repro.detection_data import Scenes
 from thesis_repro.detector import SmallDetector
 from thesis_repro.files import BadInput, Unwritable, atomic_json, sha256
-from thesis_repro.measures import Robustness, ensure_measured
+from thesis_repro.measures import Planned, Robustness, ensure_measured
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.pieces import specification
 from thesis_repro.recipes import Classify
@@ -621,3 +621,15 @@ def test_the_classifier_of_a_gan_is_refused_in_one_line(tmp_path):
     made.ensure([run])
     with pytest.raises(BadInput, match="has no classifier; its networks are generator, critic"):
         made.weights(run)
+
+
+def test_what_is_only_drawn_forgets_nothing(kept, monkeypatch):
+    "--no-train --fresh changed removed what other code had made, and made nothing."
+    at, run = kept
+    monkeypatch.setattr("thesis_repro.store.changed_code", lambda *_: ["mixup"])
+    measured = Robustness(size=10)
+    measured.make(at, run)
+    plan = {("row", "column"): Planned((run,), measured)}
+    assert at.outdated([run])
+    assert registry._made(at, plan, False, "changed") == {}
+    assert at.record(run) and not measured.absent(at, run)

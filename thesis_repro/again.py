@@ -7,7 +7,9 @@ __all__ = ['REPORT', 'rests_on', 'note', 'unchanged']
 
 # %% ../nbs/command/095_again.ipynb #6247c3aa
 import json
+import os
 import time
+from importlib import metadata
 from pathlib import Path
 
 from . import artefacts, paths, records, settings
@@ -36,6 +38,8 @@ def rests_on(chapters, parameters: dict, pieces=()) -> str:
     texts = [sha256(Path(f)) for f in [*files, *pieces]]
     texts += [_cells(c) for c in chapters]
     machine = {k: v for k, v in records.environment().items() if k != "commit"}
+    machine["packages"] = sorted(f"{d.name} {d.version}" for d in metadata.distributions())
+    machine["inception"] = os.environ.get("THESIS_REPRO_INCEPTION", "")
     texts += [json.dumps([machine, parameters], sort_keys=True)]
     return sha256("\n".join([*texts, *_listing(paths.data())]).encode())
 

@@ -243,6 +243,7 @@ table_7_1 = table(
     "Classification accuracy of PreActResNet18 (%), AIP by ternary search",
     "Section 7.3.2",
     functools.partial(planned, lines_7_1),
+    PARTS,
 )
 
 # %% ../nbs/chapters/07_aip.ipynb #f4eef226
@@ -279,6 +280,7 @@ table_7_3 = table(
     "Accuracy of the best model by number of rounds of the ternary search (%)",
     "Section 7.3.3",
     functools.partial(planned, lines_7_3),
+    PARTS,
     along="columns",
 )
 
@@ -297,6 +299,7 @@ table_7_4 = table(
     "Accuracy of the best model with and without the ternary search at the input layer (%)",
     "Section 7.3.4",
     functools.partial(planned, lines_7_4),
+    PARTS,
 )
 
 # %% ../nbs/chapters/07_aip.ipynb #7d2f0a02
@@ -439,7 +442,7 @@ def row_of(preset, row: str, parts=PARTS) -> Planned:
     return found
 
 # %% ../nbs/chapters/07_aip.ipynb #59c94303
-@figure("7.1", "The ratios of mixup, manifold mixup and AIP (ternary search)")
+@figure("7.1", "The ratios of mixup, manifold mixup and AIP (ternary search)", PARTS)
 def figure_7_1(preset, parts) -> Drawn:
     "How mixup, manifold mixup and AIP sample the ratio, as histograms (fig. 7.1)."
     run = row_of(preset, "AIP", parts).runs[0]
@@ -464,7 +467,7 @@ def kept_facts(preset, run: Run, statistics: str) -> dict:
     return facts_of(preset, "figure_7_2_facts", run, statistics, searches)
 
 # %% ../nbs/chapters/07_aip.ipynb #e1d1d981
-@figure("7.2", "The ternary search on three pairs")
+@figure("7.2", "The ternary search on three pairs", PARTS)
 def figure_7_2(preset, parts) -> Drawn:
     "The brackets of the ternary search on real pairs, and how good its answers are (fig. 7.2)."
     found, points = row_of(preset, "AIP", parts), preset.search_points
@@ -482,7 +485,7 @@ def figure_7_2(preset, parts) -> Drawn:
     return Drawn(draw_trace(trace), trace, found.runs, cells)
 
 # %% ../nbs/chapters/07_aip.ipynb #a49f241a
-@figure("7.3", "Loss surfaces of mixup, manifold mixup and AIP (ternary search)")
+@figure("7.3", "Loss surfaces of mixup, manifold mixup and AIP (ternary search)", PARTS)
 def figure_7_3(preset, parts) -> Drawn:
     "Loss surfaces of mixup, manifold mixup and AIP, and how flat they are (fig. 7.3)."
     frames, cells, used = [], [], []

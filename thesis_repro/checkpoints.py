@@ -78,7 +78,11 @@ def load_checkpoint(path: Path) -> dict | None:
             if candidate == path and older.exists():
                 why = "missing (a save was cut short); going back to the checkpoint before it"
                 warnings.warn(f"{path}: {why}", stacklevel=2)
-        except (Damaged, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as e:
+        except OSError as e:  # it may be intact, and readable the next time
+            why = f"{candidate}: cannot be read: {(e.strerror or str(e)).lower()}"
+            how = "call again, or remove it to go on without it"
+            raise BadInput(f"{why}: {how}") from None
+        except (Damaged, pickle.UnpicklingError, EOFError) as e:
             _set_aside(candidate, str(e), candidate == path and older.exists())
     return None
 

@@ -45,7 +45,10 @@ OPTIONS = {
     "--deterministic": {"action": "store_true", "help": "the same bits on a GPU too, slower"},
     "--again": {"action": "store_true", "help": "execute the chapters even if nothing changed"},
     "--timeout": {"type": int, "help": "seconds for one cell (default: no limit)"},
-    "--no-train": {"action": "store_true", "help": "draw it from the runs that are there"},
+    "--no-train": {
+        "action": "store_true",
+        "help": "draw it from what is there (7.5 is timed)",
+    },
 }
 COST = ("--preset", "--seeds", "--epochs", "--jobs", "--device", "--launcher", "--set", "--pieces")
 CAREFUL = ("--time-limit", "--retry", "--fresh", "--deterministic")
@@ -301,6 +304,8 @@ def _prepared(args):
     careful = getattr(args, "deterministic", False)
     same = {"THESIS_REPRO_DETERMINISTIC": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     with stopping.inherited(**(same if careful else {})), stopping.interruptible(limit):
+        if getattr(args, "no_train", False) and (args.fresh or args.retry):
+            raise BadInput("--no-train makes nothing again: leave --fresh and --retry out")
         _load_own_pieces(args)
         if getattr(args, "retry", False):
             from thesis_repro.store import Store

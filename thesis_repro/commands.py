@@ -42,8 +42,8 @@ def preset_of(args, number: str = "") -> settings.Preset:
 
 def own_files(args) -> list[Path]:
     "The files of pieces that the command line names, and those of the preset, beside its file."
-    said = settings.load(args.preset).pieces.split() if getattr(args, "preset", "") else []
-    beside = settings.settings_file().parent
+    preset = settings.load(args.preset, **overridden(args)) if getattr(args, "preset", "") else None
+    said, beside = preset.pieces.split() if preset else [], settings.settings_file().parent
     named = getattr(args, "pieces", None) or ()
     return [*map(Path, named), *(beside / f for f in said if f != "none")]
 
@@ -66,6 +66,8 @@ def reproduce(args) -> int:
     "Execute the chapters at a preset; write tables, figures, notebooks and the report."
     from thesis_repro import notebooks
 
+    if args.timeout is not None and args.timeout < 1:
+        raise BadInput(f"--timeout {args.timeout}: must be at least 1 second")
     asked = overridden(args)
     preset = settings.load(args.preset, **asked)
     given = {k: getattr(preset, k) for k in asked if k in OVERRIDES}
@@ -203,6 +205,7 @@ def artefact(args) -> int:
 
     made = registry.find(args.command, args.number)
     how = {"parts": settings.parts(args.parts)} if args.parts else {}
+    made.uses(how.get("parts"))
     how |= {"train": not args.no_train, "fresh": args.fresh or ""}
     thing = made(preset_of(args, made.number), **how)
     if args.json:
@@ -227,20 +230,36 @@ def _specified(file: str) -> list:
 
     try:
         with open(file, encoding="utf-8") as f:
-            return [run_of(json.load(f))]
+            found = run_of(json.load(f))
     except (OSError, ValueError, RecursionError) as e:
         raise BadInput(f"{file}: not a run's specification: {e}") from None
+    _check_network(file, found.recipe)
+    return [found]
+
+
+def _check_network(file: str, recipe) -> None:
+    "BadInput for a classifier whose network this library does not know."
+    from thesis_repro import models
+    from thesis_repro.recipes import Classify
+
+    name = getattr(recipe, "network", None)
+    if type(recipe) is Classify and name not in models.ARCHITECTURES:
+        known = ", ".join(models.ARCHITECTURES)
+        raise BadInput(f"{file}: network = {name}: must be one of {known}")
 
 # %% ../nbs/command/096_commands.ipynb #2d6bbd23
 def run(args) -> int:
     "Make the runs of a table, or the one that a JSON specification describes; print their results."
+    from thesis_repro import registry
     from thesis_repro.measures import refresh
     from thesis_repro.runs import code_words
     from thesis_repro.store import RunsFailed, Store
 
-    own = args.what.endswith(".json")
-    preset = preset_of(args, "" if own else args.what)
-    chosen = _specified(args.what) if own else chosen_runs(args, preset, args.what)
+    if own := args.what.endswith(".json"):
+        _alone(args, "describes one run")
+    number = "" if own else registry.find("table", args.what).number
+    preset = preset_of(args, number)
+    chosen = _specified(args.what) if own else chosen_runs(args, preset, number)
     store, failures = Store(preset), {}
     if args.fresh == "changed":
         refresh(store, chosen)
@@ -254,6 +273,14 @@ def run(args) -> int:
     if words := code_words(store.outdated(chosen), len(chosen)):
         print(words)
     return 1 if said(failures) else 0
+
+
+def _alone(args, why: str) -> None:
+    "BadInput for --row, --column or --seed beside what is a run by itself."
+    given = [k for k in ("row", "column", "seed") if getattr(args, k) is not None]
+    if given:
+        what = getattr(args, "what", "") or args.run
+        raise BadInput(f"--{given[0]}: {what} {why}: leave --{given[0]} out, or name a table")
 
 
 def _results(record) -> str:
@@ -323,14 +350,17 @@ def _is_table(text: str) -> bool:
 
 def _one_run(args):
     "The run that is meant, and its preset: a table's row and seed, a key, or a name's beginning."
+    from thesis_repro import registry
     from thesis_repro.model_files import one_run
     from thesis_repro.store import Store
 
     if args.row is None and args.column is None and not _is_table(args.run):
+        _alone(args, "is one run")
         preset = preset_of(args)
         return Store(preset).find(args.run), preset
-    preset = preset_of(args, args.run)
-    run = one_run(preset, args.run, args.row, args.column, args.seed)
+    number = registry.find("table", args.run).number
+    preset = preset_of(args, number)
+    run = one_run(preset, number, args.row, args.column, args.seed)
     if Store(preset).record(run) is None:
         how = f"thesis-repro run {args.run} with the same --row, --column and --seed trains it"
         raise BadInput(f"{run.name}: there is no such run at preset {preset.name}: {how}")
@@ -382,13 +412,14 @@ def attack(args) -> int:
     for _, m in old if args.fresh else ():
         m.forget(store, target)
     clean, left = (m.make(store, target) for m in asked)
+    called = store.record(target).folder.name
     if args.json:
-        what = {"run": target.name, "attack": dataclasses.asdict(made)}
+        what = {"run": called, "attack": dataclasses.asdict(made)}
         print_json(what | {"clean": clean["accuracy"], **left})
         return 0
     name = args.attack or (args.column if given.attack else "pgd")
     wide, n = max(7, len(name)), f"({left['n']:,} test images, {which} weights)"
-    print(f"{target.name}\n  {'clean':{wide}} {clean['accuracy']:6.2f} %")
+    print(f"{called}\n  {'clean':{wide}} {clean['accuracy']:6.2f} %")
     print(f"  {name:{wide}} {left['accuracy']:6.2f} %   {n}\n  {settings_of(made)}")
     if doubt := asked[1].doubt(store, [target]):
         print(f"  in doubt: {doubt}")
@@ -409,7 +440,8 @@ def export(args) -> int:
     if not (built := how_built(run, images)):
         raise BadInput(f"{run.name}: no classifier: load_model gives its network; no file can")
     path = save_model(store.weights(run, args.which), args.to, tuple(images.x_train.shape[1:]))
-    print(f"{path}: {args.which} weights of {run.name}, read back")
+    called = store.record(run).folder.name
+    print(f"{path}: {args.which} weights of {called}, read back")
     shape = ", ".join(map(str, images.x_train.shape[1:]))
     print(f"input: images (n, {shape}), float32 in [0, 1]; output: logits (n, {images.classes})")
     if path.suffix != ".onnx":
@@ -473,12 +505,12 @@ def select(args) -> int:
 # %% ../nbs/command/096_commands.ipynb #89e2c3d1
 def first_minutes(args) -> int:
     "Ask a GPU that nobody has seen what there is to know, in a given time; 1 if a part failed."
-    from thesis_repro import first_minutes
+    from thesis_repro import first_minutes, registry
     from thesis_repro.paths import outputs
 
     preset, tables = settings.load(args.preset, **overridden(args)), args.runs.split(",")
     device, budget = str(settings.device(preset)), stopping.seconds(args.budget)
-    tables = [t.strip() for t in tables if t.strip()]
+    tables = [registry.find("table", t).number for t in map(str.strip, tables) if t]
     told = first_minutes.ask(device, budget, args.out or outputs(preset.name), tables)
     print(first_minutes.shown(told))
     return 1 if any(p["state"].startswith("ended") for p in told["parts"].values()) else 0

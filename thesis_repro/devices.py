@@ -75,8 +75,9 @@ def unused() -> str:
     if torch.version.cuda is None:
         why = "torch is built without CUDA: make setup TORCH=cuda"
     else:
-        why = f"torch, built with CUDA {torch.version.cuda}, cannot use it: {DRIVER} or newer?"
-    return f"computing on the CPU, though there is an NVIDIA driver: {why} device = cpu is silent"
+        built = f"torch, built with CUDA {torch.version.cuda}, cannot use it"
+        why = f"{built}: is the driver {DRIVER} or newer?"
+    return f"computing on the CPU, though there is an NVIDIA driver: {why} (or device = cpu)"
 
 # %% ../nbs/engine/007_devices.ipynb #d0000021
 def _names() -> list[str]:

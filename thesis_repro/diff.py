@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import artefacts, paths, tables
+from . import artefacts, paths, settings, tables
 from .files import BadInput, atomic_write
 from .verdicts import POINTS, moments
 
@@ -129,6 +129,9 @@ def numbers(place) -> Numbers:
         return _kept(path)
     home = (path if path.is_dir() else paths.outputs(str(place))).resolve()
     found = [f for kind in ("table", "figure") for f in artefacts.saved(str(home), kind)]
+    if not found and str(place) in settings.presets():
+        how = f"thesis-repro reproduce --preset {place} makes them"
+        raise BadInput(f"{place}: has no tables or figures yet: {how}")
     if not found:
         what = "neither a preset nor a folder with tables or figures, nor a file of numbers"
         raise BadInput(f"{place}: {what}")
@@ -325,7 +328,7 @@ def _introduction(a: Numbers, b: Numbers, same: bool) -> list[str]:
         how = "as far as another machine was seen to move them (data/elsewhere.csv)"
         how += f", {FEW:.0%} of them further"
         return [*head, f"Other hardware or versions: numbers may move {how}."]
-    here = "The same hardware and versions: what moved, the code or the settings have moved."
+    here = "The same hardware and versions: whatever moved was moved by the code or the settings."
     return head if same else [*head, here]
 
 # %% ../nbs/evidence/056_diff.ipynb #9b35bfa4

@@ -44,8 +44,6 @@ def pack(home: Path) -> dict:
     return {"format": FORMAT, "found": found, "sha256": sha256(json.dumps(found).encode())}
 
 # %% ../nbs/evidence/055_exchange.ipynb #b2b09f58
-_PARTS = {"run": dict, "data": dict, "metrics": dict, "weights": dict, "history": list}
-_PARTS |= {"cost": dict, "environment": dict, "code": dict, "repeatable": str}
 _NAME = r"[\w-][\w.-]*"
 _FOLDER = re.compile(rf"runs/{_NAME}/{_NAME}/[\w-][\w.-]*-([0-9a-f]{{12}})")
 
@@ -59,8 +57,10 @@ def _wrong_record(place: str, files: dict) -> str:
     if sha256(text.encode()) not in (done["record.json"], done.get("before")):
         return "its checksum does not fit"
     record = json.loads(text)
-    if lacks := [k for k, kind in _PARTS.items() if not isinstance(record.get(k), kind)]:
-        return f"it has no {', '.join(lacks)}"
+    if wrong := records.unsound(record):
+        return wrong
+    if not isinstance(record.get("repeatable"), str):
+        return "it has no repeatable"
     if runs.key_of(record["run"]) != where[1]:
         return "it is the record of another run than its folder says"
     return _impossible(record["metrics"])

@@ -64,7 +64,9 @@ def refused(path: Path, error: OSError) -> Unwritable:
     why = (error.strerror or str(error)).lower()
     if error.errno in _NO_LOCKS:
         return Unwritable(f"{path}: its file system has no locks ({why}): {elsewhere}")
-    return Unwritable(f"{path}: cannot be written: {why}: allow that, or {elsewhere}")
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    how = "allow that" if denied else "choose another name"
+    return Unwritable(f"{path}: cannot be written: {why}: {how}, or {elsewhere}")
 
 # %% ../nbs/engine/000_files.ipynb #52141ab0
 def _sync(folder: Path) -> None:

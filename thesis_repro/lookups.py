@@ -30,12 +30,12 @@ def _placed(item) -> str:
     "Where an item of the atlas is, in lines."
     lines = {"function": item.function, "notebook": item.notebook, "file": item.place}
     lines |= {"also in": ", ".join(item.also), "results": ("\n" + 12 * " ").join(item.files)}
-    head = f"{item.id}: {item.title} ({item.state}; seed {item.source})"
+    head = f"{item.id}: {item.title} ({item.state}; source {item.source})"
     return "\n".join([head, *(f"  {k + ':':9} {v}" for k, v in lines.items() if v)])
 
 
 def show_atlas(args) -> int:
-    "Print every item of the seeds with its state."
+    "Print every item of the thesis and its companions with its state."
     from thesis_repro import atlas
     from thesis_repro.progress import label
 
@@ -126,6 +126,10 @@ def show_records(args) -> int:
             how = f"thesis-repro records export records.json.gz --preset {args.preset}"
             raise BadInput(f"records export: one file, not {len(args.files)}: {how}")
         print(exchange.export(home, args.files[0]))
+    elif args.action == "merge" and not args.files:
+        raise BadInput("records merge: which files? thesis-repro records merge records.json.gz")
+    elif args.action != "merge" and args.files:
+        raise BadInput(f"records {args.action}: takes no file: it concerns the whole preset")
     elif args.action == "merge":
         done = exchange.merge(args.files, home)
         busy = f", {done['busy']} are being made here" if done["busy"] else ""
@@ -148,6 +152,9 @@ def show_data(args) -> int:
     "List, fetch or verify data sets."
     from thesis_repro import data
 
+    if args.action == "list" and args.name:
+        how = f"thesis-repro data verify {args.name} looks at one"
+        raise BadInput(f"data list: names all data sets: {how}")
     if args.action == "list":
         print("\n".join(f"{name:18} {what}" for name, what in data.names().items()))
     elif not args.name:

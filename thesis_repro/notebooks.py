@@ -60,6 +60,8 @@ def chapters(chapter: str | int | None = None) -> list[Path]:
     folders = (paths.notebooks() / name for name in ("chapters", "companions"))
     found = [n for folder in folders for n in sorted(folder.glob("[!._]*.ipynb"))]
     asked = {name for part in str(chapter or "").split(",") if (name := part.strip().lower())}
+    if chapter and not asked:
+        raise BadInput(f"chapter = {chapter}: names no chapter")
     if unknown := asked - {name for n in found for name in _known_as(n)}:
         there = ", ".join(n.stem for n in found) or "none yet"
         raise BadInput(f"unknown chapter: {', '.join(sorted(unknown))}: there is {there}")

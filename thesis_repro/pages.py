@@ -21,6 +21,7 @@ import pandas as pd
 
 from . import artefacts, atlas, notebooks, rendering, report, settings, tables
 from .files import atomic_write
+from .plan import duration
 from .verdicts import verdict_rule
 
 # %% ../nbs/evidence/062_pages.ipynb #15722dcb
@@ -99,18 +100,10 @@ def inside(body: str, pages: dict[str, str]) -> str:
     return re.sub(r'<a( [^>]*?)href="([^"]*)"([^>]*)>(.*?)</a>', kept, body, flags=re.S)
 
 # %% ../nbs/evidence/062_pages.ipynb #8b6ff9ed
-def _duration(seconds: float) -> str:
-    "Seconds in words."
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def executed(b: report.Book) -> str:
     "How long a notebook ran, and where."
     facts = b.facts
-    took = f"Executed in {_duration(facts['seconds'])}" if facts.get("seconds") else "Executed"
+    took = f"Executed in {duration(facts['seconds'])}" if facts.get("seconds") else "Executed"
     where = f" on {facts['hardware']}" if facts.get("hardware") else ""
     return took + where + (f"; commit {facts['commit']}" if facts.get("commit") else "")
 

@@ -425,6 +425,8 @@ def plan(
     chapter or table. Seconds are core seconds.
     """
     tables, figures = _chosen(chapter, table)
+    for made in tables if table else ():
+        made.uses(parts)
     base, device = _settled(settings.load(preset, **overrides))
     evidence, jobs = Evidence(device, paid(folder)), _jobs(base, device)
     tasks, planned, nothing = _Tasks(Shelf(base, folder and folder / preset), evidence), [], []
@@ -525,5 +527,6 @@ def shown(p: dict) -> str:
     lines = _in_columns(rows) if p["tables"] else ["nothing"]
     where = p["chip"] or ("a GPU" if p["device"] == "cuda" else "a CPU")
     at_once = f"{p['jobs']} at once" if p["jobs"] > 1 else "one at a time"
-    head = f"Preset {p['preset']} on {where}, {at_once}. To make, of all that each table"
-    return "\n".join([f"{head} is the first to need:", "", *lines, "", *_said(p)]).rstrip()
+    head = f"Preset {p['preset']} on {where}, {at_once}. Still to be made,"
+    how = "what several tables need counted for the first of them:"
+    return "\n".join([f"{head} {how}", "", *lines, "", *_said(p)]).rstrip()

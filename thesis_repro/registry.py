@@ -52,6 +52,13 @@ class Made:
         "Such as table_7_1."
         return f"{self.kind}_{self.number}".replace(".", "_")
 
+    def uses(self, parts) -> None:
+        "BadInput for data sets of which it uses none."
+        if parts and not {*parts} & {*self.parts}:
+            used = ", ".join(self.parts) or "none"
+            said = f"{self.kind} {self.number}: it does not use {', '.join(parts)}"
+            raise BadInput(f"{said}: it uses {used}")
+
     def preset(self, name: str = "smoke", **overrides) -> settings.Preset:
         "A preset for the chapter of this artefact."
         return settings.load(name, self.number.partition(".")[0], **overrides)
@@ -111,7 +118,7 @@ def tried(make, *what) -> dict:
     return {}
 
 
-def _unlearned(record, printed: float) -> str:
+def _unlearned(record) -> str:
     "Why a network's numbers are no evidence, if it has hardly learned; empty if it has."
     accuracy, chance = record.metrics["last"].get("accuracy"), 100 / record.data.get("classes", 10)
     if accuracy is None:
@@ -124,7 +131,7 @@ def _unlearned(record, printed: float) -> str:
 # %% ../nbs/evidence/057_registry.ipynb #4ae88565
 def _weak(store: Store, chosen) -> str:
     "Why the first of some runs that has hardly learned is no evidence; empty if all have learned."
-    found = (_unlearned(record, 0.0) for run in chosen if (record := store.record(run)))
+    found = (_unlearned(record) for run in chosen if (record := store.record(run)))
     return next(filter(None, found), "")
 
 
@@ -172,12 +179,12 @@ def _made(store: Store, plan: dict, train: bool, fresh: str) -> dict:
     "Make the runs and measurements of a plan; what failed. `fresh` forgets outdated ones first."
     chosen, tasks = runs_in(plan), tasks_in(plan)
     needed = [s for r, m in tasks for s in m.needs(r)]
+    if not train:
+        return {}
     if fresh == "changed":
         measures.refresh(store, [*chosen, *needed])
         for r, m in measures.outdated(store, tasks):
             m.forget(store, r)
-    if not train:
-        return {}
     return tried(store.ensure, [*chosen, *needed]) | tried(ensure_measured, store, tasks)
 
 # %% ../nbs/evidence/057_registry.ipynb #ae4dd2d4
@@ -306,7 +313,7 @@ class MadeFigure(Made):
         store, asked = Store(preset), tuple(parts or self.parts)
         with style(), Store.training(train):
             drawn, failures = self.drawn(preset, asked, how)
-            if fresh == "changed" and measures.refresh(store, drawn.runs):
+            if train and fresh == "changed" and measures.refresh(store, drawn.runs):
                 drawn, failures = self.drawn(preset, asked, how)
         there = {r: record for r in drawn.runs if (record := store.record(r))}
         data = [*((r.part, r.data) for r in there), *drawn.data]

@@ -52,7 +52,10 @@ class Preset:
     train_size: int = field(text="training images; 0: all", low=0, high=MANY)
     test_size: int = field(text="test images; 0: all", low=0, high=MANY)
     held_out: int = field(text="training images held out for the best epoch", low=0, high=MANY)
-    recipe: str = field(text="as the thesis's must be, or clean", one_of=("thesis", "papers"))
+    recipe: str = field(
+        text="thesis: as its text and public code have it; papers: the clean one",
+        one_of=("thesis", "papers"),
+    )
     width: float = field(text="factor on the channels of each network", low=0.01, high=16)
     wide_network: str = field(text="the network that plays WRN-28-10 and WRN-34-10", one_of=WIDE)
     vgg16_bn: str = field(text="the network that plays VGG16-BN with ImageNet weights", one_of=VGG)
@@ -61,16 +64,16 @@ class Preset:
     bce: str = field(text="the binary cross entropy over the classes", one_of=("mean", "sum"))
     # what is measured
     attack_size: int = field(text="test images that a table attacks; 0: all", low=0, high=MANY)
-    autoattack_size: int = field(text="for AutoAttack; 0: its column is left out", low=0, high=MANY)
+    autoattack_size: int = field(text="test images for it; 0: no AutoAttack", low=0, high=MANY)
     surface_points: int = field(text="points on each side of a loss surface", low=3, high=1001)
     surface_pairs: int = field(text="pairs of directions of a loss surface", low=1, high=1000)
     search_points: int = field(text="ratios of the dense grid for searches", low=3, high=10_001)
-    generations: int = field(text="of an evolution; 0: the whole number", low=0, high=1000)
+    generations: int = field(text="generations of an evolution; 0: the thesis's", low=0, high=1000)
     timing_batch: int = field(text="images per batch in timings", low=2, high=100_000)
     timing_repeats: int = field(text="paired repeats of timings", low=1, high=10_000)
     # how it is computed
     device: str = field(text="auto, cpu, cuda or cuda:N")
-    precision: str = field(text="of products, on any device", one_of=("fp32", "tf32", "bf16"))
+    precision: str = field(text="of products, on each device", one_of=("fp32", "tf32", "bf16"))
     channels_last: bool = field(text="memory format of images and weights")
     compile: bool = field(text="torch.compile the networks for training")
     captured: bool = field(text="on a GPU: each training step as one CUDA graph")

@@ -93,7 +93,7 @@ def seconds(text: str) -> float:
     "The seconds in a span of time such as 9m, 1h30m, 45s or 90. BadInput for anything else, and 0."
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", text.strip())
     span = sum(float(n) * _UNITS[unit or "s"] for n, unit in parts)
-    if "".join(n + unit for n, unit in parts) != text.strip() or not span:
+    if "".join(n + unit for n, unit in parts) != text.strip() or not 0 < span < 1e9:
         raise BadInput(f"time limit = {text}: must be a span of time such as 9m, 1h30m or 45s")
     return span
 
