@@ -1,13 +1,16 @@
 """The verdict on a claim is what statistics says, and no score counts a stand-in."""
 
+import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
+from exhibits import MACHINE
 from scipy import stats
 
 from thesis_repro import paths, published
+from thesis_repro.artefacts import Table, provenance, saved_values
 from thesis_repro.claims import (
     claim_table,
     evaluate_claim,
@@ -15,9 +18,10 @@ from thesis_repro.claims import (
     quantity_interval,
     score,
 )
-from thesis_repro.files import BadInput
+from thesis_repro.files import BadInput, sha256
 from thesis_repro.published import claims, thesis_values
-from thesis_repro.verdicts import Measured, Moments, moments
+from thesis_repro.tables import Cell, compare
+from thesis_repro.verdicts import Measured, Moments, moments, packed
 
 # ---- the thesis against itself
 
@@ -582,6 +586,35 @@ def test_one_accuracy_on_some_images_is_not_said_to_be_unpaired():
     alone = {("t", "a", "x"): subsets(False)["t", "a", "x"]}
     v = evaluate_claim(claim(quantity="t[a, x]", bound=20.0), alone)
     assert v.reason.endswith("on 200 of 10,000 test images")
+
+
+def test_what_a_table_keeps_of_its_test_images_reaches_the_claims(tmp_path, monkeypatch):
+    "Both methods on the same 200 of 10,000 images; saved, read again, and judged by image."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    cells = []
+    for (_, row, column), m in subsets().items():
+        right = tuple(packed(o) for o in m.outcomes)
+        cells.append(Cell(row, column, m.values, images=m.images, outcomes=right))
+    about = {"number": "9.ours", "title": "x", "preset": "smoke", "origin": provenance(MACHINE)}
+    Table(**about, frame=compare("9.ours", cells)).save()
+    values, *_ = saved_values("smoke")
+    found = {("t", *place[1:]): v for place, v in values.items()}
+    assert evaluate_claim(claim(), found) == evaluate_claim(claim(), subsets())
+    text = (tmp_path / "smoke" / "tables" / "table_9_ours.csv").read_text()
+    assert "200 10000" in text and right[0] not in text
+
+
+def test_a_table_of_before_has_no_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    about = {"number": "9.ours", "title": "x", "preset": "smoke", "origin": provenance(MACHINE)}
+    Table(**about, frame=compare("9.ours", [Cell("a", "x", (1.0, 2.0), images=(5, 9))])).save()
+    file = tmp_path / "smoke" / "tables" / "table_9_ours.csv"
+    facts = json.loads(file.with_suffix(".json").read_text())
+    pd.read_csv(file).drop(columns="images").to_csv(file, index=False)
+    facts["files"][file.name] = sha256(file.read_bytes())
+    del facts["outcomes"]
+    file.with_suffix(".json").write_text(json.dumps(facts))
+    assert saved_values("smoke")[0]["table_9_ours", "a", "x"] == (1.0, 2.0)
 
 
 # ---- the size of a difference

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from thesis_repro.files import BadInput
 from thesis_repro.measures import Planned
 from thesis_repro.paired import (
     Gap,
@@ -159,3 +160,16 @@ def test_the_picture_of_differences():
     assert line.get_color() == mark.get_markerfacecolor() == "C3" != other.get_color()
     assert hollow.get_markerfacecolor() == "white" and list(zero.get_xdata()) == [0, 0]
     plt.close(drawn)
+
+
+def test_runs_that_are_not_of_the_same_seeds_are_no_pairs():
+    "One run against three was taken for three pairs."
+    with pytest.raises(BadInput, match="1 runs and 3: one of each for every seed"):
+        gap([1.0], [0.9, 0.8, 0.7])
+
+
+def test_differences_that_differ_by_rounding_only_have_no_spread():
+    "0.1 and 0.1 with another last bit had p = 5e-14, and counted as beyond all chance."
+    found = gap([70.0, 70.2], [69.9, 70.1])
+    assert found.value == pytest.approx(0.1) and math.isnan(found.low) and math.isnan(found.p)
+    assert verdict_of_many([found])["up, by Holm"] == 0

@@ -24,17 +24,19 @@ from processes import FORK, child
 from samples import refused
 
 from thesis_repro import checkpoints, cli, paths, pieces, records, registry, settings, store
+from thesis_repro.attacks import PGD
 from thesis_repro.detection import Detect
 from thesis_repro.detection_data import Scenes
 from thesis_repro.detector import SmallDetector
 from thesis_repro.files import BadInput, Unwritable, atomic_json, sha256
-from thesis_repro.measures import Planned, Robustness, ensure_measured
+from thesis_repro.measures import Planned, Recorded, Robustness, ensure_measured
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.pieces import specification
 from thesis_repro.recipes import Classify
 from thesis_repro.runs import Named, Run
 from thesis_repro.store import Busy, RunsFailed, Store, locked
 from thesis_repro.training import Length
+from thesis_repro.verdicts import unpacked
 
 MANIFOLD = Mixup((0, 1, 2, 3), Beta(2.0), loss="bce")
 
@@ -633,3 +635,39 @@ def test_what_is_only_drawn_forgets_nothing(kept, monkeypatch):
     assert at.outdated([run])
     assert registry._made(at, plan, False, "changed") == {}
     assert at.record(run) and not measured.absent(at, run)
+
+
+def test_a_cell_knows_which_of_its_test_images_were_right(kept):
+    at, run = kept
+    whole = len(at.images(run.data).y_test)
+    some, all_ = Robustness(size=10), Robustness()
+    for m in (some, all_):
+        m.make(at, run)
+    cell = registry._cell(at, ("row", "column"), Planned((run, small(epochs=9)), some), {})
+    assert cell.images == (10, whole) and cell.outcomes[1] is None
+    right = unpacked(cell.outcomes[0], 10)
+    assert 100 * right.mean() == pytest.approx(cell.values[0])
+    assert right.tolist() == all_.kept(at, run)["correct"][:10]
+    cell = registry._cell(at, ("row", "column"), Planned((run,), all_), {})
+    assert cell.images is None and cell.outcomes is None
+
+
+def test_why_a_run_has_no_number(kept):
+    at, run = kept
+    for m, why in ((Recorded("last.nothing"), "gives no number"), (Robustness(), "not measured")):
+        assert why in registry._cell(at, ("row", "column"), Planned((run,), m), {}).reason
+    absent = registry._cell(at, ("row", "column"), Planned((small(epochs=9),), Robustness()), {})
+    assert "not run yet" in absent.reason
+
+
+def test_an_attack_that_was_stopped_goes_on_by_the_same_code_only(kept, monkeypatch):
+    at, run = kept
+    m = Robustness(PGD(steps=1), size=10)
+    before = m.begun(at, run)
+    assert m.begun(at, run) == before
+    monkeypatch.setattr(Robustness, "code", lambda self: {"attacks": "other"})
+    assert m.begun(at, run) != before and m.begun(at, run).parent == before.parent
+    m.begun(at, run).parent.mkdir(parents=True, exist_ok=True)
+    m.begun(at, run).write_text("{}")
+    m.forget(at, run)
+    assert not m.begun(at, run).exists()

@@ -559,3 +559,24 @@ def test_bad_pieces_are_one_line():
     with pytest.raises(BadInput, match="has attributes"):
         recipe().prepared(faces)
     assert isinstance(recipe().prepared(photographs()), Paired)
+
+
+@pytest.mark.parametrize("miner", ["DistanceWeightedMiner", "UniformHistogramMiner"])
+def test_a_miner_that_draws_does_it_by_the_batch(miner):
+    "It drew from torch's own generator, which no checkpoint keeps."
+    pytest.importorskip("pytorch_metric_learning")
+    e = torch.nn.functional.normalize(torch.randn(24, 8, generator=seeded(0)), dim=1)
+    y, loss = torch.arange(24) % 6, FromLibrary("TripletMarginLoss", miner)
+    before = torch.get_rng_state()
+    found = [loss(e, y) for _ in range(3)]
+    assert found[0] == found[1] == found[2] and torch.equal(torch.get_rng_state(), before)
+    assert loss(e.roll(1, 1), y) != found[0]
+
+
+def test_recall_of_one_image_is_no_number():
+    found = recall(torch.ones(1, 4), torch.tensor([0]), (1, 2))
+    assert all(math.isnan(v) for v in found.values()) and set(found) == {1, 2}
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)

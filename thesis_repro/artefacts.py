@@ -27,7 +27,7 @@ import pandas as pd
 from . import paths, records, settings, tables
 from .files import BadInput, atomic_json, atomic_write, sha256
 from .tables import COLUMNS, DETAILS, Cell
-from .verdicts import Measured, verdict_rule
+from .verdicts import Measured, unpacked, verdict_rule
 
 # %% ../nbs/evidence/054_artefacts.ipynb #1d88db47
 def _machine(environment: dict) -> str:
@@ -174,10 +174,13 @@ class Table(Artefact):
         link = rule_link(self.to or folder(self.preset) / "tables")
         joined = self.frame["values"].map(lambda v: " ".join(map(repr, v)))
         place = {"preset": self.preset, "data": self.data, "commit": self.origin["commit"]}
-        tidy = self.frame.assign(values=joined, cited=self.frame.cited.astype(int), **place)
+        some = self.frame["images"].map(lambda i: " ".join(map(str, i)) if i else "")
+        place |= {"values": joined, "cited": self.frame.cited.astype(int), "images": some}
+        tidy = self.frame.drop(columns="outcomes").assign(**place)
         files = {".csv": tidy.to_csv(index=False, lineterminator="\n")}
         files |= {".md": tables.as_markdown(self, link), ".tex": tables.as_latex(self)}
-        return self.write(files, verdict_rule=verdict_rule(), own=list(self.own))
+        right = [(c.row, c.column, c.outcomes) for c in self.frame.itertuples() if c.outcomes]
+        return self.write(files, verdict_rule=verdict_rule(), own=list(self.own), outcomes=right)
 
 
 def rule_link(here) -> str:
@@ -292,6 +295,16 @@ def read_facts(path: Path) -> dict:
         ) from None
 
 # %% ../nbs/evidence/054_artefacts.ipynb #dffc896b
+def _images_of(frame: pd.DataFrame, facts: dict) -> dict:
+    "Test images used, of how many, and which were right; older files do not say."
+    some = frame["images"] if "images" in frame else pd.Series("", frame.index)
+    right = {(row, column): tuple(runs) for row, column, runs in facts.get("outcomes", ())}
+    images = [tuple(map(int, text.split())) or None for text in some]
+    places = zip(frame.row, frame.column, strict=True)
+    found = {"images": images, "outcomes": [right.get(place) for place in places]}
+    return {k: pd.Series(v, frame.index, dtype=object) for k, v in found.items()}
+
+
 def read_table(path) -> Table:
     "The Table whose JSON file is at `path`. BadInput if its files cannot be used."
     facts, source = read_facts(Path(path)), Path(path).with_suffix(".csv")
@@ -302,6 +315,7 @@ def read_table(path) -> Table:
         values = frame["values"].map(lambda v: tuple(map(float, v.split())))
         cited = frame.cited.astype(int).astype(bool)
         typed |= {"values": values, "n": frame.n.astype(int), "cited": cited}
+        typed |= _images_of(frame, facts)
         frame = frame.assign(**typed)[COLUMNS + DETAILS]
     except (OSError, ValueError, KeyError) as e:
         raise BadInput(
@@ -365,15 +379,20 @@ def lost(home: Path, before: dict) -> dict[str, str]:
 def _saved_cells(path: Path, facts: dict) -> list[tuple]:
     "Row, column, values, reason and stand-in of every cell of an artefact."
     if facts["kind"] == "table":
-        frame = read_table(path).frame
-        return [(c.row, c.column, c.values, c.incomparable, c.stand_in) for c in frame.itertuples()]
+        cells = read_table(path).frame.itertuples()
+        return [(c.row, c.column, _told(c), c.incomparable, c.stand_in) for c in cells]
     cells = (Cell(**c) for c in facts.get("cells", ()))
-    return [(c.row, c.column, _told(c), c.reason, c.stand_in) for c in cells]
+    return [(c.row, c.column, _told(c, c.undecided), c.reason, c.stand_in) for c in cells]
 
 
-def _told(cell: Cell):
-    "A cell's values, as Measured where the measurement cannot decide a claim."
-    return Measured(cell.values, reason=cell.undecided) if cell.undecided else cell.values
+def _told(cell, undecided: str = ""):
+    "A cell's values, as Measured where they are of some test images or cannot decide a claim."
+    if not (cell.values and (cell.images or undecided)):
+        return cell.values
+    images = tuple(cell.images) if cell.images else None
+    right = cell.outcomes if images and images[0] > 1 else None
+    known = right and tuple(o and unpacked(o, images[0]) for o in right)
+    return Measured(cell.values, images, known or None, undecided)
 
 
 def saved_values(preset) -> tuple[dict, dict, dict]:

@@ -112,6 +112,10 @@ class Augmented(MadeOf):
     def images(self, stream: bool = False) -> Images:
         "The real images, without the generated ones."
         images = self.real.images(stream)
+        if self.soft and images.attributes:
+            raise BadInput("Augmented: targets = soft: of classes only; attributes are hard")
+        if self.asked and not images.attributes:
+            raise BadInput(f"Augmented: asked = {self.asked}: {images.name} has classes")
         if not self.few:
             return images
         index = few_of(images.y_train, self.few, self.draw)

@@ -16,6 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .draws import Draws
+from .files import BadInput
 
 # %% ../nbs/science/077_boundaries.ipynb #485798ae
 def two_arcs(n: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,6 +85,8 @@ def worst_point(net, x, y, epsilon: float) -> torch.Tensor:
 # %% ../nbs/science/077_boundaries.ipynb #35e452e3
 def stepped(net, points, y, length: float = 0.05):
     "A copy of the network after one step of this length down the mean loss at `points`."
+    if not points.isfinite().all():
+        raise BadInput("a step at points that are not finite: a margin lies beyond the radius")
     moved = copy.deepcopy(net)
     gradients = torch.autograd.grad(F.cross_entropy(moved(points), y), list(moved.parameters()))
     norm = torch.stack([g.norm() for g in gradients]).norm()

@@ -55,6 +55,12 @@ def lists(folder: Path) -> tuple[list[str], list[str], dict[str, np.ndarray]]:
             )
     if {*np.unique(numbers["attr"]).tolist()} - {-1, 1}:
         raise BadInput(f"{folder / 'list_attr_celeba.txt'}: damaged: attributes must be -1 or 1")
+    part, points = numbers["partition"], numbers["landmarks_align"]
+    if part.shape[1:] != (1,) or {*np.unique(part).tolist()} - {0, 1, 2}:
+        raise BadInput(f"{folder / 'list_eval_partition.txt'}: damaged: parts must be 0, 1 or 2")
+    if points.shape[1:] != (10,):
+        file = folder / "list_landmarks_align_celeba.txt"
+        raise BadInput(f"{file}: damaged: must be ten numbers for each photograph")
     return files, attributes, numbers
 
 # %% ../nbs/science/015_celeba.ipynb #848bdb5f
@@ -94,6 +100,8 @@ def _decoded(paths: list[Path], points: np.ndarray, name: str, target: Path) -> 
                     raise BadInput(f"{path}: is {size}: aligned photographs are 178 × 218")
                 cut = photograph.convert("RGB").crop(box(points[i]))
                 x[i] = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
+        except BadInput:
+            raise
         except (*archives.UNREADABLE, SyntaxError) as e:
             problem = "missing" if isinstance(e, FileNotFoundError) else "damaged"
             raise BadInput(f"{path}: {problem}: fetch img_align_celeba from {WHERE}") from None

@@ -173,7 +173,7 @@ def mean_corruption_error(errors: dict, reference: dict = ALEXNET) -> float:
 # %% ../nbs/science/105_corruptions.ipynb #b1577506
 @piece
 class CorruptionError(Kept):
-    "mCE of a run's last weights on its first `size` test images (0: all), by AlexNet's errors."
+    "mCE of a run's last weights on `size` test images (0: all; ImageNet-C: always), by AlexNet's."
 
     kinds: tuple[str, ...] = tuple(CORRUPTIONS)
     size: int = pieces.field(0, low=0)
@@ -194,11 +194,11 @@ class CorruptionError(Kept):
     def compute(self, store: Store, run: Run) -> dict:
         net, size = store.weights(run), self.size or None
         images, own = store.images(run.data), getattr(run.data, "accuracy_on", None)
-        x, y = images.x_test[:size], images.y_test[:size]
 
         def error(kind, severity):
             right = own and own(net, kind, severity)
-            if right is None:
+            if right is None:  # a photograph's corrupted copies are not read otherwise
+                x, y = images.x_test[:size], images.y_test[:size]
                 right = evaluate(net, corrupted(x, kind, severity), y)["accuracy"]
             return 100 - right
 

@@ -231,12 +231,13 @@ class MapError(OfImages):
         nets, images = store.networks(run, self.which), store.images(run.data)
         if "teacher" not in nets:
             raise BadInput(f"{run.name}: has no teacher: its maps cannot be compared")
-        ours, theirs = [], []
+        critic, ours, theirs = nets["critic"], [], []
+        like = next(critic.parameters())
         for part in torch.arange(len(images.y_test)).split(100):
-            x, y = pixels(images.x_test[part]).cpu() * 2 - 1, images.y_test[part].cpu()
-            c = gans.condition(y, nets["critic"].labels)
-            ours.append(nets["critic"](x, c).attention)
-            theirs.append(taught(nets["teacher"], x))
+            x = (pixels(images.x_test[part]) * 2 - 1).to(like)
+            c = gans.condition(images.y_test[part], critic.labels).to(like)
+            ours.append(critic(x, c).attention.cpu())
+            theirs.append(taught(nets["teacher"], x).cpu())
         maps = torch.cat(ours), torch.cat(theirs)
         found = {"MSE": map_error(*maps).item(), "printed": map_error(*maps, printed=True).item()}
         return found | {"n": len(maps[0])}

@@ -7,6 +7,7 @@ __all__ = ['names', 'content', 'head_faults', 'archive', 'outline', 'load', 'ver
 
 # %% ../nbs/science/016_data.ipynb #725c0144
 import contextlib
+import gzip
 import os
 import re
 import shutil
@@ -133,9 +134,22 @@ def _read_cifar(name: str, folder: Path | None = None) -> Source:
     return Source(train.data, y, test.data, y_test, {"cifar10": 10, "cifar100": 100}[name])
 
 # %% ../nbs/science/016_data.ipynb #0fe64315
+def _check_mnist() -> None:
+    "BadInput unless each file is what its archive holds: torchvision looks at their names only."
+    for path, md5 in _published_files("mnist")[1]:
+        if not path.is_file():
+            raise _damaged(path, "missing", "mnist")
+        if archives.md5(path) != md5:
+            raise _damaged(path, f"damaged: its MD5 should be {md5}", "mnist")
+        raw = path.with_suffix("")
+        if not raw.is_file() or raw.read_bytes() != gzip.decompress(path.read_bytes()):
+            raise _damaged(raw, "missing, or not what its archive holds", "mnist")
+
+
 @_reads(mnist="handwritten digits, 10 classes, 28 × 28, 60,000 + 10,000; 12 MB to fetch")
 def _read_mnist(name: str, folder: Path | None = None) -> Source:
     "MNIST through torchvision."
+    _check_mnist()
     kind = _torchvision(name)
     parts = _genuine(name, lambda: [kind(_folder(name), train=t) for t in (True, False)])
     arrays = [a for d in parts for a in (d.data.numpy()[..., None], d.targets.numpy())]
@@ -482,6 +496,8 @@ def _install(name: str) -> None:
         return archives.unpack(archive, _tiny(), without="test")
     for url, path, md5 in _published_files(name)[0]:
         archives.download(url, path, md5)
+        if name == "mnist":  # torchvision unpacks only what is not there
+            path.with_suffix("").unlink(missing_ok=True)
     if name.startswith(("cifar", "mnist")):
         _genuine(name, lambda: _torchvision(name)(_folder(name), download=True))
 
@@ -492,6 +508,8 @@ def fetch(name: str) -> str:
     with contextlib.suppress(BadInput):
         return verify(name)
     shutil.rmtree(_cache(name), ignore_errors=True)
-    if name not in digits.COMPOSED and not name.startswith("npz:"):
+    with contextlib.suppress(BadInput):  # where only what was unpacked is damaged
+        return verify(name)
+    if name not in (*digits.COMPOSED, "glyphs") and not name.startswith("npz:"):
         _install(name)
     return verify(name)

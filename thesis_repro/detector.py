@@ -94,9 +94,10 @@ class SmallDetector:
     title = "an untrained network of four convolutions"
 
     def check(self):
-        if len(self.channels) < 2 or len(self.sizes) < 2:
+        if len(self.channels) < 2 or len(self.sizes) not in (2, 3):
             given = f"channels = {self.channels}, sizes = {self.sizes}"
-            raise BadInput(f"SmallDetector: {given}: must be two of each at least")
+            must = "must be two channels at least, and two or three sizes"
+            raise BadInput(f"SmallDetector: {given}: {must}")
 
     def __str__(self):
         return self.title

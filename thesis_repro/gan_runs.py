@@ -90,8 +90,13 @@ def classifier(preset, part: str) -> Run:
 # %% ../nbs/science/103_gan_runs.ipynb #457e9fde
 def as_long(run: Run, like: Run) -> Run:
     "The run, of as many steps as another one, on more images, that is as many epochs long."
-    times = -(-(like.data.few + like.data.count) // run.data.few)
-    return replace(run, length=replace(run.length, epochs=run.length.epochs * times))
+
+    def steps(n: int, r: Run) -> int:
+        return -(-n // r.length.batch_size)
+
+    total = like.length.epochs * steps(like.data.few + like.data.count, like)
+    epochs = -(-total // steps(run.data.few, run))
+    return replace(run, length=replace(run.length, epochs=epochs))
 
 # %% ../nbs/science/103_gan_runs.ipynb #eec7ca5d
 def row_of(preset, row: str, whole: Run, columns: dict, parts=None, like=None) -> dict:

@@ -18,7 +18,7 @@ import torch.nn as nn
 
 from . import archives, models, paths, pieces, settings
 from .files import BadInput
-from .images import Images, Source, pixels, take
+from .images import Images, Source, balanced_subset, pixels, take
 from .measures import Kept
 from .models import Normalise, Staged, full
 from .pieces import piece
@@ -157,14 +157,13 @@ class Photographs:
         if not self.real:
             return None
         ids = class_ids(home("imagenet") / "train")
-        return accuracy_among(
-            model, listed(home("imagenet-c") / kind / str(severity), ids), self.side
-        )
+        found = listed(home("imagenet-c") / kind / str(severity), ids)
+        return accuracy_among(model, found, self.side, share=1.0)  # they are cut out already
 
 
-def _tensors(found: list, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(found: list, side: int, **how) -> tuple[torch.Tensor, torch.Tensor]:
     "Listed photographs as uint8 (n, 3, side, side), and their labels."
-    x = decoded([f for f, _ in found], side)
+    x = decoded([f for f, _ in found], side, **how)
     return torch.from_numpy(x).permute(0, 3, 1, 2), torch.tensor([y for _, y in found])
 
 # %% ../nbs/science/106_imagenet.ipynb #57369a64
@@ -199,13 +198,16 @@ class ClassifyPhotographs(Classify):
 
 # %% ../nbs/science/106_imagenet.ipynb #ea695f5f
 @torch.no_grad()
-def accuracy_among(model: nn.Module, found: list, side: int, batch: int = 100) -> float:
-    "Percent of listed photographs whose largest logit, among the classes that occur, is right."
+def accuracy_among(model: nn.Module, found: list, side: int, batch=100, among=(), **how) -> float:
+    """Percent of listed photographs whose largest logit is right.
+
+    Answers are the classes `among` which to choose; without any, those that occur.
+    """
     device = next(model.parameters()).device
-    among = torch.tensor(sorted({label for _, label in found}), device=device)
+    among = torch.tensor(sorted(among or {label for _, label in found}), device=device)
     right = 0
     for i in range(0, len(found), batch):
-        x, y = _tensors(found[i : i + batch], side)
+        x, y = _tensors(found[i : i + batch], side, **how)
         logits = full(model(pixels(x, device)))[:, among]
         right += int((among[logits.argmax(1)].cpu() == y).sum())
     return 100 * right / len(found)
@@ -224,8 +226,11 @@ class OnRelative(Kept):
 
     def compute(self, store: Store, run: Run) -> float:
         ids = class_ids(home("imagenet") / "train")
-        found = listed(home(self.folder), ids)[: self.size or None]
-        return accuracy_among(store.weights(run), found, run.data.side)
+        found = listed(home(self.folder), ids)
+        labels = np.array([label for _, label in found])
+        some = balanced_subset(labels, self.size or len(found), "relative")
+        how = {"among": {*labels.tolist()}}
+        return accuracy_among(store.weights(run), [found[i] for i in some], run.data.side, **how)
 
 
 def relative(preset: Preset, folder: str):

@@ -187,7 +187,10 @@ def take(
     attributes: tuple[str, ...] = (),  # the columns of y, by name; empty: all
     shrink: int = 1,  # so many × so many pixels become one
 ) -> Images:
-    "The data set `name` with as many images of `source`. BadInput if that cannot be had."
+    """The data set `name` with as many images of `source`. BadInput if that cannot be had.
+
+    `mean` and `std` are those of all training images, before `shrink`.
+    """
     if min(train_size, test_size, held_out) < 0:
         raise BadInput(f"{name}: train_size, test_size and held_out must not be negative")
     if any(side % shrink for side in source.x_train.shape[1:3]):

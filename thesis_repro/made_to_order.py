@@ -92,6 +92,8 @@ def two_classes(y: torch.Tensor, other: torch.Tensor, classes: int, own: float =
 
 def another_class(y: torch.Tensor, classes: int, draws: Draws) -> torch.Tensor:
     "A random class other than y (n,)."
+    if classes < 2:
+        raise BadInput("another class: there is only one")
     shift = draws.tensor("another class", lambda g: g.integers(1, classes, len(y)), y.device)
     return (y + shift) % classes
 

@@ -89,11 +89,11 @@ TRANSFERS = ("PGD-20 from Standard", "PGD-20 from an adversarially trained netwo
 
 
 def _found_more(known: dict, attacks, gap: float) -> bool | None:
-    "Whether an attack leaves at least `gap` points less than PGD-20; None if that is open."
+    "Whether an attack leaves over `gap` points less than PGD-20; None if that is open."
     base, there = known.get("PGD-20", 0.0), [known[a] for a in attacks if a in known]
     if any(left < base - gap for left in there):
         return True
-    return False if len(there) == len(attacks) and base >= gap else None
+    return False if len(there) == len(attacks) and base > gap else None
 
 
 def _above(known: dict, name: str, bound: float) -> bool | None:

@@ -17,6 +17,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from . import code, launch, pieces, records, settings
@@ -247,9 +248,14 @@ class Robustness(Kept):
         return self.number(store, run, "accuracy")
 
     def begun(self, store: Store, run: Run) -> Path:
-        "Where the outcomes so far of an attack are."
+        "Where the outcomes so far of an attack are, as today's code finds them."
         file = self.file(store, run)
-        return file.parent / ".begun" / file.name
+        by = sha256(json.dumps(self.code(), sort_keys=True).encode())[:8]
+        return file.parent / ".begun" / f"{file.stem}-{by}.json"
+
+    def forget(self, store: Store, run: Run) -> None:
+        super().forget(store, run)
+        self.begun(store, run).unlink(missing_ok=True)
 
     def code(self) -> dict[str, str]:
         "The fingerprint of the code that makes the attack and judges it."
@@ -274,6 +280,11 @@ class Robustness(Kept):
     def images(self, record) -> tuple[int, int] | None:
         there = record.data["test"]
         return (self.size, there) if 0 < self.size < there else None
+
+    def right(self, store: Store, run: Run) -> np.ndarray | None:
+        "Which of the test images stand, bools (n,); None where that is not known."
+        known = (self.kept(store, run) or {}).get("correct")
+        return None if known is None else np.array(known, dtype=bool)
 
     def doubt(self, store: Store, runs) -> str:
         shares = [s for r in runs if (s := self.number(store, r, "flat")) >= 1]  # percent

@@ -6,12 +6,14 @@
 __all__ = ['distances', 'gaps', 'hinge', 'logistic', 'Triplets', 'FromLibrary', 'recall']
 
 # %% ../nbs/science/111_metric_learning.ipynb #0ce74512
+import math
+
 import torch
 import torch.nn.functional as F
 
 from . import pieces
 from .extractors import library
-from .files import BadInput
+from .files import BadInput, sha256
 from .models import full
 from .pieces import piece
 
@@ -88,16 +90,25 @@ class FromLibrary:
         "As `Triplets`. Positives of our own are not mined."
         loss, miner = self.made()
         if positive is None:
-            return loss(e, y, miner(e, y) if miner else None)
+            return loss(e, y, self.mined(miner, e, y) if miner else None)
         n = len(y)
         a, other = (y[:, None] != y[None]).nonzero(as_tuple=True)
         both, labels = torch.cat([positive, e]), torch.cat([y, y])
         return loss(e, y, (a, a, other + n), ref_emb=both, ref_labels=labels)
 
+    def mined(self, miner, e: torch.Tensor, y: torch.Tensor):
+        "What a miner chooses; one that draws does it by the embeddings, the same after a stop."
+        digits = sha256(e.detach().float().cpu().numpy().tobytes())[:15]
+        with torch.random.fork_rng([e.device] if e.is_cuda else []):
+            torch.manual_seed(int(digits, 16))
+            return miner(e, y)
+
 # %% ../nbs/science/111_metric_learning.ipynb #7cee6059
 @torch.no_grad()
 def recall(features: torch.Tensor, y: torch.Tensor, ks=(1,), batch: int = 500) -> dict[int, float]:
     "Percent of images with one of their class y (n,) among the k nearest others, by k."
+    if len(y) < 2:  # nothing is near
+        return dict.fromkeys(ks, math.nan)
     z, nearest = F.normalize(full(features)), min(max(ks), len(y) - 1)
     hits = []
     for i in range(0, len(y), batch):

@@ -146,9 +146,12 @@ class Angle(AgainstReference):
 
     def compute(self, store: Store, run: Run) -> dict:
         *nets, x, y = self.given(store, run)
-        with evaluating(*nets):
-            parts = [losses_and_gradients(net, x, y)[1] for net in nets]
-        return {"cosine": squared_cosine(*parts).sqrt().mean().item()}
+        with evaluating(*nets):  # a few at a time: what gradients need of them is large
+            found = [
+                squared_cosine(*(losses_and_gradients(net, some, of)[1] for net in nets)).sqrt()
+                for some, of in zip(x.split(500), y.split(500), strict=True)
+            ]
+        return {"cosine": torch.cat(found).mean().item()}
 
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, "cosine")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from .files import BadInput
 from .measures import Planned
 from .store import Store
 
@@ -43,13 +44,17 @@ def gap(ours, theirs, error: float = math.nan, freedom: float = math.inf, level=
 
     Of one seed it is over images: `error` is the standard error that these give to the difference.
     """
-    d = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
-    d = d[~np.isnan(d)]
+    ours, theirs = (np.asarray(v, dtype=float) for v in (ours, theirs))
+    if ours.shape != theirs.shape:
+        raise BadInput(f"gap: {ours.size} runs and {theirs.size}: one of each for every seed")
+    d = (ours - theirs)[~np.isnan(ours - theirs)]
     if not d.size:
         return Gap(math.nan)
     if d.size == 1:
         return gap_of(d[0], error, freedom, level, n=1, over="images")
     of_mean = d.std(ddof=1) / math.sqrt(d.size)
+    if of_mean <= 1e-9 * max(1.0, np.nanmax(np.abs([ours, theirs]))):
+        of_mean = 0.0  # alike but for rounding: no spread is known
     return gap_of(d.mean(), of_mean, d.size - 1, level, n=int(d.size), over="seeds")
 
 # %% ../nbs/science/114_paired.ipynb #ba1ed013

@@ -27,6 +27,7 @@ from .published import published
 from .runs import code_words
 from .store import RunsFailed, Store
 from .tables import Cell, compare
+from .verdicts import packed
 
 # %% ../nbs/evidence/057_registry.ipynb #e3e71b6a
 TABLES: dict[str, "Made"] = {}
@@ -152,12 +153,30 @@ def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
             failed = failures.get((run.key, None)) or failures.get((run.key, m))
             diverged = "" if record else store.diverged(run)
             known = failed[1] if failed else f"diverged: {diverged}" if diverged else ""
-            why.append(known or ("not measured yet" if record else "not run yet"))
+            why.append(known or _absent(store, run, m))
     images = next((m.images(r) for run in planned.runs if (r := store.record(run))), None)
+    right = _right(store, planned) if images else None
     doubt = m.doubt(store, planned.runs) if planned.runs else ""
     said = (planned.reason, _weak(store, planned.runs), doubt, *why)
     reason = "; ".join(dict.fromkeys(filter(None, said)))
-    return Cell(*place, tuple(values), reason, m.unit, no_evidence(store, planned.runs), images)
+    weak = no_evidence(store, planned.runs)
+    return Cell(*place, tuple(values), reason, m.unit, weak, images, right)
+
+
+def _absent(store: Store, run, measurement) -> str:
+    "Why a run has no number, where nothing failed."
+    if not store.record(run):
+        return "not run yet"
+    made = not measurement.absent(store, run)
+    return "measured, and it gives no number" if made else "not measured yet"
+
+
+def _right(store: Store, planned) -> tuple | None:
+    "For each run, which of the images used were right, packed; None where nobody knows."
+    m = planned.measurement
+    found = [m.right(store, r) if hasattr(m, "right") else None for r in planned.runs]
+    known = tuple(None if x is None else packed(x) for x in found)
+    return known if any(known) else None
 
 # %% ../nbs/evidence/057_registry.ipynb #79697f11
 def told_code(store: Store, chosen, tasks=()) -> str:

@@ -90,8 +90,10 @@ class ByPeople:
         folder = people_folder(store)
         home = survey.shelf(folder, "selection", self.page)
         kept = survey.kept_by_people(folder, survey.read_selection(home.with_suffix(".json")))
-        chosen = set(kept)
-        mask = torch.tensor([survey.checksum(image) in chosen for image in x])
+        left, mask = set(kept), torch.zeros(len(x), dtype=torch.bool)
+        for i, image in enumerate(x):  # of equal images the page shows the first
+            mask[i] = (own := survey.checksum(image)) in left
+            left.discard(own)
         if digits_of(kept) != self.digits or mask.sum() != self.kept:
             why = "the choice, or the images, are no longer those of this run"
             raise BadInput(f"selection {self.page}: {why}: make the table again")
@@ -109,13 +111,18 @@ def people_folder(store: Store):
     return store.folder / "people"
 
 # %% ../nbs/science/109_selection.ipynb #d5b98dbc
+def _asked(data: Augmented) -> dict:
+    "What decides, beside the generator's weights, which images are offered."
+    return {"asked": list(data.asked), "draw": data.draw}
+
+
 def offer(store: Store, data: Augmented) -> tuple[survey.Selection, dict]:
     "The generated images of some data as a selection, and checksum → image; the run is made."
     store.ensure([data.generator])
     y = wanted(data.images(), data.count, data.asked, data.draw)
     x = torch.cat([x for x, _ in images_for(store, data.generator, y)])
     names = [name.replace("_", " ") for name in data.asked for _ in range(data.count)]
-    made = who_made(store, data.generator) | {"count": data.count}
+    made = who_made(store, data.generator) | _asked(data) | {"count": data.count}
     return survey.grouped(x, names, made), {survey.checksum(image): image for image in x}
 
 
@@ -125,7 +132,8 @@ def by_people(store: Store, data: Augmented) -> ByPeople | None:
     for file in sorted(folder.glob("selection-*.json")) if now else ():
         found = survey.read_selection(file)
         count = found.made.get("count")
-        if found.made == now | {"count": count} and (kept := survey.kept_by_people(folder, found)):
+        same = found.made == now | _asked(data) | {"count": count}
+        if same and (kept := survey.kept_by_people(folder, found)):
             return ByPeople(found.id, digits_of(kept), len(kept), count)
     return None
 
@@ -140,7 +148,7 @@ class ByConfidence:
 
     def each(self, data: Augmented) -> int:
         "How many images of an attribute are kept."
-        return math.ceil(self.share * data.count)
+        return math.ceil(round(self.share * data.count, 9))
 
     def left(self, data: Augmented) -> int:
         "How many images are kept."

@@ -34,7 +34,8 @@ class Cell:
     reason: str = ""
     unit: str = "%"
     stand_in: str = ""  # why it is no evidence: stand-in data, a network that has not learned
-    images: tuple | None = None  # test images used, of how many
+    images: tuple | None = None  # test images used, of how many; None: all
+    outcomes: tuple | None = None  # of each run, which of these were right (verdicts.packed)
     environment: dict | None = None  # where it was measured, unless its runs say so
     undecided: str = ""  # why this measurement cannot decide a claim
 
@@ -49,7 +50,7 @@ class Cell:
 
 # %% ../nbs/evidence/053_tables.ipynb #5758051f
 COLUMNS = "row column thesis thesis_std cited ours ours_std n delta verdict reason note".split()
-DETAILS = "unit margin low high values incomparable stand_in".split()
+DETAILS = "unit margin low high values incomparable stand_in images outcomes".split()
 
 
 def _line(cell: Cell, printed: dict, margin: float) -> dict:
@@ -63,6 +64,7 @@ def _line(cell: Cell, printed: dict, margin: float) -> dict:
     line |= {"delta": round(ours.mean - value, 10), "verdict": found.verdict}
     line |= {"reason": found.reason, "note": printed.get("note", ""), "unit": cell.unit}
     line |= {"margin": margin, "low": found.low, "high": found.high, "values": cell.values}
+    line |= {"images": cell.images, "outcomes": cell.outcomes}
     return line | {"incomparable": cell.reason if ours.n else "", "stand_in": cell.stand_in}
 
 # %% ../nbs/evidence/053_tables.ipynb #37533a79

@@ -11,6 +11,7 @@ from operator import attrgetter
 
 import torch
 
+from .files import BadInput
 from .images import Images
 from .pieces import piece
 from .runs import MadeOf, Outline
@@ -20,6 +21,8 @@ def middle(x: torch.Tensor) -> torch.Tensor:
     "The middle columns of images (…, h, w), three quarters as many as rows."
     height, width = x.shape[-2:]
     narrow = 3 * height // 4
+    if narrow > width:
+        raise BadInput(f"images of {height} × {width}: the middle would be {narrow} wide")
     return x[..., (width - narrow) // 2 :][..., :narrow].contiguous()
 
 # %% ../nbs/science/094_tall.ipynb #de67c25f

@@ -16,10 +16,9 @@ from .files import BadInput
 # %% ../nbs/science/023_timing.ipynb #178844f8
 def timed(action, device="cuda") -> tuple[float, object]:
     "Wall-clock seconds of one call, and its result. A GPU is waited for before and after."
-    gpu = torch.device(device).type == "cuda" and torch.cuda.is_initialized()
 
     def wait():
-        if gpu:
+        if torch.device(device).type == "cuda" and torch.cuda.is_initialized():
             torch.cuda.synchronize(device)
 
     wait()

@@ -510,7 +510,7 @@ def gains(preset, plan: dict) -> dict[str, dict[str, Gap]]:
 
 @figure("3.4.paired.ours", "What generated images add, in points, with 95 % intervals", PARTS)
 def figure_3_4_paired_ours(preset, parts=PARTS) -> Drawn:
-    "The rows of table 3.4.ours against its baseline, by attribute, corrected for their number."
+    "The rows of table 3.4.ours against its baseline; each row corrected for its many attributes."
     plan = plan_3_4_ours(preset, parts)
     cells = measured_cells(preset, plan)
     gaps = gains(preset, plan)
