@@ -487,10 +487,10 @@ def test_protocols_differ_in_what_the_gan_has_seen(preset):
     )
 
 
-def test_as_long_counts_images():
+def test_as_long_counts_steps():
     like = trained_on(d2a2gan.whole_run(PART, "ACGAN", GANS["ACGAN"]), PART, 100, 50_000)
     assert as_long(trained_on(None, PART, 100), like).length.epochs == 100 * 501
-    assert as_long(trained_on(None, PART, 1000), like).length.epochs == 100 * 51
+    assert as_long(trained_on(None, PART, 1000), like).length.epochs == 100 * 501 / 10
     assert too_few(settings.load("thesis"), 1000) == ""
 
 
