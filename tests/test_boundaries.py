@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 
 from thesis_repro.boundaries import nearest_boundary, stepped, two_arcs, worst_point
+from thesis_repro.files import BadInput
 
 
 @pytest.fixture
@@ -57,3 +58,12 @@ def test_a_step_has_its_length_goes_down_and_leaves_the_network_alone(linear):
         return nn.functional.cross_entropy(f(x), y).item()
 
     assert loss(moved) < loss(linear)
+
+
+def test_no_step_is_taken_at_a_place_that_is_not_finite():
+    "A margin beyond the radius made every weight of the network nan."
+    net, y = torch.nn.Linear(2, 2), torch.tensor([0, 1])
+    points = torch.tensor([[0.0, 1.0], [torch.inf, 0.0]])
+    with pytest.raises(BadInput, match="beyond the radius"):
+        stepped(net, points, y)
+    assert stepped(net, points[:1], y[:1]).weight.isfinite().all()

@@ -1,6 +1,7 @@
 "Data sets by name: the published formats on disk, archives of one's own, and damage of every kind."
 
 import functools
+import gzip
 import io
 import os
 import pickle
@@ -679,3 +680,59 @@ def test_every_data_set_by_name_has_an_outline():
     for name in ("glyphs", "plain10"):
         made = data._source(name)
         assert shapes[name] == (made.classes, made.x_train.shape, made.x_test.shape)
+
+
+# MNIST, of which torchvision checks the archives when they are fetched, and the rest by name
+
+
+def idx(x: np.ndarray) -> bytes:
+    "An array of bytes in the format of MNIST."
+    head = np.array([0x0800 + x.ndim, *x.shape], ">i4").tobytes()
+    return head + x.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    "A folder with a few digits in MNIST's files, packed and unpacked; its listed MD5s."
+    monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path))
+    raw, listed = tmp_path / "mnist" / "MNIST" / "raw", []
+    raw.mkdir(parents=True)
+    for part, n in (("train", 30), ("t10k", 20)):
+        for kind, x in (("images-idx3", noise(n, 28, 28)), ("labels-idx1", np.arange(n) % 10)):
+            name, content = f"{part}-{kind}-ubyte", idx(x)
+            (raw / name).write_bytes(content)
+            (raw / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
+            listed.append((raw / f"{name}.gz", md5((raw / f"{name}.gz").read_bytes())))
+    monkeypatch.setattr(data, "_published_files", lambda name: ([], listed))
+    return raw
+
+
+def test_mnist_in_its_own_format(mnist):
+    said = data.verify("mnist")
+    assert "4 files" in said and "30 training and 20 test images" in said
+    assert np.array_equal(load("mnist", 30, 20, 0).x_test[:, 0].numpy().shape, (20, 28, 28))
+
+
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_an_unpacked_file_of_mnist_is_what_its_archive_holds(mnist, file):
+    "Zeros of the right length were trained on, and called verified."
+    whole = (mnist / file).read_bytes()
+    for damaged in (whole[:16] + bytes(len(whole) - 16), whole[:-1]):
+        (mnist / file).write_bytes(damaged)
+        for call in (lambda: data.verify("mnist"), lambda: load("mnist")):
+            refused(call, file, "not what its archive holds", "thesis-repro data fetch mnist")
+    (mnist / file).unlink()
+    refused(lambda: load("mnist"), file, "missing")
+    (mnist / f"{file}.gz").write_bytes(b"x")
+    refused(lambda: load("mnist"), f"{file}.gz", "damaged")
+
+
+def test_what_was_unpacked_is_made_again_by_the_command_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path))
+    load("glyphs", 20, 10, 10, stream=True)
+    (file,) = tmp_path.glob("glyphs/decoded-*/x_train.npy")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    refused(lambda: data.verify("glyphs"), "thesis-repro data fetch glyphs")
+    assert "none of them in both" in data.fetch("glyphs")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_repro import data, models
+from thesis_repro import data, masked_gradients, models
 from thesis_repro.images import pixels
 from thesis_repro.masked_gradients import loss_along, masking_signs, masking_verdict, random_share
 
@@ -108,3 +108,10 @@ def test_a_flat_gradient_counts_as_no_better_than_random():
     flat = pd.DataFrame({"distance": [0, 1], "gradient": [1.0, 1.0], "random": [1.0, 1.2]})
     assert random_share(flat) == np.inf
     assert random_share(flat.assign(gradient=[1.0, 1.4])) == pytest.approx(0.5)
+
+
+def test_a_sign_that_cannot_be_raised_is_open():
+    "An attack leaves over two points less: where PGD-20 leaves two, no attack can."
+    for left, found in ((2.0, None), (1.9, None), (2.1, False)):
+        assert masked_gradients._found_more({"PGD-20": left, "FGSM": left}, ("FGSM",), 2.0) is found
+    assert masked_gradients._found_more({"PGD-20": 9.0, "FGSM": 6.9}, ("FGSM",), 2.0) is True

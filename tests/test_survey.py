@@ -559,3 +559,29 @@ def test_the_command_takes_answers_in_and_tells_the_scores(smoke, tmp_path, caps
     assert "1 of 1 taken in" in out and "one person: no interval" in out
     assert main(["survey", "--answers", str(file)]) == 2
     assert "Ada has answered already" in capsys.readouterr().err
+
+
+def test_a_person_without_an_answer_is_none():
+    "Two persons, one of whom had said nothing, gave an interval without width."
+    with pytest.raises(BadInput, match="answers of 1 person"):
+        preferences.score_interval([[1, 0, 1], []])
+    pair = preferences.score_interval([[1, 0, 1], [0, 0, 1]])
+    assert preferences.score_interval([[1, 0, 1], [], [0, 0, 1]]) == pair
+
+
+def test_a_choice_with_two_equal_images_is_a_choice(tmp_path, monkeypatch):
+    x = torch.randint(0, 256, (4, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
+    x[2] = x[0]
+    shown = [survey.checksum(image) for image in (x[0], x[1], x[3])]
+    monkeypatch.setattr(selection, "people_folder", lambda store: tmp_path)
+    monkeypatch.setattr(survey, "shelf", lambda folder, kind, said: tmp_path / said)
+    monkeypatch.setattr(survey, "read_selection", lambda file: None)
+    monkeypatch.setattr(survey, "kept_by_people", lambda folder, found: shown)
+    people = selection.ByPeople("page", selection.digits_of(shown), 3, 4)
+    assert people.keeps(None, None, x, None).tolist() == [True, True, False, True]
+
+
+def test_a_page_is_found_by_what_was_asked_for():
+    red = Augmented(Named("glyphs"), asked=("Red",))
+    assert selection._asked(red) != selection._asked(dataclasses.replace(red, asked=("Framed",)))
+    assert selection._asked(red) != selection._asked(dataclasses.replace(red, draw=5))
