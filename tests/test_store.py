@@ -23,7 +23,17 @@ from methods import Counted, Fails, Made, Weighed, left_by, same, small, store_a
 from processes import FORK, child
 from samples import refused
 
-from thesis_repro import checkpoints, cli, paths, pieces, records, registry, settings, store
+from thesis_repro import (
+    checkpoints,
+    cli,
+    measures,
+    paths,
+    pieces,
+    records,
+    registry,
+    settings,
+    store,
+)
 from thesis_repro.attacks import PGD
 from thesis_repro.detection import Detect
 from thesis_repro.detection_data import Scenes
@@ -671,3 +681,24 @@ def test_an_attack_that_was_stopped_goes_on_by_the_same_code_only(kept, monkeypa
     m.begun(at, run).write_text("{}")
     m.forget(at, run)
     assert not m.begun(at, run).exists()
+
+
+def test_what_other_code_measured_is_measured_again_where_its_run_is_made_again(kept, monkeypatch):
+    "The run ended in the same bits, and the old measurement was taken for one of them."
+    at, run = kept
+    m, measured = Robustness(size=10), []
+    m.make(at, run)
+    own = measures.robust_accuracy
+
+    def counted(*args, **how):
+        measured.append(1)
+        return own(*args, **how)
+
+    monkeypatch.setattr(measures, "robust_accuracy", counted)
+    monkeypatch.setattr(Robustness, "code", lambda self: {"attacks": "of today"})
+    monkeypatch.setattr(Run, "code", lambda self: {"mixup": "of today"})
+    at = Store(dataclasses.replace(at.preset, jobs=1), at.folder)
+    plan = {("row", "column"): Planned((run,), m)}
+    assert at.outdated([run]) and m.outdated(at, run)
+    assert registry._made(at, plan, True, "changed") == {}
+    assert measured == [1] and not m.outdated(at, run) and not at.outdated([run])

@@ -200,10 +200,10 @@ def _made(store: Store, plan: dict, train: bool, fresh: str) -> dict:
     needed = [s for r, m in tasks for s in m.needs(r)]
     if not train:
         return {}
-    if fresh == "changed":
-        measures.refresh(store, [*chosen, *needed])
+    if fresh == "changed":  # measurements first: they are known by the weights of their runs
         for r, m in measures.outdated(store, tasks):
             m.forget(store, r)
+        measures.refresh(store, [*chosen, *needed])
     return tried(store.ensure, [*chosen, *needed]) | tried(ensure_measured, store, tasks)
 
 # %% ../nbs/evidence/057_registry.ipynb #ae4dd2d4
