@@ -685,10 +685,11 @@ def test_an_attack_that_was_stopped_goes_on_by_the_same_code_only(kept, monkeypa
 
 def test_what_other_code_measured_is_measured_again_where_its_run_is_made_again(kept, monkeypatch):
     "The run ended in the same bits, and the old measurement was taken for one of them."
-    at, run = kept
-    m, measured = Robustness(size=10), []
-    m.make(at, run)
-    own = measures.robust_accuracy
+    at = Store(dataclasses.replace(kept[0].preset, jobs=1), kept[0].folder)
+    run, m, measured = small(seed=7, epochs=1), Robustness(size=10), []
+    plan = {("row", "column"): Planned((run,), m)}
+    assert registry._made(at, plan, True, "") == {}
+    before, own = at.record(run).weights, measures.robust_accuracy
 
     def counted(*args, **how):
         measured.append(1)
@@ -697,8 +698,7 @@ def test_what_other_code_measured_is_measured_again_where_its_run_is_made_again(
     monkeypatch.setattr(measures, "robust_accuracy", counted)
     monkeypatch.setattr(Robustness, "code", lambda self: {"attacks": "of today"})
     monkeypatch.setattr(Run, "code", lambda self: {"mixup": "of today"})
-    at = Store(dataclasses.replace(at.preset, jobs=1), at.folder)
-    plan = {("row", "column"): Planned((run,), m)}
     assert at.outdated([run]) and m.outdated(at, run)
     assert registry._made(at, plan, True, "changed") == {}
+    assert at.record(run).weights == before, "else this tests nothing"
     assert measured == [1] and not m.outdated(at, run) and not at.outdated([run])
