@@ -66,7 +66,7 @@ def test_a_default_and_a_constant_count(edited):
 
 def test_comments_docstrings_and_layout_do_not_count(edited):
     before = of(Mixup)
-    line = "return torch.lerp(full(b), full(a), lam).to(a.dtype)"
+    line = "mixed = torch.lerp(full(b), full(a), lam)"
     edited("mixup", line, f"# a comment\n\n    {line.replace(', full', ' ,   full')}  # another")
     edited("mixup", "Training on mixed pairs (eq. 7.2–7.4) at a layer", "Something else")
     assert of(Mixup) == before
