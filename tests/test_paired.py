@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from thesis_repro.files import BadInput
-from thesis_repro.measures import Planned
+from thesis_repro.measures import Measurement, Planned
 from thesis_repro.paired import (
     Gap,
     draw_gaps,
@@ -107,7 +107,7 @@ def test_what_is_said_of_many_differences():
     assert (lost["down, by Holm"], lost["up, by Holm"]) == (2, 0)
 
 
-class Told:
+class Told(Measurement):
     "A measurement that is told its values by seed, its error, and which images are right."
 
     def __init__(self, *values, error=math.nan, right=None):

@@ -62,10 +62,9 @@ def wanted(images: Images, count: int, asked: tuple[str, ...] = (), draw: int = 
 def posterior(store: Store, run: Run, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     "Probabilities (n, k) that a run's critic gives to the classes of uint8 images made for y."
     critic = store.networks(run)["critic"]
-    like, parts = next(critic.parameters()), []
+    parts = []
     for some, labels in zip(x.split(250), y.split(250), strict=True):
-        c = gans.condition(labels, critic.labels).to(like)
-        logits = critic((2 * pixels(some) - 1).to(like), c).logits
+        logits = critic(*gans.shown_to(critic, some, labels)).logits
         if logits is None:
             raise BadInput(f"{run.name}: its critic names no class: hard targets only")
         parts.append(full(logits).softmax(1).cpu())

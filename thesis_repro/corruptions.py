@@ -7,6 +7,7 @@ __all__ = ['CORRUPTIONS', 'SEVERITIES', 'ALEXNET', 'gaussian_noise', 'shot_noise
            'brightness', 'contrast', 'pixelate', 'jpeg', 'corrupted', 'mean_corruption_error', 'CorruptionError']
 
 # %% ../nbs/science/105_corruptions.ipynb #0911840d
+import functools
 import io
 import math
 
@@ -195,10 +196,14 @@ class CorruptionError(Kept):
         net, size = store.weights(run), self.size or None
         images, own = store.images(run.data), getattr(run.data, "accuracy_on", None)
 
+        @functools.cache
+        def shown():  # not read where there are corrupted copies on the disk
+            return images.x_test[:size], images.y_test[:size]
+
         def error(kind, severity):
             right = own and own(net, kind, severity)
-            if right is None:  # a photograph's corrupted copies are not read otherwise
-                x, y = images.x_test[:size], images.y_test[:size]
+            if right is None:
+                x, y = shown()
                 right = evaluate(net, corrupted(x, kind, severity), y)["accuracy"]
             return 100 - right
 

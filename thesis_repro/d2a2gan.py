@@ -232,10 +232,8 @@ class MapError(OfImages):
         if "teacher" not in nets:
             raise BadInput(f"{run.name}: has no teacher: its maps cannot be compared")
         critic, ours, theirs = nets["critic"], [], []
-        like = next(critic.parameters())
         for part in torch.arange(len(images.y_test)).split(100):
-            x = (pixels(images.x_test[part]) * 2 - 1).to(like)
-            c = gans.condition(images.y_test[part], critic.labels).to(like)
+            x, c = gans.shown_to(critic, images.x_test[part], images.y_test[part])
             ours.append(critic(x, c).attention.cpu())
             theirs.append(taught(nets["teacher"], x).cpu())
         maps = torch.cat(ours), torch.cat(theirs)

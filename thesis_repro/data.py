@@ -109,16 +109,24 @@ def _published_files(name: str) -> tuple[list[tuple[str, Path, str]], list[tuple
     return [(kind.url, folder / kind.filename, kind.tgz_md5)], files
 
 # %% ../nbs/science/016_data.ipynb #f5fe215d
+def _check_published(name: str) -> None:
+    "BadInput for the first published file that is missing or damaged."
+    for path, md5 in _published_files(name)[1]:
+        if not path.is_file():
+            raise _damaged(path, "missing", name)
+        if archives.md5(path) != md5:
+            raise _damaged(path, f"damaged: its MD5 should be {md5}", name)
+
+
 def _genuine(name: str, read: Callable):
     "What `read` returns, or BadInput that names the first file that is missing or damaged."
     try:
         return read()
     except (*archives.UNREADABLE, TypeError, ImportError) as e:
-        for path, md5 in _published_files(name)[1]:
-            if not path.is_file():
-                raise _damaged(path, "missing", name) from None
-            if archives.md5(path) != md5:
-                raise _damaged(path, f"damaged: its MD5 should be {md5}", name) from None
+        try:
+            _check_published(name)
+        except BadInput as damage:
+            raise damage from None
         raise BadInput(f"{_folder(name)}: {name} cannot be read: {archives.why(e)}") from None
 
 # %% ../nbs/science/016_data.ipynb #18f2c9d7
@@ -136,11 +144,8 @@ def _read_cifar(name: str, folder: Path | None = None) -> Source:
 # %% ../nbs/science/016_data.ipynb #0fe64315
 def _check_mnist() -> None:
     "BadInput unless each file is what its archive holds: torchvision looks at their names only."
-    for path, md5 in _published_files("mnist")[1]:
-        if not path.is_file():
-            raise _damaged(path, "missing", "mnist")
-        if archives.md5(path) != md5:
-            raise _damaged(path, f"damaged: its MD5 should be {md5}", "mnist")
+    _check_published("mnist")
+    for path, _ in _published_files("mnist")[1]:
         raw = path.with_suffix("")
         if not raw.is_file() or raw.read_bytes() != gzip.decompress(path.read_bytes()):
             raise _damaged(raw, "missing, or not what its archive holds", "mnist")
@@ -507,9 +512,10 @@ def fetch(name: str) -> str:
     _reader(name)
     with contextlib.suppress(BadInput):
         return verify(name)
-    shutil.rmtree(_cache(name), ignore_errors=True)
-    with contextlib.suppress(BadInput):  # where only what was unpacked is damaged
-        return verify(name)
+    if (unpacked := _cache(name)).exists():
+        shutil.rmtree(unpacked, ignore_errors=True)
+        with contextlib.suppress(BadInput):  # where only that was damaged
+            return verify(name)
     if name not in (*digits.COMPOSED, "glyphs") and not name.startswith("npz:"):
         _install(name)
     return verify(name)

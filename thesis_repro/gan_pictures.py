@@ -15,7 +15,6 @@ import torch
 from . import gans
 from .certainty import SHARES
 from .draws import Draws
-from .images import pixels
 from .quality import trained_generator
 from .runs import Run
 from .store import Store
@@ -33,9 +32,7 @@ def of_each_class(store: Store, run: Run, rows: int = 2) -> tuple[torch.Tensor, 
 def maps_of(store: Store, run: Run, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     "The maps (n, h, w) of a run's critic for uint8 images with labels."
     critic = store.networks(run)["critic"]
-    like = next(critic.parameters())
-    c = gans.condition(y, critic.labels).to(like)
-    return critic((pixels(x) * 2 - 1).to(like), c).attention.cpu()
+    return critic(*gans.shown_to(critic, x, y)).attention.cpu()
 
 
 def side_by_side(images: torch.Tensor, columns: int) -> torch.Tensor:

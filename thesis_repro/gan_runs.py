@@ -89,7 +89,7 @@ def classifier(preset, part: str) -> Run:
 
 # %% ../nbs/science/103_gan_runs.ipynb #457e9fde
 def as_long(run: Run, like: Run) -> Run:
-    "The run, of as many steps as another one, on more images, that is as many epochs long."
+    "The run, of as many steps as another one on more images."
 
     def steps(n: int, r: Run) -> int:
         return -(-n // r.length.batch_size)

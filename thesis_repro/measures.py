@@ -150,6 +150,10 @@ class Measurement:
         "How many test images an accuracy was measured on, of how many; None: on all."
         return None
 
+    def right(self, store: Store, run: Run) -> np.ndarray | None:
+        "In which of these images it is right: bools (n,); None where that was not kept."
+        return None
+
     def doubt(self, store: Store, runs) -> str:
         "Why its numbers of some runs may flatter them; empty if nothing says so."
         return ""
@@ -282,7 +286,6 @@ class Robustness(Kept):
         return (self.size, there) if 0 < self.size < there else None
 
     def right(self, store: Store, run: Run) -> np.ndarray | None:
-        "Which of the test images stand, bools (n,); None where that is not known."
         known = (self.kept(store, run) or {}).get("correct")
         return None if known is None else np.array(known, dtype=bool)
 

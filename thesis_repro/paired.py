@@ -16,6 +16,7 @@ import scipy.stats
 from .files import BadInput
 from .measures import Planned
 from .store import Store
+from .verdicts import moments
 
 # %% ../nbs/science/114_paired.ipynb #ba1ed005
 @dataclass(frozen=True)
@@ -47,15 +48,12 @@ def gap(ours, theirs, error: float = math.nan, freedom: float = math.inf, level=
     ours, theirs = (np.asarray(v, dtype=float) for v in (ours, theirs))
     if ours.shape != theirs.shape:
         raise BadInput(f"gap: {ours.size} runs and {theirs.size}: one of each for every seed")
-    d = (ours - theirs)[~np.isnan(ours - theirs)]
-    if not d.size:
+    d = moments(ours - theirs)  # without spread where they differ by rounding only
+    if not d.n:
         return Gap(math.nan)
-    if d.size == 1:
-        return gap_of(d[0], error, freedom, level, n=1, over="images")
-    of_mean = d.std(ddof=1) / math.sqrt(d.size)
-    if of_mean <= 1e-9 * max(1.0, np.nanmax(np.abs([ours, theirs]))):
-        of_mean = 0.0  # alike but for rounding: no spread is known
-    return gap_of(d.mean(), of_mean, d.size - 1, level, n=int(d.size), over="seeds")
+    if d.n == 1:
+        return gap_of(d.mean, error, freedom, level, n=1, over="images")
+    return gap_of(d.mean, d.std / math.sqrt(d.n), d.n - 1, level, n=d.n, over="seeds")
 
 # %% ../nbs/science/114_paired.ipynb #ba1ed013
 def paired_error(ours, theirs) -> np.ndarray:
@@ -67,7 +65,7 @@ def paired_error(ours, theirs) -> np.ndarray:
 def _image_error(store: Store, cells: tuple[Planned, ...]) -> float:
     "The standard error that images give to the difference of the first runs of two cells."
     first = [(cell.measurement, cell.runs[0]) for cell in cells]
-    right = [m.right(store, run) if hasattr(m, "right") else None for m, run in first]
+    right = [m.right(store, run) for m, run in first]
     if all(one is not None for one in right):
         return float(paired_error(*right))
     return math.hypot(*(m.error(store, run) for m, run in first))

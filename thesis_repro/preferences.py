@@ -26,11 +26,10 @@ def subjective_score(chosen) -> float:
 def score_interval(people: Sequence, level: float = 0.95) -> tuple[float, float, float]:
     "S of all answers (eq. 3.4) and both ends of its interval, clustered by person; in percent."
     people = [own for own in people if np.size(own)]
-    if len(people) < 2:
-        raise BadInput(f"answers of {len(people)} person: an interval needs at least two")
+    if (n := len(people)) < 2:
+        raise BadInput(f"answers of {n} person: an interval needs at least two")
     counts = np.array([(np.sum(own), np.size(own)) for own in people], dtype=float)
     score = subjective_score(np.concatenate([np.ravel(own) for own in people]))
-    n = len(counts)
     residuals = counts[:, 0] - score / 100 * counts[:, 1]
     variance = n / (n - 1) * np.square(100 * residuals).sum() / counts[:, 1].sum() ** 2
     half = half_width([(variance, n - 1)], level)

@@ -173,8 +173,7 @@ def _absent(store: Store, run, measurement) -> str:
 
 def _right(store: Store, planned) -> tuple | None:
     "For each run, which of the images used were right, packed; None where nobody knows."
-    m = planned.measurement
-    found = [m.right(store, r) if hasattr(m, "right") else None for r in planned.runs]
+    found = [planned.measurement.right(store, r) for r in planned.runs]
     known = tuple(None if x is None else packed(x) for x in found)
     return known if any(known) else None
 

@@ -28,8 +28,8 @@ from .progress import Bar
 def evaluate(model, x, y: torch.Tensor, batch_size: int = 500) -> dict:
     "Accuracy in percent and mean cross entropy on uint8 images `x` (n, c, h, w), labels `y` (n,)."
     device, correct, loss = next(model.parameters()).device, 0, 0.0
-    exactly = torch.autocast(device.type, enabled=False), arithmetic("fp32")
-    with evaluating(model), exactly[0], exactly[1]:
+    exact = torch.autocast(device.type, enabled=False)
+    with evaluating(model), exact, arithmetic("fp32"):
         for i in range(0, len(y), batch_size):
             target = y[i : i + batch_size].to(device)
             logits = full(model(pixels(x[i : i + batch_size], device)))
