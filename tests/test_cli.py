@@ -70,6 +70,26 @@ def refused(capsys, *words):
     return err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["table", "7.1", "--parts", "", "--no-train"],
+        ["plan", "--chapter="],
+        ["table", "", "--no-train"],
+        ["settings", "--set", ""],
+        ["attack", "7.1", "--seed", "0", "--source", ""],
+    ],
+)
+def test_an_empty_value_means_neither_all_nor_nothing(outputs, capsys, words):
+    assert "an empty value" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize("command", [["table", "7.1"], ["plan"], ["settings"], ["report"]])
+@pytest.mark.parametrize("key", ["preset", "chapter", "name", "variant"])
+def test_only_keys_of_the_settings_can_be_set(outputs, capsys, command, key):
+    assert f"--set: unknown key: {key}" in refused(capsys, *command, "--set", f"{key}=fast")
+
+
 # Tables, runs
 
 

@@ -127,7 +127,7 @@ def test_everything_that_is_copied_is_there():
     assert [s for s in sources if not (ROOT / s).exists() or excluded(s)] == []
     assert excluded("data/cifar10.npz") and excluded("outputs/smoke") and excluded(".venv")
     needed = {"thesis_repro", "nbs", "settings.ini", "data/published", "Makefile", "setup.py"}
-    assert needed <= set(sources)
+    assert needed | {"data/splits"} <= set(sources)
     before = CONTAINER.partition("RUN make setup")[0]
     readme, licence = PROJECT["readme"], "LICENSE"
     assert all(name in before for name in (readme, licence, "requirements.lock", "thesis_repro"))

@@ -18,7 +18,7 @@ BUILD = "import sys; from setuptools import build_meta; build_meta.build_sdist(s
 PARTS = (
     "pyproject.toml setup.py MANIFEST.in README.md LICENSE CHANGELOG.md CITATION.cff settings.ini"
 )
-FOLDERS = "nbs thesis_repro data/published"
+FOLDERS = "nbs thesis_repro data/published data/splits"
 DATA = "data/contract.csv data/elsewhere.csv"
 OWN = "data/photos.npz data/own.csv nbs/.ipynb_checkpoints/index-checkpoint.ipynb outputs/x/y.csv"
 
@@ -77,7 +77,8 @@ def test_a_wheel_has_what_the_library_reads_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     there = {n.removeprefix("thesis_repro/project/") for n in names if "/project/" in n}
     books = {p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs").rglob("[!.]*.ipynb")}
-    numbers = {f"data/published/{p.name}" for p in (ROOT / "data/published").iterdir()}
+    folders = (ROOT / "data/published", ROOT / "data/splits")
+    numbers = {p.relative_to(ROOT).as_posix() for f in folders for p in f.iterdir()}
     left = {n for n in books if "/." in n}
     assert there == (books - left) | numbers | {*DATA.split(), "settings.ini"}
     rest = {n for n in names if "/project/" not in n}
@@ -98,6 +99,7 @@ COMMANDS = (
     "data list",
     "plan --preset smoke --chapter 7 --device cpu",
     "table 7.1 --preset smoke --parts CIFAR-10 --no-train",
+    "table virtual_positives.1 --preset smoke --no-train",
     "settings --preset nothing",
     "figure 7.2 --no-train",
 )

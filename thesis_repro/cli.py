@@ -370,6 +370,14 @@ def _printing():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise RuntimeError(f"what is printed cannot be written: {e.strerror}") from None
 
+# %% ../nbs/command/098_cli.ipynb #5d1e77a2
+def _none_empty(words) -> None:
+    "BadInput for an option without a value, such as a variable of the shell that is not set."
+    for before, word in zip(("", *words), words, strict=False):
+        if re.fullmatch(r"(--[\w-]+=)?", word):
+            name = word.rstrip("=") or before or "thesis-repro"
+            raise BadInput(f"{name}: an empty value: leave it out, or say what is meant")
+
 # %% ../nbs/command/098_cli.ipynb #d48d89ef
 def _obeyed(argv) -> int:
     "Run a command; its exit code."
@@ -378,6 +386,7 @@ def _obeyed(argv) -> int:
             stream.reconfigure(errors="replace")
     args = parser().parse_args(argv)
     try:
+        _none_empty(sys.argv[1:] if argv is None else argv)
         with _printing(), _with_extras(), _as_one(args), _prepared(args):
             return args.function(args)
     except BadInput as e:

@@ -31,7 +31,7 @@ def overridden(args) -> dict:
         key, equals, value = text.partition("=")
         if not equals:
             raise BadInput(f"--set {text}: must be a key of settings.ini and its value: epochs=3")
-        said[key.strip().replace("-", "_")] = value.strip()
+        said[settings.known(key.strip().replace("-", "_"), "--set")] = value.strip()
     return {k: v for k, v in said.items() if v is not None}
 
 
@@ -306,7 +306,8 @@ def runs(args) -> int:
     for r in found:
         print(f"{r.key}  {r.folder.relative_to(outputs(args.preset) / 'runs')}  {_results(r)}")
     if not found:
-        print(f"no runs at preset {args.preset}: thesis-repro table 7.1 makes some")
+        some = f"thesis-repro table 7.1 --preset {args.preset}"
+        print(f"no runs at preset {args.preset}: {some} makes some")
     return 0
 
 # %% ../nbs/command/096_commands.ipynb #348f341c

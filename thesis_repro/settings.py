@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MANY', 'WIDE', 'VGG', 'SSD', 'KEYS', 'PARTS', 'OUTSIDE', 'BOXES', 'Preset', 'dataset', 'parts', 'settings_file',
-           'presets', 'said_outside', 'outside', 'load', 'differences', 'device', 'wants_gpu', 'describe']
+           'presets', 'known', 'said_outside', 'outside', 'load', 'differences', 'device', 'wants_gpu', 'describe']
 
 # %% ../nbs/engine/004_settings.ipynb #c5745079
 import configparser
@@ -192,7 +192,7 @@ def _own(ini: configparser.ConfigParser, preset: str, chapter) -> dict[str, str]
     return own
 
 
-def _known(key: str, where: str) -> str:
+def known(key: str, where: str) -> str:
     "The key, or BadInput that names the nearest one."
     if key not in KEYS:
         near = difflib.get_close_matches(key, KEYS, 1, 0.5)
@@ -253,9 +253,9 @@ def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -
     where = f"{file} [{preset}]"
     default = ini["DEFAULT"] if "DEFAULT" in ini else {}
     said = {**default, **ini[preset], **_own(ini, preset, chapter)}
-    said = {_known(k, where): _typed(KEYS[_known(k, where)], v, where) for k, v in said.items()}
+    said = {known(k, where): _typed(KEYS[k], v, where) for k, v in said.items()}
     asked = said_outside() | {k: v for k, v in overrides.items() if v is not None}
-    given = {_known(k, "parameter"): v for k, v in asked.items()}
+    given = {known(k, "parameter"): v for k, v in asked.items()}
     given = {k: _typed(KEYS[k], v, "parameter") for k, v in given.items()}
     if missing := KEYS.keys() - said.keys() - given.keys():
         raise BadInput(f"{where}: no value for {', '.join(sorted(missing))}")
