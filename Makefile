@@ -99,7 +99,7 @@ lock:
 	$(if $(FAULT),$(error $(FAULT)))
 	rm -rf .make/uv
 	$(MAKE) --no-print-directory .make/uv
-	.make/uv/bin/uv pip compile pyproject.toml --extra notebooks --extra dev --extra eval --extra metrics --extra tensorboard --extra ray --extra slurm --extra export --extra retrieval \
+	.make/uv/bin/uv pip compile pyproject.toml --extra notebooks --extra dev --extra eval --extra metrics --extra tensorboard --extra ray --extra slurm --extra export --extra retrieval --extra peers \
 	  --universal --python-version 3.11 --generate-hashes --no-config --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command 'make lock' --quiet $(if $(UPGRADE),--upgrade) --output-file requirements.lock
 

@@ -160,7 +160,26 @@ def test_the_mean_corruption_error_is_its_formula():
     by_hand = 100 * (150 / (5 * 50) + 110 / (5 * 80)) / 2
     assert mean_corruption_error(errors, reference) == pytest.approx(by_hand)
     assert len(ALEXNET) == 15 and set(CORRUPTIONS) < set(ALEXNET)
-    assert mean_corruption_error({k: [e] * 5 for k, e in ALEXNET.items()}) == pytest.approx(100)
+
+
+def test_the_strengths_and_the_reference_are_the_benchmarks():
+    "make_cifar_c.py and make_imagenet_c.py of hendrycks/robustness; AlexNet's errors from there."
+    assert {kind: how[1:] for kind, how in CORRUPTIONS.items()} == {
+        "gaussian_noise": ((0.04, 0.06, 0.08, 0.09, 0.1), (0.08, 0.12, 0.18, 0.26, 0.38)),
+        "shot_noise": ((500, 250, 100, 75, 50), (60, 25, 12, 5, 3)),
+        "impulse_noise": ((0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)),
+        "defocus_blur": (
+            ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+            ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+        ),
+        "brightness": ((0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
+        "contrast": ((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
+        "pixelate": ((0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)),
+        "jpeg_compression": ((80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
+    }
+    noise, blur = (88.6428, 89.4468, 92.2640), (81.9880, 82.6268, 78.5948, 79.8360)
+    weather, digital = (86.6816, 82.6572, 81.9324, 56.4592), (85.3204, 64.6056, 71.7840, 60.6500)
+    assert tuple(ALEXNET.values()) == noise + blur + weather + digital
 
 
 def test_it_is_measured_of_a_run_and_kept(tmp_path):

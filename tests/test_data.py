@@ -710,7 +710,9 @@ def mnist(tmp_path, monkeypatch):
 def test_mnist_in_its_own_format(mnist):
     said = data.verify("mnist")
     assert "4 files" in said and "30 training and 20 test images" in said
-    assert np.array_equal(load("mnist", 30, 20, 0).x_test[:, 0].numpy().shape, (20, 28, 28))
+    images = load("mnist", 30, 20, 0)
+    np.testing.assert_array_equal(images.x_test[:, 0].numpy(), noise(20, 28, 28))
+    assert images.y_test.tolist() == [k % 10 for k in range(20)]
 
 
 @pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])

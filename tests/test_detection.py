@@ -178,6 +178,15 @@ def official(top, name, content=None, nested=True):
             Image.new("RGB", (100, 50), (200, 10, 10)).save(place / "JPEGImages" / f"{n}.jpg")
 
 
+def test_the_folders_are_those_of_the_archives():
+    seven, twelve = "VOCdevkit/VOC2007", "VOCdevkit/VOC2012"
+    assert FORMS["voc"].train == ((seven, "trainval"), (twelve, "trainval"))
+    assert FORMS["voc"].test == ((seven, "test"),)
+    archives = {"clipart1k": "clipart", "watercolor2k": "watercolor", "comic2k": "comic"}
+    for name, folder in archives.items():
+        assert (FORMS[name].train, FORMS[name].test) == (((folder, "train"),), ((folder, "test"),))
+
+
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("nested", [True, False])
 def test_official_folders(data_folder, name, nested):

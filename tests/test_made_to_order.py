@@ -38,6 +38,12 @@ from thesis_repro.models import Diverged
 G = torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def the_same_draws():
+    "Whichever tests ran before."
+    G.manual_seed(0)
+
+
 def rand(*shape):
     return torch.rand(shape, generator=G, dtype=torch.float64)
 

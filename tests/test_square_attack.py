@@ -61,7 +61,7 @@ def test_the_search_against_a_loop():
     torch.testing.assert_close(found, by_hand(net, x, y, 0.1, 30, 0.6), rtol=0, atol=1e-12)
 
 
-def test_more_steps_are_never_worse_and_stay_in_the_ball():
+def test_it_mostly_gains_and_stays_in_the_ball():
     net, (x, y) = network(), batch()
     found = Square(0.05, 100)(net, x, y, Draws(0))
     with torch.no_grad():
