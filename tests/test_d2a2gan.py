@@ -397,6 +397,34 @@ def test_every_gan_has_a_hundred_epochs_of_its_own():
             assert shortfall(afforded(whole, run), run) == ""
 
 
+def steps(run) -> int:
+    "How many steps a run takes."
+    return run.length.epochs * -(-run.data.outline().train // run.length.batch_size)
+
+
+@pytest.mark.parametrize("name", ["smoke", "fast", "thesis"])
+def test_few_images_are_seen_many_times_at_every_preset(name):
+    "At `fast` the GAN of 100 images took 8 steps, and its row was evidence."
+    at = settings.load(name, chapter=4, device="cpu")
+    for few in (100, 1000):
+        own = afforded(at, d2a2gan.within(PART, "D2A2GAN", few))
+        all_of_them = afforded(at, d2a2gan.whole_run(PART, "D2A2GAN", GANS["D2A2GAN"]))
+        times = own.length.epochs / all_of_them.length.epochs
+        assert times == {"smoke": max(1, 640 // few), "fast": 20, "thesis": 20}[name]
+        if name != "smoke" or few == 100:
+            assert 0.02 <= steps(own) / steps(all_of_them) <= 1.25  # whole batches
+
+
+def test_the_average_of_weights_forgets_the_beginning_of_each_level():
+    "At `fast` two thirds of the measured generator were its first random weights."
+    for name, short in (("smoke", True), ("fast", True), ("thesis", False)):
+        at = settings.load(name, chapter=4, device="cpu")
+        run = afforded(at, d2a2gan.whole_run(PART, "PGGAN", GANS["PGGAN"]))
+        left = run.recipe.average ** (steps(run) / 4)  # 4 × 4 to 32 × 32
+        assert left < (0.2 if name == "smoke" else 1e-4)
+        assert (run.recipe.average < 0.999) == short
+
+
 def test_a_stand_in_is_hurried_and_every_cell_says_so(preset):
     run = d2a2gan.whole_run(PART, "D2A2GAN", D2A2GAN)
     assert larger(preset, run).epochs == 4 and larger(preset, run).width == pytest.approx(0.08)

@@ -35,7 +35,7 @@ from thesis_repro.paired import gap, paired_error
 from thesis_repro.pieces import from_specification, specification
 from thesis_repro.published import published
 from thesis_repro.recogniser import Recognise
-from thesis_repro.runs import Named, shortfall
+from thesis_repro.runs import Named, seeded, shortfall
 from thesis_repro.store import Store
 from thesis_repro.tables import compare
 from thesis_repro.wcgan import GRID, METHODS
@@ -520,7 +520,7 @@ def test_table_3_4_at_both_scales(preset, whole):
     run = plan["ours (w/o AL)", "5 o Clock Shadow"].runs[0]
     assert isinstance(run.recipe, Recognise) and run.recipe.select == "test"
     assert run.length.epochs == 300 and run.length.batch_size == 100
-    assert (run.data.count, len(run.data.asked)) == (4000, 15) and "Big_Lips" in run.data.asked
+    assert (run.data.count, len(run.data.asked)) == (267, 15) and "Big_Lips" in run.data.asked
     assert run.data.generator.recipe == fitting(METHODS["WcPGGAN"], (3, 128, 128))
     assert run.data.generator.data == run.data.real == Named("celeba")
     assert plan["Baseline", "Young"].runs[0].data == Named("celeba")
@@ -533,6 +533,37 @@ def test_table_3_4_at_both_scales(preset, whole):
     assert {c for _, c in small} == set(glyphs.ATTRIBUTES)
     data = small["+ WcPGGAN", "Low"].runs[0].data
     assert data.count == 32 and data.asked == ("Low", "Dotted", "Framed")
+
+
+def test_every_recogniser_has_a_generator_a_draw_and_a_judge_of_its_own_seed(preset, whole):
+    "One generator for all seeds was in no interval."
+    for at in (whole, replace(preset, seeds=3)):
+        plan = wcgan.plan_3_4_ours(at)
+        runs = plan["+ WcPGGAN", plan_column(plan)].runs
+        assert [r.data.generator.seed for r in runs] == [r.data.draw for r in runs]
+        assert [r.seed for r in runs] == [r.data.draw for r in runs] == list(range(at.seeds))
+        sure = plan[wcgan.SUREST, plan_column(plan)].runs
+        assert [r.data.data.generator for r in sure] == [r.data.generator for r in runs]
+        judges = plan["Baseline", plan_column(plan)].runs
+        assert tuple(r.data.by.judge for r in sure) == judges
+        assert all(r.key != runs[0].key for r in runs[1:])
+        recipe = METHODS["WcPGGAN"]
+        small = affordable(at, recipe)
+        named = whole_run(at, "WcPGGAN, all attributes", recipe, ())
+        assert runs[0].data.generator == seeded(small, named)[0]
+
+
+def plan_column(plan: dict) -> str:
+    "The first column of a plan."
+    return next(column for _, column in plan)
+
+
+def test_the_surest_half_is_as_many_as_without_a_choice(whole):
+    for size in (0, 200, 300, 5000):
+        plan = wcgan.plan_3_4_ours(replace(whole, train_size=size))
+        plain = plan["+ WcPGGAN", "Male"].runs[0].data
+        data = plan[wcgan.SUREST, "Male"].runs[0].data
+        assert data.by.each(data.data) == plain.count == min(267, size or 267)
 
 
 def test_who_says_what_an_image_shows(preset, whole):

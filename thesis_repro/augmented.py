@@ -62,8 +62,8 @@ def wanted(images: Images, count: int, asked: tuple[str, ...] = (), draw: int = 
 def posterior(store: Store, run: Run, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     "Probabilities (n, k) that a run's critic gives to the classes of uint8 images made for y."
     critic = store.networks(run)["critic"]
-    parts = []
-    for some, labels in zip(x.split(250), y.split(250), strict=True):
+    parts, size = [], 240  # a multiple of 4: a critic may compare its images in fours
+    for some, labels in zip(x.split(size), y.split(size), strict=True):
         logits = critic(*gans.shown_to(critic, some, labels)).logits
         if logits is None:
             raise BadInput(f"{run.name}: its critic names no class: hard targets only")

@@ -60,7 +60,7 @@ class Selected(MadeOf):
     def scaled(self, preset: Preset) -> "Selected":
         "The same with as many images as a preset can afford."
         data, by = self.data.scaled(preset), self.by.scaled(preset)
-        return Selected(dataclasses.replace(data, count=by.count or data.count), by)
+        return Selected(dataclasses.replace(data, count=self.by.offered(self.data, preset)), by)
 
 # %% ../nbs/science/109_selection.ipynb #75859ed7
 def digits_of(kept: list[str]) -> str:
@@ -80,6 +80,10 @@ class ByPeople:
     def left(self, data: Augmented) -> int:
         "How many images are kept."
         return self.kept
+
+    def offered(self, data: Augmented, preset: Preset) -> int:
+        "How many images of an attribute there are to choose from: as many as people have seen."
+        return self.count
 
     def scaled(self, preset: Preset) -> "ByPeople":
         "The same: people have seen what a preset can afford."
@@ -144,7 +148,6 @@ class ByConfidence:
 
     judge: Run
     share: float = pieces.field(0.5, above=0, high=1)
-    count = 0  # as many images as the data say
 
     def each(self, data: Augmented) -> int:
         "How many images of an attribute are kept."
@@ -165,6 +168,11 @@ class ByConfidence:
             order = p[:, names.index(name)].argsort(descending=True, stable=True)
             keep[i * data.count + order[: self.each(data)]] = True
         return keep
+
+    def offered(self, data: Augmented, preset: Preset) -> int:
+        "As many as leave what a preset would take without a choice."
+        plain = dataclasses.replace(data, count=self.each(data)).scaled(preset).count
+        return round(plain / self.share)
 
     def scaled(self, preset: Preset) -> "ByConfidence":
         "The same with a judge that a preset can afford."
