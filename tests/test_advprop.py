@@ -1,6 +1,7 @@
 """AdvProp: its step against two networks and a loop by hand, controls, costs, tables, claims."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -184,6 +185,12 @@ def test_the_tables_have_the_printed_rows_and_a_reason_for_every_hole():
     assert not plan["EfficientNet-B5 / AT", "Top-1"].runs
     assert plan["EfficientNet-B8 / AT", "Top-1"].reason == "torchvision has no EfficientNet-B8"
     assert "needs ImageNet" in advprop.plan_2(smoke)["ResNet-50 / AT", "ImageNet-A"].reason
+
+
+def test_an_accuracy_of_some_test_images_says_of_how_many():
+    record = SimpleNamespace(data={"test": 50})
+    assert advprop.OnBranch(size=20).images(record) == (20, 50)
+    assert advprop.OnBranch().images(record) is advprop.OnBranch(size=50).images(record) is None
 
 
 def test_whole_runs_are_the_articles_networks():

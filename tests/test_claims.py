@@ -739,7 +739,10 @@ def test_the_number_by_chance_is_that_of_claims_about_differences():
     several = "t[a, x] - max(t[b, x], t[c, x])"
     assert one(quantity=several) == pytest.approx(0.025)
     assert one(direction="=", tolerance=1.0) == 0 and one(bound=1.0) == 0
-    assert one(quantity="t[a, x]") == 0
+    # one cell may be a gain, or a correlation; a share above zero is none
+    assert one(quantity="t[a, x]") == pytest.approx(0.05) and one(quantity="t[a, x]", bound=1) == 0
+    assert one(unit="share", quantity="t[a, x]") == 0
+    assert one(unit="share", quantity="t[correlation, x]") == pytest.approx(0.05)
     ratio = {"quantity": "t[a, x] / t[b, x]", "unit": "times"}
     assert one(**ratio, bound=1.0) == pytest.approx(0.05) and one(**ratio, bound=0.0) == 0
 

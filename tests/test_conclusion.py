@@ -119,7 +119,7 @@ def test_what_is_on_the_disk_is_told_with_its_interval(smoke):
     assert row["ahead of its control"].startswith("not run: thesis-repro reproduce")
     said = conclusion.conclusion(smoke)
     assert f"(claimed +15.65 points; here {row.measured}): open, only tried" in said
-    assert "networks that have not learned: 1 of these" in said and "None is decided" in said
+    assert "or seconds on a CPU: 1 of these" in said and "None is decided" in said
 
 
 def test_a_judged_claim_is_no_stand_in_and_its_control_decides(smoke):
@@ -266,7 +266,7 @@ def test_differences_are_turned_so_that_above_zero_is_as_claimed():
 def test_the_count_of_what_was_measured_and_decided():
     words = ["holds"] * 2 + ["fails"] + ["inconclusive"] * 3 + ["tried"] * 4 + ["not run"] * 5
     said = conclusion.said_of_scale(pd.DataFrame({"verdict": words}), "fast")
-    assert "At `fast`, 10 of 15 claims" in said and "not learned: 4 of these." in said
+    assert "At `fast`, 10 of 15 claims" in said and "seconds on a CPU: 4 of these." in said
     assert "3 are decided" in said
     tried = conclusion.said_of_scale(pd.DataFrame({"verdict": words[6:]}), "fast")
     assert "not learned: all of these." in tried and "decided" not in tried

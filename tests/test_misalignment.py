@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from thesis_repro import settings
+from thesis_repro import misalignment, settings
 from thesis_repro.attacks import PGD
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
@@ -188,3 +188,25 @@ def test_measurements_of_a_run(made):
     assert Angle(10).value(store, run) == Angle(10).make(store, run)["cosine"]
     with pytest.raises(BadInput, match="its data have no teacher"):
         Transfer().needs(teacher)
+
+
+def test_the_angle_of_gradients_that_float32_would_lose(made, monkeypatch):
+    "A network that is sure of its answers has gradients whose squares are zero in float32."
+    store, run, _ = made
+    plainly = Angle(10).compute(store, run)["cosine"]
+
+    def tiny(net, x, y):
+        losses, gradients = losses_and_gradients(net, x, y)
+        return losses, gradients * 1e-24
+
+    monkeypatch.setattr(misalignment, "losses_and_gradients", tiny)
+    assert Angle(10).compute(store, run)["cosine"] == pytest.approx(plainly, rel=1e-3)
+
+
+def test_a_share_of_some_test_images_says_of_how_many(made):
+    store, run, _ = made
+    record = store.record(run)
+    there = record.data["test"]
+    assert Transfer(size=15).images(record) == (15, there)
+    for whole in (Transfer(), Transfer(size=there), Transfer(split="val", size=15)):
+        assert whole.images(record) is None

@@ -342,6 +342,10 @@ class OnBranch(Kept):
         x, y = d.x_test[:size], d.y_test[:size]
         return robust_accuracy(branch, x, y, self.attack, progress=False)["accuracy"]
 
+    def images(self, record) -> tuple[int, int] | None:
+        there = record.data["test"]
+        return (self.size, there) if 0 < self.size < there else None
+
     def passes(self, run: Run) -> tuple[float, float]:
         return costs.attack_passes(self.attack)
 

@@ -351,10 +351,13 @@ def listed(judged: pd.DataFrame, *more: str):
 def _by_chance(claim, level: float) -> float:
     "How likely a claim about a difference gets a verdict when every difference is zero."
     same = 1 if claim["unit"] == "times" else 0
-    compares = claim["direction"] != "=" and len(quantity_cells(claim["quantity"])) > 1
+    quantity = claim["quantity"]  # one cell can be a difference itself: a gain, a correlation
+    several = len(quantity_cells(quantity)) > 1
+    differs = several or claim["unit"] == "points" or "correlation" in quantity
+    compares = claim["direction"] != "=" and differs
     if not compares or claim["bound"] != same:
         return 0.0
-    of_several = re.search(r"\b(max|min)\(", claim["quantity"])
+    of_several = re.search(r"\b(max|min)\(", quantity)
     return (1 - level) / (2 if of_several else 1)
 
 # %% ../nbs/evidence/052_claims.ipynb #4f5c42da

@@ -134,7 +134,8 @@ class Apart(Kept):
             images = store.images(data)
             clouds.append(cloud(net, (images.x_train, images.x_test)))
             enough(clouds[-1].n, len(clouds[-1].mean))
-        return {"distance": frechet_distance(*clouds), "images": [c.n for c in clouds]}
+        distance = max(frechet_distance(*clouds), 0.0)  # below zero by rounding only
+        return {"distance": distance, "images": [c.n for c in clouds]}
 
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, "distance")

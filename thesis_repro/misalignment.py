@@ -28,7 +28,9 @@ from .store import Store
 # %% ../nbs/science/122_misalignment.ipynb #a6fdd8cf
 def squared_cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     "cos² of the angles between (n, …) and (n, …), (n,); 0 where one of the two is zero."
-    a, b = (F.normalize(full(v).flatten(1), dim=1, eps=1e-20) for v in (a, b))
+    a, b = full(a).flatten(1), full(b).flatten(1)
+    least = torch.finfo(a.dtype).tiny ** 0.5  # the length whose square is not yet zero
+    a, b = (F.normalize(v, dim=1, eps=least) for v in (a, b))
     return (a * b).sum(1).square()
 
 # %% ../nbs/science/122_misalignment.ipynb #406f47fe
@@ -132,6 +134,10 @@ class Transfer(AgainstReference):
     def compute(self, store: Store, run: Run) -> dict:
         return transfer(*self.given(store, run), self.attack)
 
+    def images(self, record) -> tuple[int, int] | None:
+        there = record.data["test"]
+        return (self.size, there) if self.split == "test" and 0 < self.size < there else None
+
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, "transfer")
 
@@ -148,7 +154,10 @@ class Angle(AgainstReference):
         *nets, x, y = self.given(store, run)
         with evaluating(*nets):  # a few at a time: what gradients need of them is large
             found = [
-                squared_cosine(*(losses_and_gradients(net, some, of)[1] for net in nets)).sqrt()
+                # in float64: the gradient of a very confident network may be 1e-22
+                squared_cosine(
+                    *(losses_and_gradients(net, some, of)[1].double() for net in nets)
+                ).sqrt()
                 for some, of in zip(x.split(500), y.split(500), strict=True)
             ]
         return {"cosine": torch.cat(found).mean().item()}

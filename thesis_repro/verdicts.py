@@ -250,9 +250,10 @@ def verdict_rule() -> str:
     return (
         "A number holds when the 95 % interval of ours − published lies within half of the "
         "printed gap to the nearest other method (at most one point of accuracy, or a tenth "
-        "of a time), fails when it lies outside, and is inconclusive otherwise, or when our "
-        "runs show no spread. Where no ± is printed, the interval is that of our runs "
-        "alone; where only some test images were used, it contains that choice. A claim holds "
+        "of any other number; where no other method is printed, the printed ±), fails when it "
+        "lies outside, and is inconclusive otherwise, or when our runs show no spread. Where no ± "
+        "is printed, the interval is that of our runs alone; where an accuracy was measured on "
+        "some of the test images, it contains that choice. A claim holds "
         "when the 95 % interval of its quantity, paired by seed where it can be, lies on the "
         "side that the claim states, and fails when it lies on the other. On other data or "
         "at a smaller scale, numbers and sizes in points are not comparable; a direction is "
