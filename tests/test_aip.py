@@ -797,7 +797,8 @@ def test_the_trace_is_the_search(net, batch):
 def test_the_figures_show_their_numbers(net, digits):
     plt = pytest.importorskip("matplotlib.pyplot")
     plt.switch_backend("agg")
-    samples = search_facts.ratio_samples(net, digits, aip.sampled_ways(3), batches=1, batch=32)
+    ways = aip.sampled_ways("CIFAR-100")
+    samples = search_facts.ratio_samples(net, digits, ways, batches=1, batch=32)
     assert (
         samples.lam.between(0, 1).all()
         and samples.groupby("method").size().to_dict().pop("mixup: λ ~ Beta(1, 1)") == 32

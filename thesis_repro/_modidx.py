@@ -2740,6 +2740,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'thesis_repro/measured_facts.py'),
                                              'thesis_repro.measured_facts.seconds_cells': ( 'science/measured_facts.html#seconds_cells',
                                                                                             'thesis_repro/measured_facts.py'),
+                                             'thesis_repro.measured_facts.some_images': ( 'science/measured_facts.html#some_images',
+                                                                                          'thesis_repro/measured_facts.py'),
                                              'thesis_repro.measured_facts.surfaces_of': ( 'science/measured_facts.html#surfaces_of',
                                                                                           'thesis_repro/measured_facts.py')},
             'thesis_repro.measures': { 'thesis_repro.measures.Kept': ('engine/measures.html#kept', 'thesis_repro/measures.py'),

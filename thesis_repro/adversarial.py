@@ -221,7 +221,7 @@ def ratios(e: Examples, purpose: str, alpha: float = 1.0, per: str = "sample") -
 # %% ../nbs/science/022_adversarial.ipynb #828f3bb9
 @piece
 class LabelSmoothing:
-    'x̂ with smoothed labels: `mass` on the true class, or drawn per sample ("PGD with LS").'
+    "x̂ with smoothed labels: `mass` on the true class, or drawn per sample."
 
     mass: float | None = field(None, low=0, high=1)
     alpha: float = field(1.0, low=1e-3)  # the mass is drawn from Beta(α, α)

@@ -32,6 +32,7 @@ from thesis_repro.measured_facts import (
     network_and_images,
     search_cells,
     seconds_cells,
+    some_images,
     surfaces_of,
 )
 from .measures import Measurement, Planned, Recorded, measure, planned_row
@@ -425,13 +426,15 @@ def search_table(preset, part: str = "CIFAR-10") -> pd.DataFrame:
     return pd.DataFrame(measure(store, "search_quality", on, compute, by=map(type, few.values())))
 
 # %% ../nbs/chapters/07_aip.ipynb #d4d115cc
-def sampled_ways(rounds: int = 8) -> dict:
-    "The panels of fig. 7.1: how mixup, manifold mixup and AIP find ratios, and at which layers."
-    return {
-        "mixup: λ ~ Beta(1, 1)": (Beta(1.0, "pair"), (0,)),
-        "Manifold mixup: λ ~ Beta(2, 2)": (Beta(2.0, "pair"), LAYERS),
-        **{f"AIP: λ searched at l = {k}": (Ternary(rounds), (k,)) for k in LAYERS[1:]},
-    }
+def sampled_ways(dataset: str = "CIFAR-10") -> dict:
+    "The panels of fig. 7.1: how the methods of tab. 7.1 find ratios, and at which layers."
+    ways, own = {}, methods(dataset)
+    for name, layers in (("mixup", (0,)), ("Manifold mixup", LAYERS)):
+        a = own[name].ratio.alpha
+        ways[f"{name}: λ ~ Beta({a:g}, {a:g})"] = Beta(a, "pair"), layers
+    search = own["AIP"].ratio
+    titles = {k: f"AIP, K = {search.rounds}: λ searched at l = {k}" for k in LAYERS[1:]}
+    return ways | {title: (search, (k,)) for k, title in titles.items()}
 
 # %% ../nbs/chapters/07_aip.ipynb #5069fd67
 def row_of(preset, row: str, parts=PARTS) -> Planned:
@@ -449,7 +452,8 @@ def figure_7_1(preset, parts) -> Drawn:
 
     def compute():
         net, d = network_and_images(preset, run)
-        return ratio_samples(net, d, sampled_ways(), loss=run.recipe.method.loss).to_dict("list")
+        ways, loss = sampled_ways(run.part), run.recipe.method.loss
+        return ratio_samples(net, d, ways, loss=loss).to_dict("list")
 
     samples = pd.DataFrame(measure(Store(preset), "figure_7_1", {"run": run}, compute))
     return Drawn(draw_ratios(samples), samples, (run,))
@@ -476,7 +480,8 @@ def figure_7_2(preset, parts) -> Drawn:
     def compute():
         net, d = network_and_images(preset, first)
         loss = first.recipe.method.loss
-        pairs = pairs_at(net, pixels(d.x_train[:128]), d.y_train[:128], 2, loss=loss)
+        x, y = some_images(d, 128)
+        pairs = pairs_at(net, pixels(x), y, 2, loss=loss)
         return ternary_trace(pairs, points=points).to_dict("list")
 
     kept = measure(Store(preset), "figure_7_2", {"run": first, "points": points}, compute)

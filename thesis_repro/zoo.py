@@ -216,9 +216,9 @@ _NOTES = {
     "the text (code: every iterate that is right)",
     "LRAT": f"variants by PGD and CW-PGD, softmax of their margins (ours); {_TEXT}",
     "EWAT": "entropy of the adversarial prediction, mean one (ours); read: the thesis's text",
-    "MAIL": "slope 10, bias −0.5, a start of deviation 0.001, from 75 of 120 epochs on, as code; "
+    "MAIL": "slope 10, bias −0.5, a start of deviation 0.001, from 75 of 120 epochs on (code: 76); "
     "weights of mean one (code: times three)",
-    "WMMR": "α 2 (ours), weights of mean one; read: the thesis's text",
+    "WMMR": "α 2 as section 6.3.1 (its code: 0.5), weights of mean one; read: the thesis's text",
     "BiLAW": "learned weights of the margins to all classes, half a batch judges the other (ours); "
     "read: the thesis's text",
     "UAT": f"its form with online targets, λ 5; {_HALF}; {_TEXT}",
