@@ -206,6 +206,28 @@ def test_claims_of_a_chapter_and_nothing_is_written(asked, chapters, capsys, els
     assert not list(elsewhere.rglob("claims.json"))
 
 
+def test_settings_tell_what_chapters_say_otherwise(capsys):
+    "The values of a preset were shown as those of all chapters."
+    assert main(["settings", "--preset", "smoke"]) == 0
+    said = capsys.readouterr().out
+    assert "[smoke: chapters 2 5 6 advprop]\ncifar10 = faint10\n" in said
+    assert "[smoke: chapter 4]\nepochs = 2\n" in said and "\ncompile = no\n" in said
+    assert main(["settings", "--preset", "smoke", "--set", "epochs=7"]) == 0
+    assert "smoke: chapter 4" not in capsys.readouterr().out  # seven epochs there, too
+
+
+def test_settings_of_one_chapter(capsys):
+    for chapter, epochs in (("6", 4), ("advprop", 5), ("aip", 3)):
+        assert main(["settings", "--preset", "smoke", "--chapter", chapter]) == 0
+        said = capsys.readouterr().out
+        called = "7" if chapter == "aip" else chapter
+        assert f"\n[smoke: chapter {called}]\n" in said and f"\nepochs = {epochs}\n" in said
+        assert "chapters 2 5 6" not in said
+    assert "chapter 5,7: settings shows one: 5, 7" in refused(
+        capsys, "settings", "--chapter", "5,7"
+    )
+
+
 # Attacking
 
 

@@ -227,7 +227,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
         lookups.show_settings,
         "what every key of settings.ini means, and its value",
         ("--preset", "--set"),
-        {},
+        {"--chapter": {"default": "", "help": "its values in one chapter, such as 7 or advprop"}},
     ),
 }
 

@@ -164,12 +164,26 @@ def show_data(args) -> int:
     return 0
 
 
+def _one_chapter(asked: str) -> str:
+    "The chapter or companion that `--chapter` means. BadInput if it means several."
+    from thesis_repro import notebooks
+
+    first, *others = dict.fromkeys(notebooks.chapter_of(n) for n in notebooks.chapters(asked))
+    if others:
+        raise BadInput(f"chapter {asked}: settings shows one: {', '.join([first, *others])}")
+    return first
+
+
 def show_settings(args) -> int:
-    "Print what every key of settings.ini means, and its value at a preset."
-    preset = settings.load(args.preset, **overridden(args))
+    "Print what every key of settings.ini means, and its value at a preset or in a chapter of it."
+    given, chapter = overridden(args), _one_chapter(args.chapter) if args.chapter else ""
+    preset = settings.load(args.preset, chapter or None, **given)
+    name = f"{preset.name}: chapter {chapter}" if chapter else preset.name
+    sections = {name: {k: getattr(preset, k) for k in settings.KEYS}}
+    sections |= {} if chapter else settings.in_chapters(preset.name, given)
     print(settings.describe())
-    values = (f"{k} = {getattr(preset, k)}" for k in settings.KEYS)
-    print(f"\n[{preset.name}]", *values, sep="\n")
+    for name, values in sections.items():
+        print(f"\n[{name}]", *settings.shown(values), sep="\n")
     return 0
 
 
