@@ -698,6 +698,37 @@ def test_a_list_of_data_sets_takes_no_name(capsys):
     assert "thesis-repro data verify junk" in refused(capsys, "data", "list", "junk")
 
 
+def test_every_data_set_of_a_preset_is_listed(capsys):
+    "The list left out those with boxes and those for retrieval."
+    from thesis_repro import detection_data, lookups, retrieval_data, scenes
+
+    assert main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = {line.split()[0]: line for line in lines}
+    every = settings.presets()
+    used = {settings.dataset(settings.load(p), part) for p in every for part in settings.PARTS}
+    assert {name for name in used if not name.startswith("npz:")} <= listed.keys()
+    assert lines[-1].startswith("npz:PATH")
+    files = detection_data.FORMS.keys() | retrieval_data.FILES.keys() | {"imagenet"}
+    assert lookups.BY_HAND.keys() == files and lookups.DRAWN.keys() == scenes.STYLES.keys()
+    counts = {name: form.counts for name, form in detection_data.FORMS.items()}
+    counts |= {name: numbers[1:] for name, numbers in retrieval_data.COUNTS.items()}
+    counts |= {"scenes": tuple(scenes.COUNTS.values())}
+    for name, (train, test) in counts.items():
+        assert f", {train:,} + {test:,};" in listed[name]
+
+
+@pytest.mark.parametrize("action", ["fetch", "verify"])
+def test_a_data_set_that_is_not_fetched_here_says_where_it_lies(action, capsys, elsewhere):
+    "`data verify voc`, which presets name, was an unknown data set."
+    for name, notebook in (("voc", "132_detection"), ("cub200", "110_retrieval")):
+        said = refused(capsys, "data", action, name)
+        assert f"{elsewhere / 'data' / name}: " in said and f"nbs/science/{notebook}" in said
+    assert main(["data", action, "scenes_far"]) == 0
+    assert f"nothing to {action}" in capsys.readouterr().out
+    assert "did you mean clipart1k?" in refused(capsys, "data", action, "clipart")
+
+
 def test_a_run_by_itself_has_no_row_and_no_seed(trained, elsewhere, capsys):
     file = elsewhere / "run.json"
     file.write_text("{}")
