@@ -497,7 +497,7 @@ def test_an_attack_takes_a_time_limit(trained, capsys):
     words = ["attack", trained, "--preset", "tiny", "--steps", "2", "--size", "20"]
     assert main([*words, "--time-limit", "1h"]) == 0
     capsys.readouterr()
-    assert "time limit = soon" in refused(capsys, *words, "--time-limit", "soon")
+    assert "--time-limit soon: must" in refused(capsys, *words, "--time-limit", "soon")
 
 
 # Speed
@@ -562,6 +562,22 @@ def test_a_bench_that_is_stopped_leaves_those_that_were_finished(benches, monkey
     assert main(["bench", "--preset", "tiny"]) == 75
     kept = bench.kept(paths.outputs("tiny") / "bench.json")
     assert [f["bench"] for f in kept["figures"]] == ["one"] == list(kept["made"])
+
+
+def helped(capsys, *words) -> str:
+    "What --help prints for a command, in one line."
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_of_bench_names_all_and_says_at_what_preset_runs_are_made(capsys):
+    from thesis_repro.bench import BENCHES
+
+    said = helped(capsys, "bench")
+    names = [f'"{name}"' if " " in name else name for name in BENCHES]
+    assert f"which (default: all): {', '.join(names)}; gpu" in said
+    assert "at fast on a GPU and at smoke on a CPU, whatever --preset says" in said
 
 
 def test_files_of_benches_from_before_are_read_and_go_on(benches, tmp_path):
@@ -683,6 +699,8 @@ def test_a_usage_error_is_exit_code_2():
         (["reproduce", "--chapter", ","], "chapter = ,: names no chapter"),
         (["reproduce", "--chapter", "7", "--timeout", "0"], "--timeout 0: must be at least"),
         (["bench", "gpu", "--device", "cpu", "--runs", "9.9"], "9.9"),
+        (["bench", "gpu", "--device", "cpu", "--budget", "foo"], "--budget foo: must be a span"),
+        (["table", "7.1", "--time-limit", "foo"], "--time-limit foo: must be a span"),
         (["records", "merge"], "records merge: which files?"),
         (["records", "accept", "junk.json"], "records accept: takes no file"),
         (["records", "upgrade", "junk.json"], "records upgrade: takes no file"),

@@ -87,6 +87,11 @@ _WHICH = {"default": "last", "choices": ("last", "best"), "help": "which weights
 _OPEN = {"action": "store_true", "help": "open it in a browser"}
 _ANSWERS = {"nargs": "+", "metavar": "FILE", "help": "files that the page has saved"}
 _RECORDS = ("export", "merge", "upgrade", "accept")
+_BENCHES = (
+    'data, adversarial, evaluation, aip, launch, advprop, "made to order", "virtual positives", '
+    'gans, "robust detection"; gpu, alone: a GPU\'s first minutes'
+)
+_TABLES = "5.1,7.1; at fast on a GPU and at smoke on a CPU, whatever --preset says"
 
 COMMANDS = {  # name: function, help, options, positional arguments
     "reproduce": (
@@ -206,10 +211,10 @@ COMMANDS = {  # name: function, help, options, positional arguments
         "measure the speed figures against their bars",
         ("--preset", "--device", "--json"),
         {
-            "names": {"nargs": "*", "help": "which (default: all); gpu: a GPU's first minutes"},
+            "names": {"nargs": "*", "help": f"which (default: all): {_BENCHES}"},
             "--budget": {"default": "9m", "help": "gpu: the time there is (default: 9m)"},
             "--out": {"metavar": "FOLDER", "help": "gpu: for its answers (default: the outputs)"},
-            "--runs": {"default": "", "help": "gpu: tables to make in the time left: 5.1,7.1"},
+            "--runs": {"default": "", "help": f"gpu: tables to make in the time left: {_TABLES}"},
             "--batch": {"type": int, "help": "images per batch (default: each bench's own)"},
             "--repeats": {"type": int, "help": "paired repeats (default: at least 5)"},
         },

@@ -510,7 +510,8 @@ def first_minutes(args) -> int:
     from thesis_repro.paths import outputs
 
     preset, tables = settings.load(args.preset, **overridden(args)), args.runs.split(",")
-    device, budget = str(settings.device(preset)), stopping.seconds(args.budget)
+    budget = stopping.seconds(args.budget, "--budget")
+    device = str(settings.device(preset))
     tables = [registry.find("table", t).number for t in map(str.strip, tables) if t]
     told = first_minutes.ask(device, budget, args.out or outputs(preset.name), tables)
     print(first_minutes.shown(told))
