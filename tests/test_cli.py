@@ -90,6 +90,13 @@ def test_only_keys_of_the_settings_can_be_set(outputs, capsys, command, key):
     assert f"--set: unknown key: {key}" in refused(capsys, *command, "--set", f"{key}=fast")
 
 
+def helped(capsys, *words) -> str:
+    "What --help prints for a command, in one line."
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
 # Tables, runs
 
 
@@ -348,6 +355,20 @@ def test_a_column_brings_its_own_attack(trained, robust, capsys):
     assert "\n  weak " in said and "(20 test images, best weights)" in said
 
 
+def test_an_attack_without_a_ball_says_so(capsys):
+    "Carlini and Wagner's attack looked like the tables' CW columns: no epsilon was shown."
+    from thesis_repro.strong_attacks import CarliniWagner
+
+    assert "epsilon any" in commands.settings_of(CarliniWagner())
+    assert "epsilon 0.1" in commands.settings_of(CarliniWagner(epsilon=0.1))
+    assert "step epsilon / 4" in commands.settings_of(attacks.PGD())
+    assert "step 0.01" in commands.settings_of(attacks.PGD(step=0.01))
+    said = helped(capsys, "attack")
+    assert "without a ball unless --epsilon gives one (CW-PGD: --attack pgd --loss cw)" in said
+    assert "radius of the ball, for pixels in [0, 1], such as 8/255" in said
+    assert "print its clean and robust accuracy" in said
+
+
 def test_what_a_chapter_adds_of_its_own_has_a_number():
     from thesis_repro import background, m2at, registry
 
@@ -562,13 +583,6 @@ def test_a_bench_that_is_stopped_leaves_those_that_were_finished(benches, monkey
     assert main(["bench", "--preset", "tiny"]) == 75
     kept = bench.kept(paths.outputs("tiny") / "bench.json")
     assert [f["bench"] for f in kept["figures"]] == ["one"] == list(kept["made"])
-
-
-def helped(capsys, *words) -> str:
-    "What --help prints for a command, in one line."
-    with pytest.raises(SystemExit):
-        main([*words, "--help"])
-    return " ".join(capsys.readouterr().out.split())
 
 
 def test_the_help_of_bench_names_all_and_says_at_what_preset_runs_are_made(capsys):

@@ -381,10 +381,14 @@ def _measured(args, preset):
     return only if isinstance(only, Robustness) and only.attack else Robustness()
 
 
+_UNSAID = {"epsilon": "any", "step": "epsilon / 4"}  # what None stands for in an attack
+
+
 def settings_of(attack) -> str:
     "The fields of an attack in words, such as epsilon 0.0314, steps 20."
     fields = dataclasses.asdict(attack).items()
-    plain = {k: v for k, v in fields if isinstance(v, (int, float, str))}
+    said = {k: _UNSAID.get(k) if v is None else v for k, v in fields}
+    plain = {k: v for k, v in said.items() if isinstance(v, (int, float, str))}
     return ", ".join(f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
 
 
@@ -398,7 +402,7 @@ def _source(args, store, target):
 
 
 def attack(args) -> int:
-    "Attack a trained run on its test images and print what is left of its accuracy."
+    "Attack a trained run on its test images and print its clean and robust accuracy."
     from thesis_repro.measures import Robustness, outdated
     from thesis_repro.runs import code_words
     from thesis_repro.store import Store
