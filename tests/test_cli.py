@@ -174,8 +174,14 @@ def test_where_answers_for_all_that_a_bare_number_may_be(capsys):
         "tab-6.7",
     ]
     assert "table_6_7" in said and "margin_reweighting.ipynb" in said
+    assert "(equation, made; thesis, section 6.2.1)" in said  # it said T 6.2.1
     assert main(["where", "6.7", "--json"]) == 0
     assert [i["id"] for i in json.loads(capsys.readouterr().out)] == ["eq-6.4", "tab-6.7"]
+
+
+def test_where_says_what_a_companion_is(capsys):
+    assert main(["where", "sys-evolve"]) == 0
+    assert "(system, made; Kera's research report, part 1)" in capsys.readouterr().out
 
 
 def test_atlas_has_every_item_of_the_contract(capsys):

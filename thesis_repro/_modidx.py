@@ -415,6 +415,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'thesis_repro.atlas._number': ('evidence/atlas.html#_number', 'thesis_repro/atlas.py'),
                                     'thesis_repro.atlas._placed': ('evidence/atlas.html#_placed', 'thesis_repro/atlas.py'),
                                     'thesis_repro.atlas._spread': ('evidence/atlas.html#_spread', 'thesis_repro/atlas.py'),
+                                    'thesis_repro.atlas.cited': ('evidence/atlas.html#cited', 'thesis_repro/atlas.py'),
                                     'thesis_repro.atlas.contract': ('evidence/atlas.html#contract', 'thesis_repro/atlas.py'),
                                     'thesis_repro.atlas.items': ('evidence/atlas.html#items', 'thesis_repro/atlas.py'),
                                     'thesis_repro.atlas.meant': ('evidence/atlas.html#meant', 'thesis_repro/atlas.py'),

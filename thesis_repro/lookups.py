@@ -30,9 +30,12 @@ def where(args) -> int:
 
 def _placed(item) -> str:
     "Where an item of the atlas is, in lines."
+    from thesis_repro import atlas
+
     lines = {"function": item.function, "notebook": item.notebook, "file": item.place}
     lines |= {"also in": ", ".join(item.also), "results": ("\n" + 12 * " ").join(item.files)}
-    head = f"{item.id}: {item.title} ({item.state}; source {item.source})"
+    source = atlas.cited(item.source)
+    head = f"{item.id}: {item.title} ({item.kind}, {item.state}; {source})"
     return "\n".join([head, *(f"  {k + ':':9} {v}" for k, v in lines.items() if v)])
 
 
