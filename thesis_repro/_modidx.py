@@ -3605,6 +3605,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.registry._modules': ('evidence/registry.html#_modules', 'thesis_repro/registry.py'),
                                        'thesis_repro.registry._places': ('evidence/registry.html#_places', 'thesis_repro/registry.py'),
                                        'thesis_repro.registry._right': ('evidence/registry.html#_right', 'thesis_repro/registry.py'),
+                                       'thesis_repro.registry._there': ('evidence/registry.html#_there', 'thesis_repro/registry.py'),
                                        'thesis_repro.registry._undrawn': ('evidence/registry.html#_undrawn', 'thesis_repro/registry.py'),
                                        'thesis_repro.registry._unlearned': ( 'evidence/registry.html#_unlearned',
                                                                              'thesis_repro/registry.py'),

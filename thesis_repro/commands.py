@@ -356,6 +356,8 @@ def _one_run(args):
     from thesis_repro.store import Store
 
     if args.row is None and args.column is None and not _is_table(args.run):
+        if "." in args.run:  # no key and no name of a run has one: it is meant as a table
+            registry.find("table", args.run)
         _alone(args, "is one run")
         preset = preset_of(args)
         return Store(preset).find(args.run), preset
