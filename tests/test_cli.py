@@ -591,6 +591,10 @@ def test_a_bench_that_is_stopped_leaves_those_that_were_finished(benches, monkey
     assert [f["bench"] for f in kept["figures"]] == ["one"] == list(kept["made"])
 
 
+def test_the_help_of_no_train_says_what_is_made_even_so(capsys):
+    assert "draw it from what is there (table 7.5 is timed even so)" in helped(capsys, "table")
+
+
 def test_the_help_of_bench_names_all_and_says_at_what_preset_runs_are_made(capsys):
     from thesis_repro.bench import BENCHES
 

@@ -47,7 +47,7 @@ OPTIONS = {
     "--timeout": {"type": int, "help": "seconds for one cell (default: no limit)"},
     "--no-train": {
         "action": "store_true",
-        "help": "draw it from what is there (7.5 is timed)",
+        "help": "draw it from what is there (table 7.5 is timed even so)",
     },
 }
 COST = ("--preset", "--seeds", "--epochs", "--jobs", "--device", "--launcher", "--set", "--pieces")
