@@ -195,7 +195,7 @@ def test_damaged_artefacts_are_left_out_of_the_claims_and_named(outputs):
 def test_what_is_registered_is_found_by_its_number(registered):
     for asked in ("7.1", "table 7.1", "table_7_1"):
         assert registry.find("table", asked) is registered
-    with pytest.raises(BadInput, match=r"table 7.9: there is none: there are 7.1"):
+    with pytest.raises(BadInput, match=r"table 7.9: there is none: near it are 7.1"):
         registry.find("table", "7.9")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from thesis_repro import paths
 from thesis_repro.atlas import (
+    cited,
     contract,
     items,
     named,
@@ -122,7 +123,21 @@ def test_the_contract_is_read_whole():
         "system",
     }
     assert all(i.title and i.home and i.source.split()[0] in seeds() for i in rows)
+    assert all(cited(i.source)[1:2].islower() for i in rows)  # no letter is left in it
     assert list(seeds()) == ["T", "K", "H", "A", "M"] and seeds()["T"].endswith("(the thesis)")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("T 6.2.1", "thesis, section 6.2.1"),
+        ("T 7", "thesis, chapter 7"),
+        ("K (2)", "Kera's research report, part 2"),
+        ("M", "Matsuoka"),
+    ],
+)
+def test_a_source_in_words(source, words):
+    assert cited(source) == words
 
 
 def test_no_equation_has_two_owners_and_none_of_a_chapter_is_left_out():

@@ -90,6 +90,13 @@ def test_only_keys_of_the_settings_can_be_set(outputs, capsys, command, key):
     assert f"--set: unknown key: {key}" in refused(capsys, *command, "--set", f"{key}=fast")
 
 
+def helped(capsys, *words) -> str:
+    "What --help prints for a command, in one line."
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    return " ".join(capsys.readouterr().out.split())
+
+
 # Tables, runs
 
 
@@ -167,8 +174,14 @@ def test_where_answers_for_all_that_a_bare_number_may_be(capsys):
         "tab-6.7",
     ]
     assert "table_6_7" in said and "margin_reweighting.ipynb" in said
+    assert "(equation, made; thesis, section 6.2.1)" in said  # it said T 6.2.1
     assert main(["where", "6.7", "--json"]) == 0
     assert [i["id"] for i in json.loads(capsys.readouterr().out)] == ["eq-6.4", "tab-6.7"]
+
+
+def test_where_says_what_a_companion_is(capsys):
+    assert main(["where", "sys-evolve"]) == 0
+    assert "(system, made; Kera's research report, part 1)" in capsys.readouterr().out
 
 
 def test_atlas_has_every_item_of_the_contract(capsys):
@@ -205,6 +218,28 @@ def test_claims_of_a_chapter_and_nothing_is_written(asked, chapters, capsys, els
     meant = listed if chapters is None else listed[listed.chapter.isin(chapters)]
     assert [c["id"] for c in json.loads(capsys.readouterr().out)] == [*meant.id]
     assert not list(elsewhere.rglob("claims.json"))
+
+
+def test_settings_tell_what_chapters_say_otherwise(capsys):
+    "The values of a preset were shown as those of all chapters."
+    assert main(["settings", "--preset", "smoke"]) == 0
+    said = capsys.readouterr().out
+    assert "[smoke: chapters 2 5 6 advprop]\ncifar10 = faint10\n" in said
+    assert "[smoke: chapter 4]\nepochs = 2\n" in said and "\ncompile = no\n" in said
+    assert main(["settings", "--preset", "smoke", "--set", "epochs=7"]) == 0
+    assert "smoke: chapter 4" not in capsys.readouterr().out  # seven epochs there, too
+
+
+def test_settings_of_one_chapter(capsys):
+    for chapter, epochs in (("6", 4), ("advprop", 5), ("aip", 3)):
+        assert main(["settings", "--preset", "smoke", "--chapter", chapter]) == 0
+        said = capsys.readouterr().out
+        called = "7" if chapter == "aip" else chapter
+        assert f"\n[smoke: chapter {called}]\n" in said and f"\nepochs = {epochs}\n" in said
+        assert "chapters 2 5 6" not in said
+    assert "chapter 5,7: settings shows one: 5, 7" in refused(
+        capsys, "settings", "--chapter", "5,7"
+    )
 
 
 # Attacking
@@ -325,6 +360,20 @@ def test_a_column_brings_its_own_attack(trained, robust, capsys):
     assert main([*words[:-1], "--column", "weak"]) == 0
     said = capsys.readouterr().out
     assert "\n  weak " in said and "(20 test images, best weights)" in said
+
+
+def test_an_attack_without_a_ball_says_so(capsys):
+    "Carlini and Wagner's attack looked like the tables' CW columns: no epsilon was shown."
+    from thesis_repro.strong_attacks import CarliniWagner
+
+    assert "epsilon any" in commands.settings_of(CarliniWagner())
+    assert "epsilon 0.1" in commands.settings_of(CarliniWagner(epsilon=0.1))
+    assert "step epsilon / 4" in commands.settings_of(attacks.PGD())
+    assert "step 0.01" in commands.settings_of(attacks.PGD(step=0.01))
+    said = helped(capsys, "attack")
+    assert "without a ball unless --epsilon gives one (CW-PGD: --attack pgd --loss cw)" in said
+    assert "radius of the ball, for pixels in [0, 1], such as 8/255" in said
+    assert "print its clean and robust accuracy" in said
 
 
 def test_what_a_chapter_adds_of_its_own_has_a_number():
@@ -476,7 +525,7 @@ def test_an_attack_takes_a_time_limit(trained, capsys):
     words = ["attack", trained, "--preset", "tiny", "--steps", "2", "--size", "20"]
     assert main([*words, "--time-limit", "1h"]) == 0
     capsys.readouterr()
-    assert "time limit = soon" in refused(capsys, *words, "--time-limit", "soon")
+    assert "--time-limit soon: must" in refused(capsys, *words, "--time-limit", "soon")
 
 
 # Speed
@@ -543,6 +592,19 @@ def test_a_bench_that_is_stopped_leaves_those_that_were_finished(benches, monkey
     assert [f["bench"] for f in kept["figures"]] == ["one"] == list(kept["made"])
 
 
+def test_the_help_of_no_train_says_what_is_made_even_so(capsys):
+    assert "draw it from what is there (table 7.5 is timed even so)" in helped(capsys, "table")
+
+
+def test_the_help_of_bench_names_all_and_says_at_what_preset_runs_are_made(capsys):
+    from thesis_repro.bench import BENCHES
+
+    said = helped(capsys, "bench")
+    names = [f'"{name}"' if " " in name else name for name in BENCHES]
+    assert f"which (default: all): {', '.join(names)}; gpu" in said
+    assert "at fast on a GPU and at smoke on a CPU, whatever --preset says" in said
+
+
 def test_files_of_benches_from_before_are_read_and_go_on(benches, tmp_path):
     from thesis_repro import bench
 
@@ -595,6 +657,11 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
         ),
         (["run", "7.1", "--preset", "tiny", "--column", "x"], "no column x: columns are Last / CI"),
         (["run", "7.5", "--preset", "tiny"], "not those of runs: thesis-repro table 7.5 makes it"),
+        (["table", "7.9"], "table 7.9: there is none: near it are 7.1, 7.1.ours, 7.2, 7"),
+        (["table", "advrpop.1"], "table advrpop.1: there is none: near it are advprop."),
+        (["attack", "9.9", "--seed", "0"], "table 9.9: there is none: there are 2."),
+        (["attack", "7.9"], "table 7.9: there is none: near it are 7.1"),
+        (["export", "advprop.9", "--to", "n.pt"], "table advprop.9: there is none: near it are ad"),
         (["attack", "5.1", "--row", "BAT"], "BAT is only quoted by the thesis from another paper"),
         (["run", "none.json", "--preset", "tiny"], "none.json"),
         (["where", "eq 99.9"], "unknown item"),
@@ -662,6 +729,8 @@ def test_a_usage_error_is_exit_code_2():
         (["reproduce", "--chapter", ","], "chapter = ,: names no chapter"),
         (["reproduce", "--chapter", "7", "--timeout", "0"], "--timeout 0: must be at least"),
         (["bench", "gpu", "--device", "cpu", "--runs", "9.9"], "9.9"),
+        (["bench", "gpu", "--device", "cpu", "--budget", "foo"], "--budget foo: must be a span"),
+        (["table", "7.1", "--time-limit", "foo"], "--time-limit foo: must be a span"),
         (["records", "merge"], "records merge: which files?"),
         (["records", "accept", "junk.json"], "records accept: takes no file"),
         (["records", "upgrade", "junk.json"], "records upgrade: takes no file"),
@@ -675,6 +744,37 @@ def test_what_cannot_be_meant_is_refused_and_not_ignored(capsys, words, said):
 
 def test_a_list_of_data_sets_takes_no_name(capsys):
     assert "thesis-repro data verify junk" in refused(capsys, "data", "list", "junk")
+
+
+def test_every_data_set_of_a_preset_is_listed(capsys):
+    "The list left out those with boxes and those for retrieval."
+    from thesis_repro import detection_data, lookups, retrieval_data, scenes
+
+    assert main(["data", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = {line.split()[0]: line for line in lines}
+    every = settings.presets()
+    used = {settings.dataset(settings.load(p), part) for p in every for part in settings.PARTS}
+    assert {name for name in used if not name.startswith("npz:")} <= listed.keys()
+    assert lines[-1].startswith("npz:PATH")
+    files = detection_data.FORMS.keys() | retrieval_data.FILES.keys() | {"imagenet"}
+    assert lookups.BY_HAND.keys() == files and lookups.DRAWN.keys() == scenes.STYLES.keys()
+    counts = {name: form.counts for name, form in detection_data.FORMS.items()}
+    counts |= {name: numbers[1:] for name, numbers in retrieval_data.COUNTS.items()}
+    counts |= {"scenes": tuple(scenes.COUNTS.values())}
+    for name, (train, test) in counts.items():
+        assert f", {train:,} + {test:,};" in listed[name]
+
+
+@pytest.mark.parametrize("action", ["fetch", "verify"])
+def test_a_data_set_that_is_not_fetched_here_says_where_it_lies(action, capsys, elsewhere):
+    "`data verify voc`, which presets name, was an unknown data set."
+    for name, notebook in (("voc", "132_detection"), ("cub200", "110_retrieval")):
+        said = refused(capsys, "data", action, name)
+        assert f"{elsewhere / 'data' / name}: " in said and f"nbs/science/{notebook}" in said
+    assert main(["data", action, "scenes_far"]) == 0
+    assert f"nothing to {action}" in capsys.readouterr().out
+    assert "did you mean clipart1k?" in refused(capsys, "data", action, "clipart")
 
 
 def test_a_run_by_itself_has_no_row_and_no_seed(trained, elsewhere, capsys):

@@ -386,7 +386,9 @@ def test_a_file_of_ones_own_that_cannot_be_used_is_one_line(tmp_path, text, monk
     file = tmp_path / f"broken_{len(text)}.py"
     file.write_text(text)
     refused(lambda: pieces.load_pieces(file), f"{file}: cannot be used for pieces")
-    refused(lambda: pieces.load_pieces(tmp_path / "absent.py"), "cannot be used for pieces")
+    absent = tmp_path / "absent.py"
+    said = f"{absent}: no such file: name a Python file with your pieces"
+    refused(lambda: pieces.load_pieces(absent), said)
     assert file.stem not in sys.modules
 
 

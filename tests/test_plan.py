@@ -401,6 +401,11 @@ def test_each_record_is_judged_without_itself():
     assert source == "nearby record" and seconds == pytest.approx(3 * costs.training(a))
     assert alone.predict(other, but=other.key)[1] == "counted operations"
     assert plan.checked(evidence, ["nothing"]) is None
+    about = {"chapter": "90", "runs": 2, **checked}
+    found = {"code": "", "chapters": [], "checked": [about], "not_predicted": []}
+    numbers = "total 1.00, median 1.25, worst 2.00"
+    how = "predicted ÷ recorded seconds of its 2 runs, each predicted without its own record"
+    assert plan._said(found) == [f"Chapter 90: {how}: {numbers}."]
 
 
 def test_neighbours_are_those_whose_layers_are_nearest_in_size():
@@ -450,6 +455,7 @@ def test_the_command_prints_a_table_and_json(capsys):
     text = capsys.readouterr().out
     for words in ("table 90.2", "chapter 90", "core time", "counted operations", "table 91.1, fi"):
         assert words in text
+    assert "Still to be made (what several tables share is counted under the first):\n" in text
     assert main(["plan", "--preset", "tiny", "--table", "90.2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [t["table"] for t in found["tables"]] == ["90.2"] and found["not_predicted"] == []

@@ -216,9 +216,9 @@ def test_the_data_set_of_ones_own(tmp_path, monkeypatch, capsys):
 
 
 def test_the_method_of_ones_own(tmp_path, monkeypatch, capsys):
-    mine, compare, composed = blocks("python", TEXTS["docs/own-method.md"])
+    mine, compare, written, composed = blocks("python", TEXTS["docs/own-method.md"])
     (tmp_path / "mine.py").write_text(mine, encoding="utf-8")
-    (tmp_path / "compare.py").write_text(compare, encoding="utf-8")
+    (tmp_path / "compare.py").write_text(compare + written, encoding="utf-8")
     less = "epochs = 1\ntrain_size = 100\nseeds = 1\ndevice = cpu\nwidth = 0.0625\n"
     settings_with(tmp_path, f"[smoke: chapter 7]\njobs = 2\n{less}", monkeypatch)
     env = {**os.environ, "PYTHONPATH": str(paths.root()), "OMP_NUM_THREADS": "1"}
@@ -228,7 +228,11 @@ def test_the_method_of_ones_own(tmp_path, monkeypatch, capsys):
     assert "Softened  your own" in done.stdout and "ours only" in done.stdout
     home = tmp_path / "outputs" / "smoke"
     assert {f.suffix for f in home.glob("also-Softened/tables/table_7_1.*")} >= {".csv", ".md"}
-    assert len(list((home / "runs/mine/softened").iterdir())) == 1
+    made = list((home / "runs/mine/softened").iterdir())
+    command = ["run", "softened.json", "--pieces", "mine.py", "--device", "cpu"]
+    done = subprocess.run([sys.executable, "-m", "thesis_repro", *command], **how)
+    assert done.returncode == 0 and made[0].name in done.stdout, done.stderr[-2000:]
+    assert list((home / "runs/mine/softened").iterdir()) == made  # the table's, and no other
     exec(composed, {})
 
 

@@ -1,6 +1,7 @@
 """What travels with the project in outputs/reference: found, pinned, from committed code."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -67,3 +68,17 @@ def test_nothing_in_it_names_a_place_or_shows_a_face(file):
         json.loads(file.read_text("utf-8")) if file.suffix == ".json" else None
     allowed = {".json", ".csv", ".md", ".tex", ".png", ".pdf", ".copy", ""}
     assert file.suffix in allowed and file.stat().st_size < 1_000_000
+
+
+def test_the_speed_page_says_what_was_measured():
+    "Two of its ratios, 3.02498 and 2.75461, were printed as 3.03 and 2.76."
+    folder = REFERENCES / "speed-cpu"
+    figures = json.loads((folder / "bench.json").read_text("utf-8"))["figures"]
+    row = r"^\| ([a-z ]+) \| [^|]+ \| ([\d.,; ]+) \|"
+    rows = re.findall(row, (folder / "README.md").read_text("utf-8"), re.M)
+    said = [(b, n.replace(",", "")) for b, numbers in rows for n in numbers.split("; ")]
+    assert len(said) == 23
+    for bench, number in said:
+        digits = len(number.partition(".")[2])
+        found = [f"{f['value']:.{digits}f}" for f in figures if f["bench"] == bench]
+        assert number.strip() in found, (bench, number)

@@ -118,6 +118,28 @@ def test_every_key_is_described():
     assert [line.split()[0] for line in lines] == list(settings.KEYS)
     own = {f.name for f in dataclasses.fields(settings.Preset)} - settings.KEYS.keys()
     assert own == {"name", "variant"}
+    assert not [line for line in lines if "(a " in line]  # "(text)" is what it may be
+
+
+def test_values_are_shown_as_the_file_has_them():
+    "A key that may be yes or no was shown as True."
+    said = settings.shown({"compile": True, "stream": False, "epochs": 1, "width": 1.0})
+    assert said == ["compile = yes", "stream = no", "epochs = 1", "width = 1.0"]
+
+
+def test_what_chapters_say_otherwise_can_be_asked_for(own, monkeypatch):
+    own(
+        "[small]\nepochs = 9\n[small: chapters 2 5]\nepochs = 3\nstream = yes\n"
+        "[small: chapter 5]\nseeds = 2\n[smaller]\n[smaller: chapter 5]\nseeds = 1\n"
+    )
+    both = {"small: chapters 2 5": {"epochs": 3, "stream": True}, "small: chapter 5": {"seeds": 2}}
+    assert settings.in_chapters("small") == both
+    left = {"small: chapters 2 5": {"stream": True}}
+    monkeypatch.setenv(settings.OUTSIDE, "seeds=4")  # and what is given stands above the sections
+    assert settings.in_chapters("small", {"epochs": 1}) == left
+    own("[small]\n[small: chapter 5]\nepochs = many\n")
+    with pytest.raises(BadInput, match=r"\[small: chapter 5\]: epochs = many: must be"):
+        settings.in_chapters("small")
 
 
 def test_a_chapter_may_have_its_own_section(own):

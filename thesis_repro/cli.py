@@ -47,7 +47,7 @@ OPTIONS = {
     "--timeout": {"type": int, "help": "seconds for one cell (default: no limit)"},
     "--no-train": {
         "action": "store_true",
-        "help": "draw it from what is there (7.5 is timed)",
+        "help": "draw it from what is there (table 7.5 is timed even so)",
     },
 }
 COST = ("--preset", "--seeds", "--epochs", "--jobs", "--device", "--launcher", "--set", "--pieces")
@@ -57,9 +57,11 @@ CAREFUL = ("--time-limit", "--retry", "--fresh", "--deterministic")
 def _attack_options(p: argparse.ArgumentParser) -> None:
     "The options of an attack."
     kinds = ("fgsm", "pgd", "apgd", "cw", "autoattack")
-    p.add_argument("--attack", choices=kinds, help="default: that of the column, or pgd")
-    p.add_argument("--epsilon", help="radius of the ball in [0, 1], such as 8/255")
-    p.add_argument("--step", help="step size in [0, 1], such as 2/255")
+    other = "cw: the L2 attack by optimisation, without a ball unless --epsilon gives one"
+    known = f"default: that of the column, or pgd; {other} (CW-PGD: --attack pgd --loss cw)"
+    p.add_argument("--attack", choices=kinds, help=known)
+    p.add_argument("--epsilon", help="radius of the ball, for pixels in [0, 1], such as 8/255")
+    p.add_argument("--step", help="step size, for pixels in [0, 1], such as 2/255")
     p.add_argument("--norm", help="linf, l2 or l1")
     p.add_argument("--loss", help="what the attack climbs, such as ce, cw or dlr")
     p.add_argument("--steps", type=int, help="steps of the attack")
@@ -87,6 +89,11 @@ _WHICH = {"default": "last", "choices": ("last", "best"), "help": "which weights
 _OPEN = {"action": "store_true", "help": "open it in a browser"}
 _ANSWERS = {"nargs": "+", "metavar": "FILE", "help": "files that the page has saved"}
 _RECORDS = ("export", "merge", "upgrade", "accept")
+_BENCHES = (
+    'data, adversarial, evaluation, aip, launch, advprop, "made to order", "virtual positives", '
+    'gans, "robust detection"; gpu, alone: a GPU\'s first minutes'
+)
+_TABLES = "5.1,7.1; at fast on a GPU and at smoke on a CPU, whatever --preset says"
 
 COMMANDS = {  # name: function, help, options, positional arguments
     "reproduce": (
@@ -206,10 +213,10 @@ COMMANDS = {  # name: function, help, options, positional arguments
         "measure the speed figures against their bars",
         ("--preset", "--device", "--json"),
         {
-            "names": {"nargs": "*", "help": "which (default: all); gpu: a GPU's first minutes"},
+            "names": {"nargs": "*", "help": f"which (default: all): {_BENCHES}"},
             "--budget": {"default": "9m", "help": "gpu: the time there is (default: 9m)"},
             "--out": {"metavar": "FOLDER", "help": "gpu: for its answers (default: the outputs)"},
-            "--runs": {"default": "", "help": "gpu: tables to make in the time left: 5.1,7.1"},
+            "--runs": {"default": "", "help": f"gpu: tables to make in the time left: {_TABLES}"},
             "--batch": {"type": int, "help": "images per batch (default: each bench's own)"},
             "--repeats": {"type": int, "help": "paired repeats (default: at least 5)"},
         },
@@ -227,7 +234,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
         lookups.show_settings,
         "what every key of settings.ini means, and its value",
         ("--preset", "--set"),
-        {},
+        {"--chapter": {"default": "", "help": "its values in one chapter, such as 7 or advprop"}},
     ),
 }
 

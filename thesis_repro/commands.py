@@ -356,6 +356,8 @@ def _one_run(args):
     from thesis_repro.store import Store
 
     if args.row is None and args.column is None and not _is_table(args.run):
+        if "." in args.run:  # no key and no name of a run has one: it is meant as a table
+            registry.find("table", args.run)
         _alone(args, "is one run")
         preset = preset_of(args)
         return Store(preset).find(args.run), preset
@@ -381,10 +383,14 @@ def _measured(args, preset):
     return only if isinstance(only, Robustness) and only.attack else Robustness()
 
 
+_UNSAID = {"epsilon": "any", "step": "epsilon / 4"}  # what None stands for in an attack
+
+
 def settings_of(attack) -> str:
     "The fields of an attack in words, such as epsilon 0.0314, steps 20."
     fields = dataclasses.asdict(attack).items()
-    plain = {k: v for k, v in fields if isinstance(v, (int, float, str))}
+    said = {k: _UNSAID.get(k) if v is None else v for k, v in fields}
+    plain = {k: v for k, v in said.items() if isinstance(v, (int, float, str))}
     return ", ".join(f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
 
 
@@ -398,7 +404,7 @@ def _source(args, store, target):
 
 
 def attack(args) -> int:
-    "Attack a trained run on its test images and print what is left of its accuracy."
+    "Attack a trained run on its test images and print its clean and robust accuracy."
     from thesis_repro.measures import Robustness, outdated
     from thesis_repro.runs import code_words
     from thesis_repro.store import Store
@@ -510,7 +516,8 @@ def first_minutes(args) -> int:
     from thesis_repro.paths import outputs
 
     preset, tables = settings.load(args.preset, **overridden(args)), args.runs.split(",")
-    device, budget = str(settings.device(preset)), stopping.seconds(args.budget)
+    budget = stopping.seconds(args.budget, "--budget")
+    device = str(settings.device(preset))
     tables = [registry.find("table", t).number for t in map(str.strip, tables) if t]
     told = first_minutes.ask(device, budget, args.out or outputs(preset.name), tables)
     print(first_minutes.shown(told))

@@ -208,6 +208,8 @@ def from_specification(spec, depth: int = 0):
 def load_pieces(file) -> None:
     "Import a Python file of your own, which registers its pieces. BadInput if it cannot be used."
     path = Path(file).resolve()
+    if not path.is_file():
+        raise BadInput(f"{file}: no such file: name a Python file with your pieces")
     try:
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))  # where the workers of a pool look, too

@@ -498,9 +498,9 @@ def _said(p: dict) -> list[str]:
             took = duration(c["last_execution"])
             lines.append(f"Chapter {c['chapter']}: executing it took {took} the last time.")
     for c in p["checked"]:
-        how = f"Chapter {c['chapter']}: predicted over recorded seconds of its {c['runs']} runs"
+        how = f"Chapter {c['chapter']}: predicted ÷ recorded seconds of its {c['runs']} runs"
         numbers = f"total {c['total']:.2f}, median {c['median']:.2f}, worst {c['worst']:.2f}"
-        lines.append(f"{how}, each without its own record: {numbers}.")
+        lines.append(f"{how}, each predicted without its own record: {numbers}.")
     if p["not_predicted"]:
         why = "Not predicted, as they are measured while they are made"
         lines.append(f"{why}: {', '.join(p['not_predicted'])}.")
@@ -527,6 +527,6 @@ def shown(p: dict) -> str:
     lines = _in_columns(rows) if p["tables"] else ["nothing"]
     where = p["chip"] or ("a GPU" if p["device"] == "cuda" else "a CPU")
     at_once = f"{p['jobs']} at once" if p["jobs"] > 1 else "one at a time"
-    head = f"Preset {p['preset']} on {where}, {at_once}. Still to be made,"
-    how = "what several tables need counted for the first of them:"
+    head = f"Preset {p['preset']} on {where}, {at_once}. Still to be made"
+    how = "(what several tables share is counted under the first):"
     return "\n".join([f"{head} {how}", "", *lines, "", *_said(p)]).rstrip()

@@ -7,6 +7,7 @@ __all__ = ['TABLES', 'FIGURES', 'Made', 'load_chapters', 'find', 'shown', 'tried
            'table', 'at_hand', 'measured_cells', 'Drawn', 'MadeFigure', 'figure']
 
 # %% ../nbs/evidence/057_registry.ipynb #6bd9747e
+import difflib
 import importlib
 import math
 import os
@@ -93,9 +94,17 @@ def find(kind: str, number: str) -> Made:
         if found() is None:
             load_chapters(chapter)
     if found() is None:
-        there = ", ".join(sorted(register, key=order))
-        raise BadInput(f"{kind} {number}: there is none: there are {there or 'none'}")
+        raise BadInput(f"{kind} {number}: there is none: {_there(asked, register)}")
     return found()
+
+
+def _there(asked: str, register: dict) -> str:
+    "The numbers of the same chapter, or those that look most alike, or all."
+    known = {n.replace("_", "."): n for n in sorted(register, key=order)}
+    near = [k for k in known if k.partition(".")[0] == asked.partition(".")[0]]
+    near = near or difflib.get_close_matches(asked, known, 3, 0.7)
+    said = ", ".join(known[k] for k in near or known) or "none"
+    return f"near it are {said}" if near else f"there are {said}"
 
 # %% ../nbs/evidence/057_registry.ipynb #200ec156
 def shown(thing, train: bool):

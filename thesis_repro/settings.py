@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANY', 'WIDE', 'VGG', 'SSD', 'KEYS', 'PARTS', 'OUTSIDE', 'BOXES', 'Preset', 'dataset', 'parts', 'settings_file',
-           'presets', 'known', 'said_outside', 'outside', 'load', 'differences', 'device', 'wants_gpu', 'describe']
+           'presets', 'known', 'said_outside', 'outside', 'load', 'differences', 'device', 'wants_gpu', 'describe',
+           'shown', 'in_chapters']
 
 # %% ../nbs/engine/004_settings.ipynb #c5745079
 import configparser
@@ -35,18 +36,20 @@ class Preset:
 
     name: str
     # what is learned from, by what, for how long
-    cifar10: str = field(text="the data set that plays CIFAR-10 (see thesis-repro data list)")
-    cifar100: str = field(text="the data set that plays CIFAR-100")
-    svhn: str = field(text="the data set that plays SVHN")
-    tiny_imagenet: str = field(text="the data set that plays Tiny ImageNet")
-    mnist: str = field(text="the data set that plays MNIST")
-    celeba: str = field(text="the data set that plays CelebA")
-    cars196: str = field(text="the data set that plays Cars196")
-    cub200: str = field(text="the data set that plays CUB-200-2011")
-    voc: str = field(text="the data set that plays PASCAL VOC")
-    clipart1k: str = field(text="the data set that plays Clipart1k")
-    watercolor2k: str = field(text="the data set that plays Watercolor2k")
-    comic2k: str = field(text="the data set that plays Comic2k")
+    cifar10: str = field(
+        text="what stands in for CIFAR-10; cifar10: itself (see thesis-repro data list)"
+    )
+    cifar100: str = field(text="what stands in for CIFAR-100; cifar100: itself")
+    svhn: str = field(text="what stands in for SVHN; svhn: itself")
+    tiny_imagenet: str = field(text="what stands in for Tiny ImageNet; tiny_imagenet: itself")
+    mnist: str = field(text="what stands in for MNIST; mnist: itself")
+    celeba: str = field(text="what stands in for CelebA; celeba: itself")
+    cars196: str = field(text="what stands in for Cars196; cars196: itself")
+    cub200: str = field(text="what stands in for CUB-200-2011; cub200: itself")
+    voc: str = field(text="what stands in for PASCAL VOC; voc: itself")
+    clipart1k: str = field(text="what stands in for Clipart1k; clipart1k: itself")
+    watercolor2k: str = field(text="what stands in for Watercolor2k; watercolor2k: itself")
+    comic2k: str = field(text="what stands in for Comic2k; comic2k: itself")
     epochs: int = field(text="epochs of each run; 0: the thesis's", low=0, high=100_000)
     batch_size: int = field(text="images per training step; 0: the thesis's", low=0, high=100_000)
     train_size: int = field(text="training images; 0: all", low=0, high=MANY)
@@ -57,14 +60,14 @@ class Preset:
         one_of=("thesis", "papers"),
     )
     width: float = field(text="factor on the channels of each network", low=0.01, high=16)
-    wide_network: str = field(text="the network that plays WRN-28-10 and WRN-34-10", one_of=WIDE)
-    vgg16_bn: str = field(text="the network that plays VGG16-BN with ImageNet weights", one_of=VGG)
-    ssd300: str = field(text="the network that plays SSD300 with ImageNet weights", one_of=SSD)
+    wide_network: str = field(text="what stands in for WRN-28-10 and WRN-34-10", one_of=WIDE)
+    vgg16_bn: str = field(text="what stands in for VGG16-BN with ImageNet weights", one_of=VGG)
+    ssd300: str = field(text="what stands in for SSD300 with ImageNet weights", one_of=SSD)
     seeds: int = field(text="runs of each row, with seeds 0, 1, …", low=1, high=1000)
     bce: str = field(text="the binary cross entropy over the classes", one_of=("mean", "sum"))
     # what is measured
     attack_size: int = field(text="test images that a table attacks; 0: all", low=0, high=MANY)
-    autoattack_size: int = field(text="test images for it; 0: no AutoAttack", low=0, high=MANY)
+    autoattack_size: int = field(text="test images for AutoAttack; 0: none of it", low=0, high=MANY)
     surface_points: int = field(text="points on each side of a loss surface", low=3, high=1001)
     surface_pairs: int = field(text="pairs of directions of a loss surface", low=1, high=1000)
     search_points: int = field(text="ratios of the dense grid for searches", low=3, high=10_001)
@@ -110,7 +113,7 @@ PARTS = {
 
 
 def dataset(preset: Preset, part: str) -> str:
-    "The data set that plays `part`, a name of the thesis such as CIFAR-10, at this preset."
+    "The data set that stands in for `part`, a name of the thesis such as CIFAR-10, or is it."
     return getattr(preset, PARTS[part])
 
 # %% ../nbs/engine/004_settings.ipynb #1ff03fff
@@ -178,17 +181,25 @@ def _is_chapter(name: str) -> bool:
     return name.isdigit() or Path(paths.__file__).with_name(f"{name}.py").is_file()
 
 
-def _own(ini: configparser.ConfigParser, preset: str, chapter) -> dict[str, str]:
-    "What the sections of a preset's chapters say for `chapter`. BadInput for another form."
-    own = {}
+def _of_chapters(ini: configparser.ConfigParser, preset: str) -> dict[str, list[str]]:
+    "The sections of a preset's chapters, and the chapters of each. BadInput for another form."
+    found = {}
     for name in (s for s in ini.sections() if ":" in s):
         base, _, rest = (p.strip() for p in name.partition(":"))
         word, *chapters = rest.split() or [""]
         if word not in ("chapter", "chapters") or not all(map(_is_chapter, chapters or [""])):
             form = "must be a preset's name, or such as [smoke: chapters 2 5 6]"
             raise BadInput(f"{settings_file().name} [{name}]: {form}")
-        if base == preset and str(chapter) in chapters:
-            own |= ini[name]
+        if base == preset:
+            found[name] = chapters
+    return found
+
+
+def _own(ini: configparser.ConfigParser, preset: str, chapter) -> dict[str, str]:
+    "What the sections of a preset's chapters say for `chapter`; of several the last one counts."
+    own = {}
+    for name, chapters in _of_chapters(ini, preset).items():
+        own |= ini[name] if str(chapter) in chapters else {}
     return own
 
 
@@ -297,4 +308,21 @@ def wants_gpu(preset: Preset) -> bool:
 # %% ../nbs/engine/004_settings.ipynb #fe3eb086
 def describe() -> str:
     "One line per key: its name, what it is, what it may be."
-    return "\n".join(f"{k:19} {f.metadata['text']} ({allowed(f)})" for k, f in KEYS.items())
+    may = {k: allowed(f).removeprefix("a ") for k, f in KEYS.items()}
+    return "\n".join(f"{k:19} {f.metadata['text']} ({may[k]})" for k, f in KEYS.items())
+
+
+def shown(values: dict) -> list[str]:
+    "A line for each key and its value, as a settings file has them: yes, not True."
+    said = {k: ("no", "yes")[v] if isinstance(v, bool) else v for k, v in values.items()}
+    return [f"{k} = {v}" for k, v in said.items()]
+
+
+def in_chapters(preset: str, given=()) -> dict[str, dict]:
+    "What the sections of a preset's chapters say, but for keys that are `given`. BadInput."
+    ini, found, given = _sections(), {}, {*given, *said_outside()}
+    for name in _of_chapters(ini, preset):
+        where = f"{settings_file().name} [{name}]"
+        said = {known(k, where): _typed(KEYS[k], v, where) for k, v in ini[name].items()}
+        found[name] = {k: v for k, v in said.items() if k not in given}
+    return {name: said for name, said in found.items() if said}

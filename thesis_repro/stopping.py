@@ -89,12 +89,12 @@ def listening(then=lambda: None):
 _UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, what: str = "--time-limit") -> float:
     "The seconds in a span of time such as 9m, 1h30m, 45s or 90. BadInput for anything else, and 0."
     parts = re.findall(r"(\d+(?:\.\d+)?)([hms]?)", text.strip())
     span = sum(float(n) * _UNITS[unit or "s"] for n, unit in parts)
     if "".join(n + unit for n, unit in parts) != text.strip() or not 0 < span < 1e9:
-        raise BadInput(f"time limit = {text}: must be a span of time such as 9m, 1h30m or 45s")
+        raise BadInput(f"{what} {text}: must be a span of time such as 9m, 1h30m or 45s")
     return span
 
 # %% ../nbs/engine/005_stopping.ipynb #9129cb6a
