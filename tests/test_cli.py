@@ -831,6 +831,17 @@ def test_a_reproduction_rests_on_the_packages_and_on_inception(monkeypatch):
     assert len({before, with_weights, again.rests_on([], {})}) == 3
 
 
+def test_a_reproduction_rests_on_what_own_pieces_import(tmp_path):
+    from thesis_repro import again
+
+    mine, helper = tmp_path / "mine.py", tmp_path / "helper.py"
+    mine.write_text("import helper")
+    helper.write_text("A = 1")
+    before = again.rests_on([], {}, [mine])
+    helper.write_text("A = 2")
+    assert again.rests_on([], {}, [mine]) != before
+
+
 # Locales without λ
 
 

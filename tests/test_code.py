@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,32 @@ def test_every_part_of_the_way_to_a_number_is_in_a_runs_fingerprint(edited, modu
     runs._code.cache_clear()
     edited(module, old, new)
     assert changed(before, RUN.code()) == [module]
+    runs._code.cache_clear()
+
+
+def test_names_that_get_values_together_count():
+    module = code.Module("m", "A, B = 1, 2\n(C, [D, E]), F.g = x\nG: int = 3\nfor h in A: pass")
+    assert {*module.defined} == {"A", "B", "C", "D", "E", "G", "h"}
+
+
+@pytest.mark.parametrize(
+    "name, module, old, new",
+    [
+        ("svhn", "data", "classes=10, flip=False)", "classes=10, flip=True)"),
+        ("glyphs", "glyphs", "def painted() -> Source:", "def painted(of=1) -> Source:"),
+        ("digits10", "digits", "def composed(name: str)", "def composed(name: str, of=1)"),
+    ],
+)
+def test_the_reader_of_its_data_set_is_in_a_runs_fingerprint(edited, name, module, old, new):
+    "Nothing but a dictionary led to it, so that a change of it aged no run."
+    from thesis_repro import runs
+
+    runs._code.cache_clear()
+    run, other = replace(RUN, data=Named(name)), replace(RUN, data=Named("mnist"))
+    before, apart = run.code(), other.code()
+    runs._code.cache_clear()
+    edited(module, old, new)
+    assert changed(before, run.code()) == [module] and other.code() == apart
     runs._code.cache_clear()
 
 

@@ -230,3 +230,16 @@ def test_both_speeds_measure_the_same_work(monkeypatch):
     assert seen[0].shape == (7, 3, 32, 32) and seen[0].dtype == torch.float32
     assert 0 <= seen[0].min() < seen[0].max() <= 1
     assert images.data_path_speed(d, seconds=0.2) > theirs > 0
+
+
+def test_test_images_that_are_sorted_by_class_are_mixed():
+    "The first thousand, which an attack takes, were those of the first classes."
+    y = np.repeat(np.arange(4), 10)
+    x = np.broadcast_to(y[:, None, None, None], (40, 4, 4, 3)).astype(np.uint8)
+    own = take(Source(x, y, x, y, 4), "sorted")
+    assert len(own.y_test[:10].unique()) > 2 and own.y_test.bincount().tolist() == [10] * 4
+    assert torch.equal(own.x_test[:, 0, 0, 0].long(), own.y_test)  # each with its label
+    assert torch.equal(own.y_train, torch.from_numpy(y))
+    mixed = np.random.default_rng(0).permutation(y)
+    kept = take(Source(x, y, x[mixed * 10], mixed, 4), "not sorted")
+    assert torch.equal(kept.y_test, torch.from_numpy(mixed))

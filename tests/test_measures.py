@@ -1,9 +1,12 @@
 """What can be measured of a run is known before anything is trained, where its images are."""
 
 import dataclasses
+import warnings
 
 import pytest
+from methods import store_at
 
+from thesis_repro import measures
 from thesis_repro.files import BadInput
 from thesis_repro.measures import Recorded, check_fit
 from thesis_repro.mixup import Plain
@@ -22,3 +25,24 @@ def test_what_does_not_fit_is_refused_where_the_images_are_there(tmp_path):
     with pytest.raises(BadInput, match="too few"):
         check_fit(Never("last.accuracy"), here)
     check_fit(Never("last.accuracy"), absent)  # a table is drawn of its records all the same
+
+
+def test_what_other_code_has_kept_is_told_and_made_again_when_asked(tmp_path):
+    "A figure's own numbers were never outdated, whatever became of the code."
+    store, made = store_at(tmp_path), []
+
+    def compute(value=1):
+        made.append(value)
+        return value
+
+    def kept(value, code, fresh=False):
+        how = {"fresh": fresh, "by": {"module": code}}
+        return measures.measure(store, "of a test", {"a": 1}, lambda: compute(value), **how)
+
+    with warnings.catch_warnings(action="error"):
+        assert kept(1, "old") == kept(2, "old") == 1 and made == [1]
+    with pytest.warns(UserWarning, match="of a test: measured by other code .module.: --fresh"):
+        assert kept(2, "new") == 1
+    with measures.remaking(), warnings.catch_warnings(action="error"):
+        assert kept(2, "new") == kept(3, "new") == 2 and made == [1, 2]
+    assert kept(4, "new") == 2 and kept(4, "new", fresh=True) == 4

@@ -141,6 +141,8 @@ def test_the_gap_of_two_cells():
     assert gap_of_cells(None, cell(Told(50.0, error=3.0)), cell(b)) == gap([50], [40], 5.0)
     several = gap_of_cells(None, cell(Told(5.0, 7.0)), cell(Told(4.0, 4.0)))
     assert several == gap([5, 7], [4, 4]) and several.over == "seeds"
+    late = Told(math.nan, 80.0, error=3.0), Told(60.0, 60.0, error=3.0)
+    assert gap_of_cells(None, *map(cell, late)) == gap([80], [60], math.hypot(4, 4))  # of seed 1
     for pair in ((cell(a), Planned(reason="none")), (Planned(reason="none"), cell(a))):
         assert math.isnan(gap_of_cells(None, *pair).value)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from methods import small, store_at
 
-from thesis_repro import distributed, paths, pieces, records, training
-from thesis_repro.files import atomic_json, sha256
+from thesis_repro import distributed, measures, paths, pieces, records, training
+from thesis_repro.files import BadInput, atomic_json, sha256
 from thesis_repro.pieces import specification
 from thesis_repro.records import read, repeatable, write_diverged
 from thesis_repro.training import Compute
@@ -136,7 +136,7 @@ def test_a_record_says_what_where_and_how(made, device):
     assert record.key == run.key and record.run == specification(run)
     assert record.folder.name == run.name and record.code == run.code()
     known = {"train": 150, "held_out": 50, "test": 50, "classes": 10, "name": "faint10"}
-    assert record.data == known | {"stand_in": "CIFAR-10"}
+    assert record.data == known | {"stand_in": "CIFAR-10", "chance": 10.0}
     assert record.metrics.keys() == record.weights.keys() == {"last", "best"}
     assert [row["epoch"] for row in record.history] == [1, 2]
     assert record.cost["device"] == device and record.cost["processes"] == 1
@@ -255,3 +255,21 @@ def test_what_is_known_of_a_diverged_run_is_checked(tmp_path):
         with pytest.warns(UserWarning, match="diverged.json: damaged: the run is made again"):
             assert records.read_diverged(tmp_path) is None
     assert records.read_diverged(tmp_path / "none") is None
+
+
+def test_chance_is_what_one_answer_for_all_gets_right():
+    y = torch.tensor([1, 1, 1, 0, 2])
+    assert records.chance(y) == 60
+    attributes = torch.tensor([[1, 0], [1, 0], [1, 1], [0, 0]])
+    assert records.chance(attributes) == 75  # three of four, and three of four
+    assert records.chance(y[:0]) == 0
+
+
+def test_what_cannot_be_read_is_said_in_a_line(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "read_text", refused)
+    for read_it in (read, measures.read_kept):
+        with pytest.raises(BadInput, match="cannot be read: permission denied"):
+            read_it(tmp_path / "file.json")

@@ -35,6 +35,7 @@ from thesis_repro import (
     store,
 )
 from thesis_repro.attacks import PGD
+from thesis_repro.augmented import Augmented
 from thesis_repro.detection import Detect
 from thesis_repro.detection_data import Scenes
 from thesis_repro.detector import SmallDetector
@@ -702,3 +703,55 @@ def test_what_other_code_measured_is_measured_again_where_its_run_is_made_again(
     assert registry._made(at, plan, True, "changed") == {}
     assert at.record(run).weights == before, "else this tests nothing"
     assert measured == [1] and not m.outdated(at, run) and not at.outdated([run])
+
+
+def test_what_another_command_has_made_again_is_not_forgotten(tmp_path, monkeypatch):
+    "Of two with --fresh changed, the second removed what the first had just trained."
+    store, run, own = store_at(tmp_path), small(epochs=1), Store.lock
+    store.ensure([run])
+
+    def others_first(self, key):
+        monkeypatch.setattr(Store, "lock", own)
+        other = store_at(tmp_path)
+        assert other.renew([run])
+        other.ensure([run])
+        return own(self, key)
+
+    monkeypatch.setattr(Store, "lock", others_first)
+    assert store.renew([run]) == [] and store.record(run)
+    assert store.renew([run]) and store.record(run) is None
+
+
+def test_a_finished_run_needs_no_other_where_nothing_is_trained(tmp_path):
+    store, generator = store_at(tmp_path), two("ACGAN", epochs=1)
+    data = Augmented(small().data, generator, 10)
+    run = Run(data, Classify("resnet18", Plain(), width=0.03), Length(1, 50))
+    store.ensure([run])
+    store.renew([generator])
+    with store.training(False):
+        assert store.ensure([run])[0].key == run.key
+
+
+def test_a_figure_that_is_only_drawn_measures_nothing(tmp_path):
+    store, run = store_at(tmp_path), small(epochs=1)
+    store.ensure([run])
+    plan = {("row", "column"): Planned((run,), Robustness(PGD(steps=1), size=10))}
+    with pytest.MonkeyPatch.context() as patch, store.training(False):
+        patch.setattr(registry, "Store", lambda preset: store)
+        (cell,) = registry.measured_cells(store.preset, plan)
+    assert math.isnan(cell.values[0]) and not [*tmp_path.rglob("robustness-*")]
+
+
+def test_a_measurement_goes_with_a_run_that_other_code_made(tmp_path, monkeypatch):
+    "The network's code is in the run's fingerprint, and weights can be the same all the same."
+    store, run = store_at(tmp_path), small(epochs=1)
+    task = Robustness(PGD(steps=1), size=10)
+    plan = {("row", "column"): Planned((run,), task)}
+    registry._made(store, plan, True, "")
+    forgotten = []
+    monkeypatch.setattr(Robustness, "forget", lambda self, store, run: forgotten.append(run.key))
+    registry._made(store, plan, True, "changed")
+    assert not forgotten
+    monkeypatch.setattr(Store, "outdated", lambda self, runs: {run: ["models"]})
+    registry._made(store, plan, True, "changed")
+    assert forgotten == [run.key]

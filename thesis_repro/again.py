@@ -35,7 +35,8 @@ def rests_on(chapters, parameters: dict, pieces=()) -> str:
     library = Path(settings.__file__).parent
     files = [f for f in sorted(library.rglob("*")) if f.is_file() and f.suffix != ".pyc"]
     files += [settings.settings_file(), *sorted(paths.published().glob("*")), paths.contract()]
-    texts = [sha256(Path(f)) for f in [*files, *pieces]]
+    beside = {q for p in pieces for q in Path(p).parent.glob("*.py")}  # what they import
+    texts = [sha256(Path(f)) for f in [*files, *sorted({*map(Path, pieces), *beside})]]
     texts += [_cells(c) for c in chapters]
     machine = {k: v for k, v in records.environment().items() if k != "commit"}
     machine["packages"] = sorted(f"{d.name} {d.version}" for d in metadata.distributions())

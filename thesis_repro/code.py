@@ -54,6 +54,11 @@ def _file(module: str) -> Path:
     return Path(getattr(sys.modules.get(module), "__file__", None) or "")
 
 
+def _is_set(node) -> bool:
+    "Whether a node is a name that gets a value; of A, B = 1, 2 each is one."
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
 class Module:
     "A module's text: what it defines (name → trees) and imports (name → module and name)."
 
@@ -61,7 +66,7 @@ class Module:
         self.name, self.defined, self.imported, self.seen = name, {}, {}, {}
         for node in ast.parse(text).body:
             targets = getattr(node, "targets", [getattr(node, "target", None)])
-            names = [getattr(t, "id", "") for t in targets]
+            names = [n.id for t in filter(None, targets) for n in ast.walk(t) if _is_set(n)]
             for n in filter(None, [node.name] if hasattr(node, "name") else names):
                 self.defined.setdefault(n, []).append(_without_docstring(node))
         for node in ast.walk(ast.parse(text)):

@@ -170,6 +170,8 @@ FORMS = {"loss_along": _directions, "figure_7_2": _trace, "figure_7_3": _surface
 def _carry_measurement(file: Path, old: dict, known: dict) -> None:
     "Write a measurement of version 0.1 in today's form, and remove its file."
     name, on, value = old["name"], old["spec"], old["value"]
+    if isinstance(run := on.get("run"), str) and run not in known:
+        raise KeyError(run)  # it stays with the run that stays
     on = _robustness(on, known) if name == "robustness" else _today(on, known)
     if name in FORMS:
         name, on, value = FORMS[name](on, value)

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from . import settings
 from .augmented import Augmented, Targets
-from .gan_progressive import doublings
 from .gans import Gan
 from .measures import Planned, check_fit
 from .mixup import Plain
@@ -60,9 +59,10 @@ def hurried(recipe: Gan) -> Gan:
 # %% ../nbs/science/103_gan_runs.ipynb #8ae410c5
 def averaged(run: Run) -> Run:
     "The run; the average of its generator's weights forgets the beginning of every level."
-    outline, length = run.data.outline(), run.length
-    levels = doublings(outline.shape) + 1 if run.recipe.growth else 1
-    steps = length.epochs * -(-outline.train // length.batch_size)
+    data, length = run.data, run.length
+    levels = len(run.recipe.generator.channels) if run.recipe.growth else 1
+    images = getattr(data, "few", 0) or getattr(data, "train", 0) or 50_000  # as CIFAR-10 has
+    steps = length.epochs * -(-images // length.batch_size)
     longest = max(0.9, 1 - 10 * levels / max(1, steps))  # e⁻¹⁰ of the beginning is left
     recipe = replace(run.recipe, average=min(run.recipe.average, longest))
     return replace(run, recipe=recipe)

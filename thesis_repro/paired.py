@@ -63,8 +63,11 @@ def paired_error(ours, theirs) -> np.ndarray:
 
 # %% ../nbs/science/114_paired.ipynb #ba1ed0a1
 def _image_error(store: Store, cells: tuple[Planned, ...]) -> float:
-    "The standard error that images give to the difference of the first runs of two cells."
-    first = [(cell.measurement, cell.runs[0]) for cell in cells]
+    "The standard error that images give to the difference of two cells' first runs with numbers."
+    values = [[c.measurement.value(store, r) for r in c.runs] for c in cells]
+    pairs = zip(*values, strict=False)
+    i = next((i for i, pair in enumerate(pairs) if not any(map(math.isnan, pair))), 0)
+    first = [(cell.measurement, cell.runs[i]) for cell in cells]
     right = [m.right(store, run) for m, run in first]
     if all(one is not None for one in right):
         return float(paired_error(*right))

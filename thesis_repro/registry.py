@@ -130,7 +130,8 @@ def tried(make, *what) -> dict:
 
 def _unlearned(record) -> str:
     "Why a network's numbers are no evidence, if it has hardly learned; empty if it has."
-    accuracy, chance = record.metrics["last"].get("accuracy"), 100 / record.data.get("classes", 10)
+    accuracy, known = record.metrics["last"].get("accuracy"), record.data
+    chance = known.get("chance", 100 / known.get("classes", 10))
     if accuracy is None:
         return ""
     noise = 3 * math.sqrt(chance * (100 - chance) / max(1, record.data["test"]))
@@ -209,8 +210,10 @@ def _made(store: Store, plan: dict, train: bool, fresh: str) -> dict:
     if not train:
         return {}
     if fresh == "changed":  # measurements first: they are known by the weights of their runs
-        for r, m in measures.outdated(store, tasks):
-            m.forget(store, r)
+        old = store.outdated([*chosen, *needed])  # which other code may have the same weights for
+        for r, m in dict.fromkeys(tasks):
+            if m.outdated(store, r) or old.keys() & {r, *m.needs(r)}:
+                m.forget(store, r)
         measures.refresh(store, [*chosen, *needed])
     return tried(store.ensure, [*chosen, *needed]) | tried(ensure_measured, store, tasks)
 
@@ -231,7 +234,8 @@ class MadeTable(Made):
         failures = _made(store, plan, train, fresh)
         plan |= self.kept(store, asked)
         cells = self.cells(store, plan, failures)
-        cells += self.also(preset, plan) if self.also else []
+        with measures.remaking(train and fresh == "changed"):
+            cells += self.also(preset, plan) if self.also else []
         frame = compare(self.number, cells, self.along)
         name = "-".join(["also", *re.findall(r"\w+", " ".join(own))]) if own else ""
         to, failed = folder(preset) / name / "tables", dict(failures.values())
@@ -301,7 +305,10 @@ def measured_cells(preset, plan: dict) -> list[Cell]:
     "The cells of a figure's plan; runs and measurements that are absent are made. RunsFailed."
     store, tasks = Store(preset), tasks_in(plan)
     store.ensure([*(r for r, _ in tasks), *(s for r, m in tasks for s in m.needs(r))])
-    ensure_measured(store, tasks)
+    if store.trains():
+        for r, m in measures.outdated(store, tasks) if measures.is_remaking() else ():
+            m.forget(store, r)
+        ensure_measured(store, tasks)
     return [_cell(store, place, planned, {}) for place, planned in plan.items()]
 
 # %% ../nbs/evidence/057_registry.ipynb #6489a017
@@ -338,7 +345,7 @@ class MadeFigure(Made):
     def __call__(self, preset, parts=None, train=True, fresh="", **how) -> Figure:
         "The Figure at a preset, made and saved; without `train`, from the runs that are there."
         store, asked = Store(preset), tuple(parts or self.parts)
-        with style(), Store.training(train):
+        with style(), Store.training(train), measures.remaking(train and fresh == "changed"):
             drawn, failures = self.drawn(preset, asked, how)
             if train and fresh == "changed" and measures.refresh(store, drawn.runs):
                 drawn, failures = self.drawn(preset, asked, how)

@@ -160,7 +160,9 @@ class Run:
 
     def code(self) -> dict[str, str]:
         "The fingerprint of the code that makes it."
-        return _code(frozenset(type(p) for p in pieces.inside(self)))
+        parts = [*pieces.inside(self)]  # no name in the code leads to the reader of a data set
+        names = (name for p in parts if isinstance(name := getattr(p, "name", None), str))
+        return _code(frozenset({type(p) for p in parts} | {*map(data.reader_of, names)} - {None}))
 
 
 def key_of(spec: dict) -> str:

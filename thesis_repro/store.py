@@ -83,7 +83,7 @@ class Store:
 
     def folders(self, key: str = "*") -> list[Path]:
         "The folders of all runs, or of those with a key."
-        return sorted(self.folder.glob(f"runs/*/*/*-{key}"))
+        return sorted(self.folder.glob(f"runs/[!.]*/*/*-{key}"))  # .progress comes and goes
 
     def record(self, run: Run) -> Record | None:
         "The record of a run, or None. A run keeps its record whichever table made it."
@@ -116,13 +116,17 @@ class Store:
         facts = records.read_diverged(self.home(run))
         return f"{facts['reason']} (known from before; --retry tries again)" if facts else ""
 
-    def forget(self, folders, patterns: tuple[str, ...]) -> list[str]:
+    def forget(self, folders, patterns: tuple[str, ...], still=lambda folder: True) -> list[str]:
         "Remove files from the folders of runs, so that these are made again; the runs' names."
+        gone = []
         for folder in folders:
             with self.lock(folder.name.rpartition("-")[2]):
+                if not still(folder):  # another command has made it again in the meantime
+                    continue
+                gone.append(folder.name)
                 files = [f for pattern in patterns for f in folder.glob(pattern)]
                 distributed.led(lambda files=files: [f.unlink(missing_ok=True) for f in files])
-        return [folder.name for folder in folders]
+        return gone
 
     def outdated(self, runs) -> dict:
         "The runs that other code made than today's → the modules that have changed since."
@@ -140,8 +144,9 @@ class Store:
 
     def renew(self, runs) -> list[str]:
         "Forget what runs have left, so that they are made again from their beginning. Their names."
-        folders = [self.home(r) for r in runs if self.record(r)]
-        return self.forget(folders, ("done", "record.json*", "*.ckpt*"))
+        there = {self.home(r): record for r in runs if (record := self.record(r))}
+        files = ("done", "record.json*", "*.ckpt*")
+        return self.forget(there, files, lambda folder: records.read(folder) == there[folder])
 
     def accept(self) -> int:
         "Let all records count as made by today's code; how many were not."
@@ -163,7 +168,8 @@ class Store:
     def ensure(self, runs) -> list[Record]:
         "The records of all runs; absent ones are made first. RunsFailed, Stopped."
         runs = list(runs)
-        needed = {r.key: r for run in runs for r in run.needs()}
+        asked = runs if self.trains() else [r for r in runs if self.record(r) is None]
+        needed = {r.key: r for run in asked for r in run.needs()}
         if needed:
             self.ensure(needed.values())
         absent = distributed.led(lambda: {r.key: r for r in runs if self.record(r) is None})
