@@ -199,7 +199,8 @@ def take(
     source = _columns(source, attributes, name)
     train, val = _divided(source.y_train, train_size, held_out, name)
     test = balanced_subset(source.y_test, test_size or len(source.y_test), "test")
-    if source.y_test.ndim == 1 and (np.diff(source.y_test[test]) >= 0).all():
+    steps = np.diff(source.y_test[test]) if source.y_test.ndim == 1 else np.array([-1])
+    if (steps >= 0).all() and (steps == 0).any():
         # sorted by class: "the first images" of an attack would be those of the first classes
         test = Draws(0).numpy("order of the test images").permutation(test)
     counts = value_counts(source.x_train) if source.counts is None else source.counts
