@@ -108,8 +108,11 @@ def test_other_weights_of_the_generator_are_other_images(tmp_path, monkeypatch):
     assert torch.equal(store.images(data).x_train, first)  # trained again to the same weights
     store.renew([generator])
     kind, networks = type(generator.recipe), type(generator.recipe).networks
-    other = {"networks": lambda self, images, seed: networks(self, images, seed + 1)}
-    monkeypatch.setattr(kind, "networks", other["networks"])
+
+    def others(self, images, seed):
+        return networks(self, images, seed + 1)
+
+    monkeypatch.setattr(kind, "networks", others)
     assert not torch.equal(store.images(data).x_train, first)
 
 

@@ -755,3 +755,9 @@ def test_a_measurement_goes_with_a_run_that_other_code_made(tmp_path, monkeypatc
     monkeypatch.setattr(Store, "outdated", lambda self, runs: {run: ["models"]})
     registry._made(store, plan, True, "changed")
     assert forgotten == [run.key]
+    monkeypatch.setattr(registry, "Store", lambda preset: store)
+    registry.measured_cells(store.preset, plan)
+    assert forgotten == [run.key]
+    with measures.remaking():  # as a figure does with fresh="changed"
+        registry.measured_cells(store.preset, plan)
+    assert forgotten == [run.key] * 2

@@ -466,11 +466,11 @@ def test_missing_and_unknown_data_are_one_line(tmp_path, monkeypatch):
 def test_a_file_of_ones_own_must_be_class_disjoint(tmp_path):
     x = np.zeros((4, 8, 8, 3), np.uint8)
     file = tmp_path / "a.npz"
-    np.savez(file, x_train=x, y_train=[0, 0, 7, 7], x_test=x, y_test=[3, 3, 9, 9])
+    np.savez(file, x_train=x, y_train=[0, 0, 7, 7], x_test=x, y_test=[3, 9, 3, 9])
     data = Retrieval(f"npz:{file}", part="Cars196")
     o, images = data.outline(), data.images()
     assert (o.classes, o.train, o.held_out, o.test) == (2, 4, 0, 4) and not data.stands_in
-    assert images.y_train.tolist() == [0, 0, 1, 1] and images.y_test.tolist() == [2, 2, 3, 3]
+    assert images.y_train.tolist() == [0, 0, 1, 1] and images.y_test.tolist() == [2, 3, 2, 3]
     assert data.images(stream=True).x_train[[0]].shape == (1, 3, 8, 8)
     np.savez(file, x_train=x, y_train=[0, 0, 7, 7], x_test=x, y_test=[7, 7, 9, 9])
     with pytest.raises(BadInput, match="class 7 is in train and in test"):

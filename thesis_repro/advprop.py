@@ -343,8 +343,7 @@ class OnBranch(Kept):
         return robust_accuracy(branch, x, y, self.attack, progress=False)["accuracy"]
 
     def images(self, record) -> tuple[int, int] | None:
-        there = record.data["test"]
-        return (self.size, there) if 0 < self.size < there else None
+        return self.first_images(record)
 
     def passes(self, run: Run) -> tuple[float, float]:
         return costs.attack_passes(self.attack)

@@ -23,7 +23,6 @@ from . import settings
 from .draws import Draws
 from .fast_search import LogitCurve
 from .files import BadInput
-from .images import pixels
 from .learned_ratios import AdaMixup, MetaMixup
 from thesis_repro.measured_facts import (
     facts_of,
@@ -481,7 +480,7 @@ def figure_7_2(preset, parts) -> Drawn:
         net, d = network_and_images(preset, first)
         loss = first.recipe.method.loss
         x, y = some_images(d, 128)
-        pairs = pairs_at(net, pixels(x), y, 2, loss=loss)
+        pairs = pairs_at(net, x, y, 2, loss=loss)
         return ternary_trace(pairs, points=points).to_dict("list")
 
     kept = measure(Store(preset), "figure_7_2", {"run": first, "points": points}, compute)

@@ -339,25 +339,14 @@ def attack_of(args, given=None):
     return kind(**numbers) if given is None else dataclasses.replace(given, **numbers)
 
 # %% ../nbs/command/096_commands.ipynb #5ab05258
-def _is_table(text: str) -> bool:
-    "Whether a text is the number of a table."
-    from thesis_repro import registry
-
-    try:
-        return "." in text and bool(registry.find("table", text))
-    except BadInput:
-        return False
-
-
 def _one_run(args):
     "The run that is meant, and its preset: a table's row and seed, a key, or a name's beginning."
     from thesis_repro import registry
     from thesis_repro.model_files import one_run
     from thesis_repro.store import Store
 
-    if args.row is None and args.column is None and not _is_table(args.run):
-        if "." in args.run:  # no key and no name of a run has one: it is meant as a table
-            registry.find("table", args.run)
+    # a table's number has a full stop, and no run's key or name
+    if args.row is None and args.column is None and "." not in args.run:
         _alone(args, "is one run")
         preset = preset_of(args)
         return Store(preset).find(args.run), preset
@@ -375,7 +364,7 @@ def _measured(args, preset):
     from thesis_repro.measures import Robustness
     from thesis_repro.model_files import cells_of
 
-    if args.column is None or args.attack or not _is_table(args.run):
+    if args.column is None or args.attack:
         return Robustness()
     cells = cells_of(preset, args.run, args.row, args.column)
     found = {p.measurement for p in cells.values() if p.runs}

@@ -32,10 +32,11 @@ class Question:
     quantity: str = ""  # in points; above zero where the claim stands up to its control
 
 
-def lead(table: str, row: str, others: tuple, column: str) -> str:
-    "The quantity by which a row of a table is ahead of the best of some others in a column."
+def lead(table: str, row: str, others: tuple, column: str, lower: bool = False) -> str:
+    "The quantity by which a row of a table is ahead of the best of some others; `lower`: below it."
     own, *cells = (f'{table}["{r}", {column}]' for r in (row, *others))
-    return f"{own} - {cells[0]}" if len(cells) == 1 else f"{own} - max({', '.join(cells)})"
+    best = cells[0] if len(cells) == 1 else f"{'min' if lower else 'max'}({', '.join(cells)})"
+    return f"{best} - {own}" if lower else f"{own} - {best}"
 
 # %% ../nbs/chapters/08_conclusion.ipynb #d04f24ad
 def mean_gain(number: str, row: str, other: str) -> str:
@@ -131,13 +132,17 @@ POSITIVES = Question(
         "fc6",
     ),
 )
-_MOVED, _BY = "table_transferability_1_ours", "transfer by PGD"
 EVOLVED = Question(
     "transferability-gap",
     "R′ over E in what transfers from R",
     "a random architecture, and the fittest of as many random ones, with the same penalty",
-    f"min({_MOVED}[random architecture, {_BY}], {_MOVED}[best of as many random ones, {_BY}])"
-    f" - {_MOVED}[E, {_BY}]",
+    lead(
+        "table_transferability_1_ours",
+        "E",
+        ("random architecture", "best of as many random ones"),
+        "transfer by PGD",
+        lower=True,
+    ),
 )
 DETECTOR = Question(
     "robust_detection-clipart",

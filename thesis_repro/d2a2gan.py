@@ -458,10 +458,9 @@ def constant_answers(counts=SVHN_TEST) -> pd.DataFrame:
 # %% ../nbs/chapters/04_d2a2gan.ipynb #92b424d4
 def within(part: str, name: str, few: int, augment: tuple = ()) -> Run:
     "A GAN that sees only the few real images, for 2,000 epochs of its own."
-    epochs = 100 * gan_runs.LONGER
     recipe = replace(GANS[name], augment=augment)
     real = Named(settings.PARTS[part], part=part)
-    length = Length(epochs * (1 + in_turns(recipe)), 100)
+    length = Length(100 * gan_runs.LONGER * (1 + in_turns(recipe)), 100)
     label = f"{name} {few} {part}" + (" DiffAugment" if augment else "")
     return Run(Augmented(real, few=few), recipe, length, home="d2a2gan/gans", label=label)
 

@@ -58,10 +58,9 @@ def reader_of(name: str) -> Callable | None:
 
 def _reader(name: str) -> Callable[[str, Path | None], Source]:
     "The reader of that name. BadInput if there is none."
-    kind = "npz:PATH" if name.startswith("npz:") else name
-    if kind not in _READERS:
+    if (reader := reader_of(name)) is None:
         raise BadInput(f"unknown data set: {name}: known are {', '.join(names())}")
-    return _READERS[kind][0]
+    return reader
 
 # %% ../nbs/science/016_data.ipynb #e3087115
 @_reads(**{name: text for name, (_, _, text) in digits.COMPOSED.items()})

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from . import pieces, records, runs
-from .files import BadInput, atomic_write, sha256
+from .files import BadInput, atomic_write, sha256, unreadable
 from .measures import read_kept, sound_kept
 from .store import Busy, locked
 
@@ -156,7 +156,7 @@ def read(file: Path) -> list:
         if type(found) is not list or content["sha256"] != sha256(json.dumps(found).encode()):
             raise ValueError("its checksum does not fit")
     except OSError as e:
-        raise BadInput(f"{file}: cannot be read: {(e.strerror or str(e)).lower()}") from None
+        raise unreadable(file, e) from None
     except (ValueError, KeyError, TypeError, EOFError, RecursionError, gzip.zlib.error) as e:
         why = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
         raise BadInput(f"{file}: not a file of records, or damaged: {why}") from None

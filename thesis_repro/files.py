@@ -170,4 +170,4 @@ def sha256(source) -> str:
         with Path(source).open("rb") as f:
             return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as e:
-        raise BadInput(f"{source}: cannot be read: {(e.strerror or str(e)).lower()}") from None
+        raise unreadable(source, e) from None

@@ -177,6 +177,12 @@ def _columns(source: Source, attributes: tuple[str, ...], name: str) -> Source:
     return dataclasses.replace(source, **labels, **how)
 
 # %% ../nbs/science/011_images.ipynb #2d5a11e6
+def _sorted_by_class(y: np.ndarray) -> bool:
+    "Whether labels (n,) never fall and some come several times; attributes (n, k) do not count."
+    steps = np.diff(y)
+    return y.ndim == 1 and bool((steps >= 0).all() and (steps == 0).any())
+
+
 def take(
     source: Source,
     name: str,
@@ -199,9 +205,7 @@ def take(
     source = _columns(source, attributes, name)
     train, val = _divided(source.y_train, train_size, held_out, name)
     test = balanced_subset(source.y_test, test_size or len(source.y_test), "test")
-    steps = np.diff(source.y_test[test]) if source.y_test.ndim == 1 else np.array([-1])
-    if (steps >= 0).all() and (steps == 0).any():
-        # sorted by class: "the first images" of an attack would be those of the first classes
+    if _sorted_by_class(source.y_test[test]):  # the first images would be of the first classes
         test = Draws(0).numpy("order of the test images").permutation(test)
     counts = value_counts(source.x_train) if source.counts is None else source.counts
     x, pairs = OnDisk if stream else _channels_first, []

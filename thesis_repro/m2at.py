@@ -14,7 +14,6 @@ __all__ = ['LABEL_MASS', 'PARTS', 'EPSILON', 'STEP', 'ATTACKS', 'ROWS', 'table_5
 
 # %% ../nbs/chapters/05_m2at.ipynb #d295b69f
 import functools
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -241,9 +240,7 @@ def planned(rows: dict, columns, preset, parts=PARTS) -> dict:
         cells |= planned_row(preset, row, run, measured, parts)
     unlike = {k: p for k, p in cells.items() if k[1] == "CW-20" and p.runs}
     other = "ours is PGD-20 on the margin, the thesis's CW-20 another attack"
-    return cells | {
-        k: replace(p, reason="; ".join(filter(None, (p.reason, other)))) for k, p in unlike.items()
-    }
+    return cells | {place: p.because(p.reason, other) for place, p in unlike.items()}
 
 # %% ../nbs/chapters/05_m2at.ipynb #8a6dda8b
 ROWS = {  # of tab. 5.1, but for those that the thesis quotes

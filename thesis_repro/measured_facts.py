@@ -16,7 +16,7 @@ from . import settings
 from .artefacts import provenance
 from .draws import Draws
 from .files import BadInput
-from .images import pixels
+from .images import pixels, random_batch
 from .measures import Planned, kept_file, measure, read_kept
 from .ratio_search import pairs_at
 from .registry import no_evidence
@@ -42,11 +42,10 @@ def network_and_images(preset, run: Run) -> tuple:
 
 
 def some_images(d, n: int) -> tuple:
-    "`n` training images and their labels: the first, or drawn where the first are of few classes."
+    "`n` training images in [0, 1] and labels: the first, or drawn if these are of few classes."
     if len(d.y_train[:n].unique()) < min(n, d.classes) / 4:  # a data set that is sorted by class
-        order = Draws(0).tensor("facts", lambda rng: rng.permutation(len(d.y_train))[:n])
-        return d.x_train[order], d.y_train[order]
-    return d.x_train[:n], d.y_train[:n]
+        return random_batch(d, n, Draws(0), "facts")
+    return pixels(d.x_train[:n]), d.y_train[:n]
 
 
 def facts_of(preset, name: str, run: Run, statistics: str, searches: dict) -> dict:
@@ -57,7 +56,7 @@ def facts_of(preset, name: str, run: Run, statistics: str, searches: dict) -> di
         net, d = network_and_images(preset, run)
         x, y = some_images(d, 128)
         how = {"statistics": statistics, "loss": run.recipe.method.loss}
-        walk = (pairs_at(net, pixels(x), y, layer, **how) for layer in (1, 2, 3))
+        walk = (pairs_at(net, x, y, layer, **how) for layer in (1, 2, 3))
         return search_facts(walk, searches, points)
 
     on = {"run": run, "points": points, "statistics": statistics}

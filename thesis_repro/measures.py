@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'remaking', 'is_remaking', 'measure', 'Measurement',
-           'Recorded', 'weights_of', 'Kept', 'Robustness', 'no_autoattack', 'outdated', 'refresh', 'ensure_measured',
-           'Planned', 'runs_in', 'tasks_in', 'check_fit', 'planned_row', 'at_equal_compute']
+           'Recorded', 'weights_of', 'Kept', 'Robustness', 'no_autoattack', 'outdated', 'forget_outdated', 'refresh',
+           'ensure_measured', 'Planned', 'runs_in', 'tasks_in', 'check_fit', 'planned_row', 'at_equal_compute']
 
 # %% ../nbs/engine/039_measures.ipynb #bbd5e126
 import contextlib
@@ -85,7 +85,7 @@ def write_kept(folder: Path, name: str, on: dict, value, **facts) -> None:
     kept = {"name": name, "on": on, "code": {}, **facts, "value": value}
     atomic_json(folder / f"{name}-{pieces.key(on)}.json", kept | {"sha256": _digest(kept)})
 
-# %% ../nbs/engine/039_measures.ipynb #e34c66fa
+# %% ../nbs/engine/039_measures.ipynb #e34c66f2
 _REMAKING = [False]
 
 
@@ -111,7 +111,7 @@ def _still_good(kept: dict, name: str, by: dict) -> bool:
         warnings.warn(f"{name}: measured by other code ({old}): --fresh changed", stacklevel=3)
     return not (old and is_remaking())
 
-
+# %% ../nbs/engine/039_measures.ipynb #e34c66fa
 def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
     """The JSON value of `compute()`, kept under what it depends `on`.
 
@@ -179,6 +179,11 @@ class Measurement:
     def images(self, record) -> tuple[int, int] | None:
         "How many test images an accuracy was measured on, of how many; None: on all."
         return None
+
+    def first_images(self, record) -> tuple[int, int] | None:
+        "The answer of `images` where `size` says how many of the first ones; 0: all."
+        there = record.data["test"]
+        return (self.size, there) if 0 < self.size < there else None
 
     def right(self, store: Store, run: Run) -> np.ndarray | None:
         "In which of these images it is right: bools (n,); None where that was not kept."
@@ -312,8 +317,7 @@ class Robustness(Kept):
         return attack_passes(self.attack)
 
     def images(self, record) -> tuple[int, int] | None:
-        there = record.data["test"]
-        return (self.size, there) if 0 < self.size < there else None
+        return self.first_images(record)
 
     def right(self, store: Store, run: Run) -> np.ndarray | None:
         known = (self.kept(store, run) or {}).get("correct")
@@ -352,6 +356,15 @@ def outdated(store: Store, tasks) -> dict:
     return {task: modules for task, modules in found.items() if modules}
 
 
+def forget_outdated(store: Store, tasks) -> None:
+    "Forget what other code measured, and what was measured of runs that other code made."
+    tasks = dict.fromkeys(tasks)  # the code of a run may change and its weights stay the same
+    old = store.outdated(s for r, m in tasks for s in (r, *m.needs(r))).keys()
+    for r, m in tasks:
+        if m.outdated(store, r) or old & {r, *m.needs(r)}:
+            m.forget(store, r)
+
+
 def refresh(store: Store, runs) -> list[str]:
     """Forget what other code made of runs, and of what they rest on; the names of the runs.
 
@@ -386,6 +399,10 @@ class Planned:
     runs: tuple[Run, ...] = ()
     measurement: Measurement = dataclasses.field(default_factory=Recorded)
     reason: str = ""
+
+    def because(self, *reasons: str) -> "Planned":
+        "The same for these reasons, those that are not empty."
+        return dataclasses.replace(self, reason="; ".join(filter(None, reasons)))
 
 
 def runs_in(plan: dict) -> tuple[Run, ...]:

@@ -135,8 +135,7 @@ class Transfer(AgainstReference):
         return transfer(*self.given(store, run), self.attack)
 
     def images(self, record) -> tuple[int, int] | None:
-        there = record.data["test"]
-        return (self.size, there) if self.split == "test" and 0 < self.size < there else None
+        return self.first_images(record) if self.split == "test" else None
 
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, "transfer")

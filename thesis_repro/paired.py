@@ -62,9 +62,8 @@ def paired_error(ours, theirs) -> np.ndarray:
     return 100 * d.std(axis=0) / math.sqrt(len(d))
 
 # %% ../nbs/science/114_paired.ipynb #ba1ed0a1
-def _image_error(store: Store, cells: tuple[Planned, ...]) -> float:
+def _image_error(store: Store, cells: tuple[Planned, ...], values) -> float:
     "The standard error that images give to the difference of two cells' first runs with numbers."
-    values = [[c.measurement.value(store, r) for r in c.runs] for c in cells]
     pairs = zip(*values, strict=False)
     i = next((i for i, pair in enumerate(pairs) if not any(map(math.isnan, pair))), 0)
     first = [(cell.measurement, cell.runs[i]) for cell in cells]
@@ -79,8 +78,8 @@ def gap_of_cells(store: Store, ours: Planned, theirs: Planned) -> Gap:
     if not (ours.runs and theirs.runs):
         return Gap(math.nan)
     cells = ours, theirs
-    values = ([cell.measurement.value(store, run) for run in cell.runs] for cell in cells)
-    return gap(*values, error=_image_error(store, cells))
+    values = [[cell.measurement.value(store, run) for run in cell.runs] for cell in cells]
+    return gap(*values, error=_image_error(store, cells, values))
 
 # %% ../nbs/science/114_paired.ipynb #ba1ed016
 def holm(p) -> np.ndarray:

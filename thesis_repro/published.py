@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from . import paths
-from .files import BadInput, atomic_write, sha256
+from .files import BadInput, atomic_write, sha256, unreadable
 
 # %% ../nbs/evidence/050_published.ipynb #15096b1d
 COLUMNS = ["row", "column", "value", "std", "cited", "note"]
@@ -58,7 +58,7 @@ def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as e:
-        raise BadInput(f"{path}: cannot be read: {(e.strerror or str(e)).lower()}") from None
+        raise unreadable(path, e) from None
     if _sums().get(path.name) != sha256(content):
         raise BadInput(f"{path}: is not the file that SHA256SUMS describes: {_REMEDY}")
     return content

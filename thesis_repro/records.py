@@ -175,7 +175,7 @@ def _measured(t: training.Training, weights: dict) -> dict:
 
 def chance(y: torch.Tensor) -> float:
     "Percent that one answer for all gets right of classes y (n,); of attributes (n, k) the mean."
-    if not len(y) or y.dim() > 2 or y.dtype == torch.bool:
+    if not len(y) or y.dim() > 2:  # boxes have none
         return 0.0
     if y.dim() == 1:
         return 100 * y.unique(return_counts=True)[1].max().item() / len(y)

@@ -210,10 +210,7 @@ def _made(store: Store, plan: dict, train: bool, fresh: str) -> dict:
     if not train:
         return {}
     if fresh == "changed":  # measurements first: they are known by the weights of their runs
-        old = store.outdated([*chosen, *needed])  # which other code may have the same weights for
-        for r, m in dict.fromkeys(tasks):
-            if m.outdated(store, r) or old.keys() & {r, *m.needs(r)}:
-                m.forget(store, r)
+        measures.forget_outdated(store, tasks)
         measures.refresh(store, [*chosen, *needed])
     return tried(store.ensure, [*chosen, *needed]) | tried(ensure_measured, store, tasks)
 
@@ -306,8 +303,8 @@ def measured_cells(preset, plan: dict) -> list[Cell]:
     store, tasks = Store(preset), tasks_in(plan)
     store.ensure([*(r for r, _ in tasks), *(s for r, m in tasks for s in m.needs(r))])
     if store.trains():
-        for r, m in measures.outdated(store, tasks) if measures.is_remaking() else ():
-            m.forget(store, r)
+        if measures.is_remaking():
+            measures.forget_outdated(store, tasks)
         ensure_measured(store, tasks)
     return [_cell(store, place, planned, {}) for place, planned in plan.items()]
 
@@ -345,9 +342,10 @@ class MadeFigure(Made):
     def __call__(self, preset, parts=None, train=True, fresh="", **how) -> Figure:
         "The Figure at a preset, made and saved; without `train`, from the runs that are there."
         store, asked = Store(preset), tuple(parts or self.parts)
-        with style(), Store.training(train), measures.remaking(train and fresh == "changed"):
+        again = train and fresh == "changed"
+        with style(), Store.training(train), measures.remaking(again):
             drawn, failures = self.drawn(preset, asked, how)
-            if train and fresh == "changed" and measures.refresh(store, drawn.runs):
+            if again and measures.refresh(store, drawn.runs):
                 drawn, failures = self.drawn(preset, asked, how)
         there = {r: record for r in drawn.runs if (record := store.record(r))}
         data = [*((r.part, r.data) for r in there), *drawn.data]

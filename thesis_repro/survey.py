@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from .draws import Draws
-from .files import BadInput, atomic_json, atomic_write, brief, sha256
+from .files import BadInput, atomic_json, atomic_write, brief, sha256, unreadable
 from .verdicts import half_width
 
 # %% ../nbs/evidence/064_survey.ipynb #c1def1ee
@@ -153,7 +153,7 @@ def loaded(file: Path, form: str, limit: int = 50_000_000) -> dict:
         text = Path(file).read_bytes() if Path(file).stat().st_size <= limit else None
         found = json.loads(text.decode("utf-8-sig")) if text is not None else {}
     except OSError as e:
-        raise BadInput(f"{file}: cannot be read: {(e.strerror or str(e)).lower()}") from None
+        raise unreadable(file, e) from None
     except (ValueError, RecursionError) as e:
         raise BadInput(f"{file}: damaged, no JSON: {brief(e)}") from None
     if text is None:

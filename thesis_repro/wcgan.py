@@ -172,9 +172,7 @@ def by_whom(preset, cells: dict) -> dict:
         return cells
     said = f"by {look.title}, not by Inception"
     seen = {place: p for place, p in cells.items() if place[1] in ("IS", "FID") and p.runs}
-    return cells | {
-        k: replace(p, reason="; ".join(filter(None, (said, p.reason)))) for k, p in seen.items()
-    }
+    return cells | {place: p.because(said, p.reason) for place, p in seen.items()}
 
 
 def planned(rows: dict, preset, parts=PARTS) -> dict:
@@ -432,11 +430,7 @@ def attribute_accuracy(s: torch.Tensor) -> torch.Tensor:
     "The accuracy (attributes,) of answers s (n, attributes), in percent, eq. 3.5."
     return 100 * s.double().mean(0)
 
-# %% ../nbs/chapters/03_wcgan.ipynb #a5d2a687
-ROWS_3_4 = {"Baseline": "", "Fused-GAN": "Fused-GAN", "ours (w/o AL)": "WcPGGAN"}
-BY_PEOPLE = {"cPGGAN (w/ AL)": "cPGGAN", "ours (w/ AL)": "WcPGGAN"}
-
-
+# %% ../nbs/chapters/03_wcgan.ipynb #a5d2a685
 def with_own_images(preset, whole: Run, run: Run) -> Run:
     "The run with a generator, a draw and a judge of its own seed; what people chose stays."
     chosen = isinstance(run.data, Selected)
@@ -459,6 +453,10 @@ def accuracies_of(preset, row: str, names: dict, whole: Run, parts=PARTS) -> dic
     cells = planned_row(preset, row, whole, columns, parts)
     own = {run: with_own_images(preset, whole, run) for p in cells.values() for run in p.runs}
     return {k: replace(p, runs=tuple(own[run] for run in p.runs)) for k, p in cells.items()}
+
+# %% ../nbs/chapters/03_wcgan.ipynb #a5d2a687
+ROWS_3_4 = {"Baseline": "", "Fused-GAN": "Fused-GAN", "ours (w/o AL)": "WcPGGAN"}
+BY_PEOPLE = {"cPGGAN (w/ AL)": "cPGGAN", "ours (w/ AL)": "WcPGGAN"}
 
 
 def by_people_rows(preset, rows: dict, names: dict, select: str, parts=PARTS) -> dict:
