@@ -1,9 +1,11 @@
 """What a report says: tables by their records, what failed, what was stopped, what is missing."""
 
+import dataclasses
 import json
 import math
 import shutil
 
+import pandas as pd
 import pytest
 from exhibits import DATA, MACHINE, STAND_IN, TINY, drawn, made, plan
 
@@ -91,7 +93,8 @@ def test_a_changed_file_is_named_and_drawn_again(table, tiny, suffix):
 
 def test_without_its_runs_a_table_is_shown_as_it_was_saved(table, tiny):
     shutil.rmtree(Store(tiny).folder / "runs")
-    assert redrawn(tiny) == {"table_7_1": "Its runs are not here: it is shown as it was saved."}
+    said = "4 of 4 measured cells are as saved: their runs are not here."
+    assert redrawn(tiny) == {"table_7_1": said}
     assert values(saved(table)) == values(table)
 
 
@@ -111,6 +114,44 @@ def test_cells_without_runs_keep_what_was_saved_and_are_counted(table, tiny):
     }
     place = ("Baseline", "Best / CIFAR-10")
     assert values(saved(table), place) == values(table, place)
+
+
+def at_other_settings(tiny):
+    "The same preset as if settings.ini had another number of epochs, of which there is no run."
+    other = settings.load("smoke", **TINY | {"epochs": 2})
+    return dataclasses.replace(other, variant=tiny.variant)
+
+
+def test_cells_of_other_settings_are_shown_and_judge_nothing(table, tiny):
+    before = saved(table).frame
+    marks = f"{before.stand_in.iloc[0]}; {report.OTHER}".split("; ")
+    said = report.redraw(at_other_settings(tiny), report.Archive(at_other_settings(tiny)))
+    assert "4 cells were made at other settings than those of today" in said["table_7_1"]
+    now = saved(table).frame
+    measured = now[now.n > 0]
+    assert len(measured) == 4 and values(saved(table)) == values(table)
+    assert all(set(s.split("; ")) == set(marks) for s in measured.stand_in)
+    assert all(report.OTHER in s for s in measured.reason)
+    assert "holds" not in {*measured.verdict} and "fails" not in {*measured.verdict}
+    assert redrawn(tiny) == {}  # back at its settings it is as it was
+    pd.testing.assert_frame_equal(saved(table).frame, before)
+
+
+def test_cells_of_other_settings_are_marked_beside_new_ones(table, tiny):
+    preset = at_other_settings(tiny)
+    new = next(p.runs for (row, _), p in plan(preset, ("CIFAR-10",)).items() if row == CELL[0])
+    Store(preset).ensure(new)
+    said = report.redraw(preset, report.Archive(preset))["table_7_1"]
+    assert "2 of 4 measured cells are as saved" in said and "2 cells were made at other" in said
+    lines = saved(table).frame.set_index(["row", "column"])
+    of_others = lines.stand_in.str.contains(report.OTHER)
+    assert {row for row, _ in lines.index[of_others]} == {"Baseline"}
+    assert lines["values"][CELL] == tuple(
+        Store(preset).record(r).metrics["last"]["accuracy"] for r in new
+    )
+    keys = saved(table).keys
+    assert report.redraw(preset, report.Archive(preset))["table_7_1"] == said
+    assert saved(table).keys == keys and len(keys) == 4
 
 
 def test_runs_that_came_later_are_shown_without_a_word(table, tiny):

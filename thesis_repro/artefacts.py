@@ -137,6 +137,7 @@ class Table(Artefact):
 
     frame: pd.DataFrame
     own: tuple[str, ...] = ()  # rows of the reader's own
+    keys: dict = dataclasses.field(default_factory=dict)  # measured cell → its Planned's key
 
     @property
     def heading(self) -> str:
@@ -180,7 +181,8 @@ class Table(Artefact):
         files = {".csv": tidy.to_csv(index=False, lineterminator="\n")}
         files |= {".md": tables.as_markdown(self, link), ".tex": tables.as_latex(self)}
         right = [(c.row, c.column, c.outcomes) for c in self.frame.itertuples() if c.outcomes]
-        return self.write(files, verdict_rule=verdict_rule(), own=list(self.own), outcomes=right)
+        more = {"own": list(self.own), "keys": [[*place, key] for place, key in self.keys.items()]}
+        return self.write(files, verdict_rule=verdict_rule(), outcomes=right, **more)
 
 
 def rule_link(here) -> str:
@@ -328,6 +330,7 @@ def read_table(path) -> Table:
         origin=origin,
         code=facts.get("code", ""),
         own=tuple(facts.get("own", ())),
+        keys={(row, column): key for row, column, key in facts.get("keys", ())},
         to=Path(path).parent,
         **own,
     )

@@ -27,7 +27,7 @@ from .devices import arithmetic, failure
 from .files import BadInput, Unwritable, atomic_json, plain, sha256, unreadable
 from .pieces import field, piece
 from .robustness import robust_accuracy
-from .runs import Run, changed_code, seeded, shortfall
+from .runs import Run, changed_code, key_of, seeded, shortfall
 from .settings import Preset
 from .store import RunsFailed, Store, locked
 
@@ -399,6 +399,12 @@ class Planned:
     runs: tuple[Run, ...] = ()
     measurement: Measurement = dataclasses.field(default_factory=Recorded)
     reason: str = ""
+
+    @property
+    def key(self) -> str:
+        "Twelve hexadecimal digits that change with its runs and with what is measured of them."
+        what = pieces.specification(self.measurement)
+        return key_of({"runs": [r.key for r in self.runs], "measured": what})
 
     def because(self, *reasons: str) -> "Planned":
         "The same for these reasons, those that are not empty."
