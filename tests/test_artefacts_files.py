@@ -391,8 +391,11 @@ def test_a_figure_whose_runs_other_code_made_is_drawn_of_new_ones_when_asked(reg
         drawn.append(record.cost["seconds"])
         return Drawn(plt.figure(), pd.DataFrame(record.history), chosen)
 
-    assert history(tiny, fresh="changed").code == "" and len(drawn) == 1
+    made = history(tiny, fresh="changed")
+    assert made.code == "" and len(drawn) == 1
     (folder,) = Store(tiny).folders()
+    weights = json.loads((made.to / "figure_7_2.json").read_text(encoding="utf-8"))["weights"]
+    assert weights == {records.read(folder).key: records.read(folder).weights["last"]}
     records.accept(folder, records.read(folder).code | {"mixup": "of yesterday"})
     assert history(tiny).code.startswith("1 of 1 runs were made by other code")
     assert history(tiny, fresh="changed").code == ""

@@ -154,6 +154,19 @@ def test_cells_of_other_settings_are_marked_beside_new_ones(table, tiny):
     assert saved(table).keys == keys and len(keys) == 4
 
 
+def test_a_figure_whose_runs_were_made_again_is_named(table, tiny):
+    archive = report.Archive(tiny)
+    weights = {key: record.weights["last"] for key, record in archive.found.items()}
+    drawn(to=table.to.with_name("figures"), weights=weights | {"gone": "0"}).save()
+    assert redrawn(tiny) == {}
+    one, *_ = weights
+    drawn(to=table.to.with_name("figures"), weights=weights | {one: "another"}).save()
+    said = redrawn(tiny)["figure_7_2"]
+    assert said.startswith("1 of its 4 runs was made again after it was drawn: thesis-repro figure")
+    found = report.exhibits(tiny, {"figure_7_2": said})
+    assert ("Figure 7.2", said) in report.failures(archive, found, [])
+
+
 def test_runs_that_came_later_are_shown_without_a_word(table, tiny):
     made([], to=table.to).save()
     assert redrawn(tiny) == {} and values(saved(table)) == values(table)

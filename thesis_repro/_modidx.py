@@ -3728,6 +3728,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'thesis_repro.report._redrawn': ('evidence/report.html#_redrawn', 'thesis_repro/report.py'),
                                      'thesis_repro.report._runs_lost': ('evidence/report.html#_runs_lost', 'thesis_repro/report.py'),
                                      'thesis_repro.report._saved': ('evidence/report.html#_saved', 'thesis_repro/report.py'),
+                                     'thesis_repro.report._stale': ('evidence/report.html#_stale', 'thesis_repro/report.py'),
                                      'thesis_repro.report._unchecked': ('evidence/report.html#_unchecked', 'thesis_repro/report.py'),
                                      'thesis_repro.report._versions': ('evidence/report.html#_versions', 'thesis_repro/report.py'),
                                      'thesis_repro.report.beside': ('evidence/report.html#beside', 'thesis_repro/report.py'),

@@ -240,6 +240,7 @@ class Figure(Artefact):
     frame: pd.DataFrame
     n: int = 0  # runs
     cells: tuple = ()
+    weights: dict = dataclasses.field(default_factory=dict)  # run's key → checksum of the last
 
     def __post_init__(self):
         import matplotlib.pyplot as plt
@@ -274,7 +275,8 @@ class Figure(Artefact):
         pdf = _drawn(self.figure, "pdf", self.heading, self.made)
         numbers = self.frame.to_csv(index=False, lineterminator="\n")
         files = {".png": self.png, ".pdf": pdf, ".csv": numbers}
-        return self.write(files, cells=[dataclasses.asdict(c) for c in self.cells])
+        cells = [dataclasses.asdict(c) for c in self.cells]
+        return self.write(files, cells=cells, weights=self.weights)
 
 # %% ../nbs/evidence/054_artefacts.ipynb #d14ea2d0
 _FACTS = ("kind", "number", "title", "where", "preset", "data", "commit", "hardware", "files")

@@ -358,6 +358,7 @@ class MadeFigure(Made):
         facts = {"number": self.number, "title": self.title, "where": self.where}
         facts |= {"preset": preset.name, "to": folder(preset) / "figures", "failed": failures}
         facts |= {"data": data_words(data), "n": len(there), "cells": tuple(drawn.cells)}
+        facts |= {"weights": {r.key: record.weights["last"] for r, record in there.items()}}
         facts |= {"code": told_code(store, there)}
         facts |= {"origin": provenance(*_places(there, drawn.cells))}
         return shown(Figure(figure=drawn.figure, frame=drawn.frame, **facts), train)
