@@ -117,7 +117,7 @@ def test_every_key_is_described():
     lines = settings.describe().splitlines()
     assert [line.split()[0] for line in lines] == list(settings.KEYS)
     own = {f.name for f in dataclasses.fields(settings.Preset)} - settings.KEYS.keys()
-    assert own == {"name", "variant"}
+    assert own == {"name", "variant", "given"}
     assert not [line for line in lines if "(a " in line]  # "(text)" is what it may be
 
 
@@ -168,6 +168,17 @@ def test_a_companions_section_has_its_name(own, tmp_path, monkeypatch):
     assert [settings.load("small", chapter=c).epochs for c in (None, 5, "advprop")] == [9, 3, 3]
 
 
+def test_one_command_fills_one_folder_whatever_its_chapters_say(own):
+    own("[small]\nseeds = 4\n[small: chapter 5]\nseeds = 2\n[small: chapter 6]\nepochs = 3\n")
+    for seeds in (2, 4, 5):
+        found = [settings.load("small", chapter=c, seeds=seeds) for c in (None, 5, 6)]
+        assert {p.variant for p in found} == {f"with-seeds-{seeds}"}
+        assert {p.given for p in found} == {(("seeds", seeds),)}
+    assert settings.load("small", chapter=5).variant == settings.load("small", jobs=1).variant == ""
+    width = settings.load("small").width
+    assert settings.load("small", chapter=5, width=width).variant == ""
+
+
 @pytest.mark.parametrize("header", ["small: 5", "small: chapters", "small: chapter five"])
 def test_a_chapters_section_has_one_form(own, header):
     own(f"[small]\nepochs = 9\n[{header}]\nepochs = 3\n")
@@ -212,7 +223,7 @@ def test_the_default_section_is_no_preset():
 
 def test_what_a_command_line_changes_has_a_folder_of_its_own():
     assert settings.load("smoke").variant == ""
-    assert settings.load("smoke", epochs=settings.load("smoke").epochs).variant == ""
+    assert settings.load("smoke", precision=settings.load("smoke").precision).variant == ""
     assert settings.load("smoke", jobs=7, device="cpu", threads=3).variant == ""
     assert settings.load("smoke", seeds=9, epochs=1).variant == "with-epochs-1-seeds-9"
     nasty = settings.load("smoke", cifar10="npz:/etc/../x y@0123456789ab").variant

@@ -145,8 +145,7 @@ NOT_HERE = "their runs are not here"
 
 def overrides(preset) -> dict:
     "The keys that a preset has from a command line or a notebook, with their values."
-    changed = settings.differences(preset, settings.load(preset.name))
-    return {key: ours for key, (ours, _) in changed.items()}
+    return dict(preset.given)
 
 
 def _plan(made, preset, saved: artefacts.Table | None) -> dict:

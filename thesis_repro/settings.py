@@ -90,9 +90,10 @@ class Preset:
     stream: bool = field(text="leave images on the disk and read them batch by batch")
     pieces: str = field(text="Python files with pieces of your own; none: no such file")
     variant: str = ""  # what a command line or a notebook changed, in a word for a folder
+    given: tuple = dataclasses.field(default=(), compare=False)  # what it gave: (key, value), …
 
 
-KEYS = {f.name: f for f in dataclasses.fields(Preset) if f.name not in ("name", "variant")}
+KEYS = {f.name: f for f in dataclasses.fields(Preset) if f.name not in ("name", "variant", "given")}
 _HOW = set(list(KEYS)[list(KEYS).index("device") :]) - {"precision", "pieces"}  # changes no result
 
 # %% ../nbs/engine/004_settings.ipynb #f6baa46c
@@ -256,6 +257,29 @@ def _fitting(values: dict) -> dict:
     return values
 
 
+def _read(section, where: str) -> dict:
+    "The keys of a section, or of what was given, with values of their types. BadInput."
+    found = {known(k, where): v for k, v in section.items()}
+    return {k: _typed(KEYS[k], v, where) for k, v in found.items()}
+
+
+def _sections_of_chapters(ini: configparser.ConfigParser, preset: str) -> dict[str, dict]:
+    "What the sections of a preset's chapters say, by their names. BadInput."
+    file = settings_file().name
+    return {name: _read(ini[name], f"{file} [{name}]") for name in _of_chapters(ini, preset)}
+
+
+def _variant(given: dict, said: list[dict]) -> str:
+    """A word for the given keys that change results; empty if none do.
+
+    It is the same for all chapters, so that one command fills one folder: a key counts that differs
+    from what the preset says of any of them.
+    """
+    other = {k: v for k, v in given.items() if k not in _HOW}
+    words = [f"{k}-{v}" for k, v in sorted(other.items()) if any(s.get(k, v) != v for s in said)]
+    return "with-" + re.sub(r"[^\w.-]+", "-", "-".join(words)) if words else ""
+
+
 def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -> Preset:
     "The preset, for a chapter, with the given keys overridden. BadInput for what is unknown."
     ini, file = _sections(), settings_file().name
@@ -263,17 +287,17 @@ def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -
         raise BadInput(f"unknown preset: {preset}: {file} has {', '.join(presets())}")
     where = f"{file} [{preset}]"
     default = ini["DEFAULT"] if "DEFAULT" in ini else {}
-    said = {**default, **ini[preset], **_own(ini, preset, chapter)}
-    said = {known(k, where): _typed(KEYS[k], v, where) for k, v in said.items()}
+    whole = {**default, **ini[preset]}
+    said = _read({**whole, **_own(ini, preset, chapter)}, where)
     asked = said_outside() | {k: v for k, v in overrides.items() if v is not None}
-    given = {known(k, "parameter"): v for k, v in asked.items()}
-    given = {k: _typed(KEYS[k], v, "parameter") for k, v in given.items()}
+    given = _read(asked, "parameter")
     if missing := KEYS.keys() - said.keys() - given.keys():
         raise BadInput(f"{where}: no value for {', '.join(sorted(missing))}")
-    other = {k: v for k, v in given.items() if k not in _HOW and v != said.get(k)}
-    words = [f"{k}-{v}" for k, v in sorted(other.items())]
-    variant = "with-" + re.sub(r"[^\w.-]+", "-", "-".join(words)) if words else ""
-    return Preset(name=preset, variant=variant, **_fitting(_a_device(said | given)))
+    others = _sections_of_chapters(ini, preset).values() if given else ()
+    variant = _variant(given, [_read(whole, where), *others])
+    values, ordered = _fitting(_a_device(said | given)), [k for k in KEYS if k in given]
+    own = {"variant": variant, "given": tuple((k, given[k]) for k in ordered)}
+    return Preset(name=preset, **own, **values)
 
 # %% ../nbs/engine/004_settings.ipynb #b02981bc
 def differences(preset: Preset, other: Preset) -> dict[str, tuple]:
@@ -320,9 +344,6 @@ def shown(values: dict) -> list[str]:
 
 def in_chapters(preset: str, given=()) -> dict[str, dict]:
     "What the sections of a preset's chapters say, but for keys that are `given`. BadInput."
-    ini, found, given = _sections(), {}, {*given, *said_outside()}
-    for name in _of_chapters(ini, preset):
-        where = f"{settings_file().name} [{name}]"
-        said = {known(k, where): _typed(KEYS[k], v, where) for k, v in ini[name].items()}
-        found[name] = {k: v for k, v in said.items() if k not in given}
-    return {name: said for name, said in found.items() if said}
+    given, said = {*given, *said_outside()}, _sections_of_chapters(_sections(), preset)
+    found = {name: {k: v for k, v in s.items() if k not in given} for name, s in said.items()}
+    return {name: s for name, s in found.items() if s}
