@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from thesis_repro import diff, paths
+from thesis_repro import diff, paths, settings
 from thesis_repro.files import atomic_json, atomic_write
 from thesis_repro.records import commit
 
@@ -108,7 +108,9 @@ def run(part: str, variant: str, few: bool = False) -> dict:
 
 def smoke(variant: str) -> diff.Numbers | None:
     "The numbers of the chapters under a variant; None if it has none."
-    folder = FOLDER / variant.replace(" ", "-") / "outputs" / "smoke"
+    how = dict([said.split("=")]) if (said := VARIANTS[variant].get("SET")) else {}
+    own = settings.load("smoke", **how).variant  # such as with-precision-bf16
+    folder = FOLDER / variant.replace(" ", "-") / "outputs" / "smoke" / own
     return diff.numbers(folder) if folder.exists() else None
 
 
