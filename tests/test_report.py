@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from exhibits import DATA, MACHINE, STAND_IN, TINY, drawn, made, plan
 
-from thesis_repro import artefacts, published, records, registry, report, settings
+from thesis_repro import artefacts, published, records, redrawing, registry, report, settings
 from thesis_repro.artefacts import read_table
 from thesis_repro.files import atomic_json, atomic_write, sha256
 from thesis_repro.store import Store
@@ -60,7 +60,7 @@ def saved(table):
 
 def redrawn(tiny):
     "What is found when its tables are compared with the records."
-    return report.redraw(tiny, report.Archive(tiny))
+    return redrawing.redraw(tiny, report.Archive(tiny))
 
 
 # ---- tables are drawn from records
@@ -77,7 +77,7 @@ def test_a_table_with_other_numbers_than_its_records_is_named_and_drawn_again(ta
     made(cells, to=table.to).save()  # whole, with its checksums, and not true
     said = redrawn(tiny)["table_7_1"]
     assert said.startswith("2 of its numbers were not those of the records (Baseline, Best")
-    assert said.endswith(report.AGAIN) and "1.50 in the file" in said
+    assert said.endswith(redrawing.AGAIN) and "1.50 in the file" in said
     assert values(saved(table)) == values(table)
     assert redrawn(tiny) == {}
 
@@ -88,7 +88,7 @@ def test_a_changed_file_is_named_and_drawn_again(table, tiny, suffix):
     file.write_text(file.read_text(encoding="utf-8").replace("mixup", "mixed", 1)[:-3])
     said = redrawn(tiny)["table_7_1"]
     assert f"table_7_1{suffix}" in said or "table_7_1.json: cannot be used" in said
-    assert said.endswith(report.AGAIN) and values(saved(table)) == values(table)
+    assert said.endswith(redrawing.AGAIN) and values(saved(table)) == values(table)
 
 
 def test_without_its_runs_a_table_is_shown_as_it_was_saved(table, tiny):
@@ -124,14 +124,14 @@ def at_other_settings(tiny):
 
 def test_cells_of_other_settings_are_shown_and_judge_nothing(table, tiny):
     before = saved(table).frame
-    marks = f"{before.stand_in.iloc[0]}; {report.OTHER}".split("; ")
-    said = report.redraw(at_other_settings(tiny), report.Archive(at_other_settings(tiny)))
+    marks = f"{before.stand_in.iloc[0]}; {redrawing.OTHER}".split("; ")
+    said = redrawing.redraw(at_other_settings(tiny), report.Archive(at_other_settings(tiny)))
     assert "4 cells were made at other settings than those of today" in said["table_7_1"]
     now = saved(table).frame
     measured = now[now.n > 0]
     assert len(measured) == 4 and values(saved(table)) == values(table)
     assert all(set(s.split("; ")) == set(marks) for s in measured.stand_in)
-    assert all(report.OTHER in s for s in measured.reason)
+    assert all(redrawing.OTHER in s for s in measured.reason)
     assert "holds" not in {*measured.verdict} and "fails" not in {*measured.verdict}
     assert redrawn(tiny) == {}  # back at its settings it is as it was
     pd.testing.assert_frame_equal(saved(table).frame, before)
@@ -141,16 +141,16 @@ def test_cells_of_other_settings_are_marked_beside_new_ones(table, tiny):
     preset = at_other_settings(tiny)
     new = next(p.runs for (row, _), p in plan(preset, ("CIFAR-10",)).items() if row == CELL[0])
     Store(preset).ensure(new)
-    said = report.redraw(preset, report.Archive(preset))["table_7_1"]
+    said = redrawing.redraw(preset, report.Archive(preset))["table_7_1"]
     assert "2 of 4 measured cells are as saved" in said and "2 cells were made at other" in said
     lines = saved(table).frame.set_index(["row", "column"])
-    of_others = lines.stand_in.str.contains(report.OTHER)
+    of_others = lines.stand_in.str.contains(redrawing.OTHER)
     assert {row for row, _ in lines.index[of_others]} == {"Baseline"}
     assert lines["values"][CELL] == tuple(
         Store(preset).record(r).metrics["last"]["accuracy"] for r in new
     )
     keys = saved(table).keys
-    assert report.redraw(preset, report.Archive(preset))["table_7_1"] == said
+    assert redrawing.redraw(preset, report.Archive(preset))["table_7_1"] == said
     assert saved(table).keys == keys and len(keys) == 4
 
 
@@ -388,7 +388,7 @@ def test_everything_of_the_thesis_is_there_in_its_order(outputs):
 
 
 def test_a_trial_with_other_settings_has_a_report_of_its_own(table, tiny):
-    assert report.overrides(tiny) == TINY
+    assert dict(tiny.given) == TINY
     (e,) = [e for e in report.collect(tiny)["exhibits"] if e.page]
     assert e.path.parents[1].name == tiny.variant
     assert not [e for e in report.collect(settings.load("smoke"))["exhibits"] if e.page]

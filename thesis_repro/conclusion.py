@@ -217,7 +217,7 @@ def failed_notebooks(preset) -> dict[str, str]:
 def to_run(preset, chapter: str = "") -> str:
     "The command that makes the results of a preset (or of its name), or those of one chapter."
     own = settings.said_outside()
-    own |= report.overrides(preset) if isinstance(preset, settings.Preset) else {}
+    own |= dict(preset.given) if isinstance(preset, settings.Preset) else {}
     words = [f" --chapter {chapter}"] if chapter else []
     words += [f" --set {key}={value}" for key, value in own.items()]
     return f"thesis-repro reproduce --preset {getattr(preset, 'name', preset)}{''.join(words)}"

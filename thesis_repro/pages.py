@@ -110,7 +110,7 @@ def executed(b: report.Book) -> str:
 
 def asked_for(preset) -> str:
     "What a command line says to mean a preset."
-    own = [f"--set {key}={value}" for key, value in report.overrides(preset).items()]
+    own = [f"--set {key}={value}" for key, value in preset.given]
     return " ".join([f"--preset {preset.name}", *own])
 
 
