@@ -202,12 +202,12 @@ SIDES = ("left", "right")
 CHOICES = (*SIDES, "neither")
 
 
-def _whose(file, said: dict, key: str) -> str:
+def _whose(file, said: dict) -> str:
     "The name of the person in a file, trimmed. BadInput."
     person = said.get("person")
     name = " ".join(person.split()) if isinstance(person, str) else ""
     if not (0 < len(name) <= 60 and name.isprintable()):
-        raise BadInput(f"{file}: it does not say whose {key} it is")
+        raise BadInput(f"{file}: it does not say whose file it is")
     return name
 
 
@@ -233,7 +233,7 @@ def read_answers(file, survey: Survey) -> dict:
     if said.get("survey") != survey.id:
         other = brief(said.get("survey"), 20)
         raise BadInput(f"{file}: answers to another survey, {other}, not to {survey.id}")
-    person, answers = _whose(file, said, "file"), said.get("answers")
+    person, answers = _whose(file, said), said.get("answers")
     known = {p.id: p for p in survey.pairs}
     if not isinstance(answers, list):
         raise BadInput(f"{file}: damaged: it has no list of answers")
@@ -438,7 +438,7 @@ def read_choice(file, selection: Selection) -> dict:
     if said.get("selection") != selection.id:
         other = brief(said.get("selection"), 20)
         raise BadInput(f"{file}: a choice of another selection, {other}, not of {selection.id}")
-    person, lists = _whose(file, said, "file"), [said.get(k) for k in ("kept", "dropped")]
+    person, lists = _whose(file, said), [said.get(k) for k in ("kept", "dropped")]
     if not all(isinstance(x, list) and all(isinstance(s, str) for s in x) for x in lists):
         raise BadInput(f"{file}: damaged: it has no lists of kept and dropped images")
     decided, shown = Counter(lists[0] + lists[1]), set(selection.shown)

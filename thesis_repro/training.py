@@ -152,7 +152,7 @@ def _compiled(net: torch.nn.Module):
     return torch.compile(net)
 
 
-def _steps(recipe, compute: Compute, device) -> captured.Steps:
+def _steps(recipe, device) -> captured.Steps:
     "What records the steps of a run, or says why they stay as they are."
     why = "several processes" if distributed.processes() > 1 else ""
     said = (getattr(p, "eager", "") for p in pieces.inside(recipe))
@@ -168,7 +168,7 @@ def start(recipe, images, length, seed=0, compute=Compute(), folder=None) -> Tra
     nets = distributed.share(nets.to(device, memory_format=compute.memory_format))
     phases = recipe.phases(nets)
     weights = {p.name: [w for n in p.trains for w in nets[n].parameters()] for p in phases}
-    steps = _steps(recipe, compute, device) if compute.captured else None
+    steps = _steps(recipe, device) if compute.captured else None
     own = [captured.options(p.optimiser, device) if steps else {} for p in phases]
     made = zip(phases, own, strict=True)
     optimisers = {p.name: p.optimiser.make(weights[p.name], **how) for p, how in made}
