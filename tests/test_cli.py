@@ -237,7 +237,7 @@ def test_settings_of_one_chapter(capsys):
         called = "7" if chapter == "aip" else chapter
         assert f"\n[smoke: chapter {called}]\n" in said and f"\nepochs = {epochs}\n" in said
         assert "chapters 2 5 6" not in said
-    assert "chapter 5,7: settings shows one: 5, 7" in refused(
+    assert "chapter 5,7: settings shows one of 5, 7" in refused(
         capsys, "settings", "--chapter", "5,7"
     )
 

@@ -51,9 +51,9 @@ def rays(radius: float, angles: int = 144, points: int = 60) -> tuple[torch.Tens
 # %% ../nbs/science/077_boundaries.ipynb #edba4a71
 @torch.no_grad()
 def nearest_boundary(net, x, y, radius: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each point's margin (n,), where its class is no longer read, and that place (n, 2).
+    """Each point's margin (n,), the distance to where it is misclassified, and that place (n, 2).
 
-    The margin is infinite where that is beyond `radius`, and 0 where the point itself is misread.
+    The margin is infinite if that is beyond `radius`, and 0 if the point itself is misclassified.
     """
     direction, distance = rays(radius)
 

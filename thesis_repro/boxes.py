@@ -67,7 +67,7 @@ def _spread(laid: torch.Tensor) -> torch.Tensor:
 
 
 def encoded(boxes: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
-    "The corrections (…, a, 4) that make of anchors (a, 4) the boxes (…, a, 4) by their edges."
+    "The corrections (…, a, 4) that turn anchors (a, 4) into boxes (…, a, 4) given by their edges."
     wanted = box_convert(boxes, "xyxy", "cxcywh")
     middle = (wanted[..., :2] - laid[:, :2]) / laid[:, 2:]
     size = (wanted[..., 2:].clamp(min=1e-6) / laid[:, 2:]).log()
@@ -75,7 +75,7 @@ def encoded(boxes: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
 
 
 def decoded(corrections: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
-    "The boxes (…, a, 4) by their edges that corrections (…, a, 4) make of anchors (a, 4)."
+    "The boxes (…, a, 4), as edges, that anchors (a, 4) become by corrections (…, a, 4)."
     moved = corrections * _spread(laid)
     middle = laid[:, :2] + moved[..., :2] * laid[:, 2:]
     size = laid[:, 2:] * moved[..., 2:].clamp(max=math.log(1000 / 16)).exp()

@@ -39,7 +39,7 @@ OPTIONS = {
     "--row": {"help": "only this row, such as AIP"},
     "--column": {"help": 'only this column, such as "Best / CIFAR-10", or this data set'},
     "--seed": {"type": int, "help": "only this seed"},
-    "--time-limit": {"metavar": "SPAN", "help": "such as 1h30m: then stop, saved; code 75"},
+    "--time-limit": {"metavar": "SPAN", "help": "save and stop after this, such as 1h30m; code 75"},
     "--retry": {"action": "store_true", "help": "try runs that diverged again"},
     "--fresh": {"choices": ("changed",), "help": "make runs again whose code has changed"},
     "--deterministic": {"action": "store_true", "help": "the same bits on a GPU too, slower"},
@@ -63,7 +63,7 @@ def _attack_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--epsilon", help="radius of the ball, for pixels in [0, 1], such as 8/255")
     p.add_argument("--step", help="step size, for pixels in [0, 1], such as 2/255")
     p.add_argument("--norm", help="linf, l2 or l1")
-    p.add_argument("--loss", help="what the attack climbs, such as ce, cw or dlr")
+    p.add_argument("--loss", help="the loss that the attack maximises, such as ce, cw or dlr")
     p.add_argument("--steps", type=int, help="steps of the attack")
     p.add_argument("--restarts", type=int, help="random restarts")
     of_column = "default: the column's, or"
@@ -75,8 +75,8 @@ def _attack_options(p: argparse.ArgumentParser) -> None:
 def _diff_options(p: argparse.ArgumentParser) -> None:
     "The options of diff."
     p.add_argument("a", help="an outputs folder, a preset, or a file of kept numbers")
-    p.add_argument("b", nargs="?", help="another")
-    p.add_argument("--strict", action="store_true", help="whatever moved counts")
+    p.add_argument("b", nargs="?", help="what to compare it with (the same kinds)")
+    p.add_argument("--strict", action="store_true", help="count every number that differs at all")
     p.add_argument("--common", action="store_true", help="leave out what only one side has")
     p.add_argument("--all", action="store_true", help="list every number that moved")
     p.add_argument("--keep", metavar="FILE", help="keep the numbers of A in a CSV file instead")
@@ -85,7 +85,7 @@ def _diff_options(p: argparse.ArgumentParser) -> None:
 _NUMBER = {"help": "its number, such as 7.1"}
 _RUN = {"help": "a table's number with --row and --seed, or a run's key or name"}
 _TO = {"required": True, "metavar": "FILE", "help": "ends in .pt, .safetensors or .onnx"}
-_WHICH = {"default": "last", "choices": ("last", "best"), "help": "which weights"}
+_WHICH = {"default": "last", "choices": ("last", "best"), "help": "weights of which epoch"}
 _OPEN = {"action": "store_true", "help": "open it in a browser"}
 _ANSWERS = {"nargs": "+", "metavar": "FILE", "help": "files that the page has saved"}
 _RECORDS = ("export", "merge", "upgrade", "accept")
@@ -185,7 +185,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
                 "default": 10,
                 "help": "pairs that come twice (default: 10)",
             },
-            "--shuffle": {"type": int, "default": 0, "help": "another number, another order"},
+            "--shuffle": {"type": int, "default": 0, "help": "seed of the order (default: 0)"},
             "--answers": _ANSWERS,
             "--open": _OPEN,
         },
@@ -195,8 +195,8 @@ COMMANDS = {  # name: function, help, options, positional arguments
         "a page on which people keep or drop generated pictures; takes their choices in",
         COST,
         {
-            "method": {"nargs": "?", "default": "WcPGGAN", "help": "whose pictures"},
-            "--count": {"type": int, "default": 0, "help": "pictures per attribute"},
+            "method": {"nargs": "?", "default": "WcPGGAN", "help": "method (default: WcPGGAN)"},
+            "--count": {"type": int, "default": 0, "help": "per attribute (default: the preset's)"},
             "--answers": _ANSWERS,
             "--open": _OPEN,
         },
@@ -214,7 +214,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
         ("--preset", "--device", "--json"),
         {
             "names": {"nargs": "*", "help": f"which (default: all): {_BENCHES}"},
-            "--budget": {"default": "9m", "help": "gpu: the time there is (default: 9m)"},
+            "--budget": {"default": "9m", "help": "gpu: the time available (default: 9m)"},
             "--out": {"metavar": "FOLDER", "help": "gpu: for its answers (default: the outputs)"},
             "--runs": {"default": "", "help": f"gpu: tables to make in the time left: {_TABLES}"},
             "--batch": {"type": int, "help": "images per batch (default: each bench's own)"},

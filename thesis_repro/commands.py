@@ -434,7 +434,7 @@ def export(args) -> int:
     store = Store(preset)
     images = store.images(run.data)
     if not (built := how_built(run, images)):
-        raise BadInput(f"{run.name}: no classifier: load_model gives its network; no file can")
+        raise BadInput(f"{run.name}: only classifiers can be exported: use load_model")
     path = save_model(store.weights(run, args.which), args.to, tuple(images.x_train.shape[1:]))
     called = store.record(run).folder.name
     print(f"{path}: {args.which} weights of {called}, read back")
@@ -464,7 +464,7 @@ def survey(args) -> int:
     folder = people_folder(Store(preset))
     if args.answers:
         taken = survey.take_answers(args.answers, folder)
-        print(f"{len(taken)} of {len(taken)} taken in: thesis-repro table 3.1 shows the scores")
+        print(f"{len(taken)} taken in: thesis-repro table 3.1 shows the scores")
         for name in sorted({f.parent.name for f in taken}):
             print(survey.told(folder, survey.read_survey(folder / f"{name}.json")))
         return 0
@@ -486,9 +486,7 @@ def select(args) -> int:
     folder = selection.people_folder(store)
     if args.answers:
         taken = survey.take_choices(args.answers, folder)
-        print(
-            f"{len(taken)} of {len(taken)} taken in: thesis-repro table 3.4.ours learns from them"
-        )
+        print(f"{len(taken)} taken in: thesis-repro table 3.4.ours learns from them")
         return 0
     data = wcgan.added(preset, wcgan.to_select(args.method)).scaled(preset)
     count = survey.counted("count", args.count or data.count, 1)

@@ -26,7 +26,7 @@ from .store import Store
 
 # %% ../nbs/science/105_corruptions.ipynb #6bc06317
 def gaussian_noise(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarray:
-    "Normal noise of deviation c on images in [0, 1]."
+    "Gaussian noise of standard deviation c on images in [0, 1]."
     return x + rng.normal(scale=c, size=x.shape)
 
 

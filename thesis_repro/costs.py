@@ -384,7 +384,7 @@ def step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
 
 # %% ../nbs/engine/037_costs.ipynb #184e8622
 def times(recipe, base, classes: int = 10, shape=(3, 32, 32)) -> float:
-    "The multiplications of a step of a recipe, in those of another."
+    "How many times as many multiplications a step of `recipe` takes as a step of `base`."
     one, other = (step(r, classes, shape)[:, 2].sum() for r in (recipe, base))
     return float(one / other)
 

@@ -54,7 +54,7 @@ def coarse(kind: str) -> bool:
 
 # %% ../nbs/engine/007_devices.ipynb #d7a20002
 def sent(t, device):
-    "A tensor of the CPU on a device, on its way there if that is a GPU; nobody waits for it."
+    "A CPU tensor on `device`; to a GPU the copy is only queued, and the host does not wait for it."
     import torch
 
     pinned = t.pin_memory() if torch.device(device).type == "cuda" and not t.is_cuda else t

@@ -357,8 +357,8 @@ def told(a: Numbers, b: Numbers, lines: pd.DataFrame, most: int = 20) -> str:
 def failed(lines: pd.DataFrame, elsewhere: bool = False) -> bool:
     """Whether a number moved beyond tolerance and noise, or is gone.
 
-    `elsewhere`: another machine made it, where a few short trainings end anywhere. What no sample
-    fell into has no number there, so one that is gone is a failure if its whole artefact is.
+    `elsewhere`: another machine made it, where a few short trainings end anywhere, and a number
+    may be absent by chance. Fails if a whole artefact is gone, or more than the share FEW is off.
     """
     lost = lines.state == "gone"
     off = lost | (lines.state == "beyond")

@@ -237,7 +237,7 @@ def share(module: nn.Module) -> nn.Module:
 
 # %% ../nbs/engine/030_distributed.ipynb #a4535d24
 def whole(model, features: torch.Tensor, n: int) -> torch.Tensor:
-    "Features (…) that were seen inside a pass of n samples through `model`, of all n of them."
+    "Features (n, …) of all samples, from those that this process saw in a pass through `model`."
     return (
         Join.apply(features, n) if any(isinstance(m, Shared) for m in model.modules()) else features
     )

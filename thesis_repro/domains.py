@@ -65,7 +65,7 @@ class OnDomain(Kept):
 # %% ../nbs/science/137_domains.ipynb #c049b7f1
 @piece
 class Gain(Measurement):
-    "What a run has over the one of `base` with its seed, by a measurement, in points."
+    "A run's measurement minus that of the run in `base` with its seed, in points."
 
     of: OnDomain
     base: tuple[Run, ...]

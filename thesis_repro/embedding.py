@@ -289,7 +289,7 @@ class Embed:
 
 
 def recalls(net: Embedder, x, y: torch.Tensor, ks=(1,)) -> dict[str, float]:
-    "Recall@K of pooled features and of embeddings of uint8 images; K = 1 goes without saying."
+    "Recall@K (%) of `pooled` features and `embedded` uint8 images; names have @K only for K > 1."
     found = {}
     for name, features in zip(("pooled", "embedded"), looked_at(net, x), strict=True):
         for k, value in recall(features, y.cpu(), ks).items():

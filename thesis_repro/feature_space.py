@@ -74,7 +74,7 @@ def crowding(features: torch.Tensor, y: torch.Tensor) -> float:
 # %% ../nbs/science/078_feature_space.ipynb #f7b37e3c
 @torch.no_grad()
 def feature_space(net: nn.Module, d: Images, device="cpu", grid: int = 60) -> dict:
-    "Features of test images, which class is read where in the plane, and the crowding."
+    "Features of test images, the class predicted at each place of the plane, and the crowding."
     h = torch.cat([net(pixels(part, device), stop=4) for part in d.x_test.split(500)]).cpu().float()
     low, high = h.amin(0) - 1, h.amax(0) + 1
     axes = [torch.linspace(low[i], high[i], grid) for i in (0, 1)]
@@ -87,7 +87,7 @@ def feature_space(net: nn.Module, d: Images, device="cpu", grid: int = 60) -> di
 
 # %% ../nbs/science/078_feature_space.ipynb #68755120
 def draw_figure_2_14(spaces: dict, numbers: dict):
-    "Features of test images over the classes that the network reads in the plane (fig. 2.14)."
+    "Features of test images over the classes that the network predicts in the plane (fig. 2.14)."
     import matplotlib.pyplot as plt
     import seaborn as sns
     from matplotlib.colors import ListedColormap

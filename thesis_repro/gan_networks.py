@@ -411,7 +411,7 @@ class _Split(Network):
 
 @piece
 class SplitGenerator:
-    "BigGAN's generator (Brock et al., 2019) in small: a part of z and the condition in each block."
+    "A small BigGAN generator (Brock et al., 2019): a part of z and the condition in each block."
 
     latent: int = pieces.field(120, low=2)
     channels: tuple[int, ...] = pieces.field((256, 128, 64), low=1)

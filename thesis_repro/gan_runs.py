@@ -29,7 +29,7 @@ LONGER = 20  # times as many epochs of few images, at most
 
 
 def times(preset, run: Run) -> int:
-    "How many times as many epochs a GAN sees few images: at most about as many steps as of all."
+    "Factor on the epochs of a GAN of few images: about as many steps as of all, up to a limit."
     few = getattr(run.data, "few", 0)
     if not (few and isinstance(run.recipe, Gan)):
         return 1
@@ -113,7 +113,7 @@ def classifier(preset, part: str) -> Run:
 
 # %% ../nbs/science/103_gan_runs.ipynb #457e9fde
 def as_long(run: Run, like: Run) -> Run:
-    "The run, of as many steps as another one on more images."
+    "The run with as many epochs as give the number of steps of `like`, a run on more images."
 
     def steps(n: int, r: Run) -> int:
         return -(-n // r.length.batch_size)

@@ -221,7 +221,7 @@ def _one_chapter(asked: str) -> str:
 
     first, *others = dict.fromkeys(notebooks.chapter_of(n) for n in notebooks.chapters(asked))
     if others:
-        raise BadInput(f"chapter {asked}: settings shows one: {', '.join([first, *others])}")
+        raise BadInput(f"chapter {asked}: settings shows one of {', '.join([first, *others])}")
     return first
 
 

@@ -181,7 +181,7 @@ class Measurement:
         return None
 
     def first_images(self, record) -> tuple[int, int] | None:
-        "The answer of `images` where `size` says how many of the first ones; 0: all."
+        "What `images` returns for a measurement of the first `size` test images (0: all)."
         there = record.data["test"]
         return (self.size, there) if 0 < self.size < there else None
 

@@ -27,7 +27,7 @@ from .store import Store
 
 # %% ../nbs/evidence/063_model_files.ipynb #237bb36f
 def _plain(text: str) -> list[str]:
-    "The words of a text in small letters, without any character that ASCII lacks."
+    "The words of a text in lower case, without characters outside ASCII."
     return re.findall("[a-z0-9]+", text.lower())
 
 

@@ -35,7 +35,7 @@ def with_wrong_labels(d: Images, share: float, seed: int = 0) -> Images:
 
 @piece
 class Mislabelled(Named):
-    "A data set in which a share of the training labels is wrong; if so, no image is shifted."
+    "A data set with a share of wrong training labels; if above 0, training images are not shifted."
 
     wrong_labels: float = field(0.0, low=0, high=1)
 

@@ -57,7 +57,7 @@ def gap(ours, theirs, error: float = math.nan, freedom: float = math.inf, level=
 
 # %% ../nbs/science/114_paired.ipynb #ba1ed013
 def paired_error(ours, theirs) -> np.ndarray:
-    "The standard errors (…), in percent, of differences of accuracy; right or wrong is (n, …)."
+    "Standard errors (…), in points, of differences of accuracy, from outcomes (n, …) of 0 and 1."
     d = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
     return 100 * d.std(axis=0) / math.sqrt(len(d))
 

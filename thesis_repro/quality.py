@@ -92,7 +92,7 @@ def radii(x: torch.Tensor, k: int = 3) -> torch.Tensor:
 
 
 def share_inside(x: torch.Tensor, centres: torch.Tensor, reach: torch.Tensor) -> float:
-    "The share of features x that lie in one of the balls around `centres`."
+    "Share (0 to 1) of features x (n, d) in a ball of radius `reach` (m,) around `centres` (m, d)."
     parts = ((torch.cdist(part, centres) <= reach).any(1) for part in x.split(1000))
     return torch.cat(list(parts)).double().mean().item()
 
@@ -508,7 +508,7 @@ class AskedFor(OfImages):
 
 # %% ../nbs/science/087_quality.ipynb #775e35f5
 def modes(answers: torch.Tensor, k: int, least: float = 0.1) -> dict:
-    "How many of k classes occur in answers (n,), the divergence from uniform (nats), the shares."
+    "How many of k classes have at least `least` / k of answers (n,), KL from uniform, the shares."
     shares = torch.bincount(answers, minlength=k).double() / len(answers)
     divergence = torch.xlogy(shares, shares * k).sum().item()
     return {"found": (shares >= least / k).sum().item(), "KL": divergence, "shares": shares}

@@ -174,7 +174,7 @@ def _measured(t: training.Training, weights: dict) -> dict:
 
 
 def chance(y: torch.Tensor) -> float:
-    "Percent that one answer for all gets right of classes y (n,); of attributes (n, k) the mean."
+    "Accuracy (%) of the most frequent answer: classes y (n,), or the mean over attributes (n, k)."
     if not len(y) or y.dim() > 2:  # boxes have none
         return 0.0
     if y.dim() == 1:

@@ -292,7 +292,7 @@ def table(
 
 # %% ../nbs/evidence/057_registry.ipynb #5728f4b8
 def at_hand(preset, plan: dict) -> dict:
-    "What can be drawn of a plan: without training the cells whose runs are there, if any are."
+    "A plan's cells to draw: all; without training those whose runs are there, or all if none are."
     store = Store(preset)
     if store.trains():
         return plan

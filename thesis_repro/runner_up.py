@@ -20,7 +20,7 @@ from .store import Store
 
 # %% ../nbs/science/068_runner_up.ipynb #e2f22d71
 def runner_up_share(clean: np.ndarray, attacked: np.ndarray, y: np.ndarray) -> float:
-    "Of the images that an attack misleads, the share that go to the clean runner-up: (n, k)."
+    "Share of misled images that go to the clean runner-up: (n, k), (n, k), (n,) to [0, 1] or nan."
     order, found = clean.argsort(1), attacked.argmax(1)
     misled = (order[:, -1] == y) & (found != y)
     return float((found == order[:, -2])[misled].mean()) if misled.any() else math.nan

@@ -114,7 +114,7 @@ PARTS = {
 
 
 def dataset(preset: Preset, part: str) -> str:
-    "The data set that stands in for `part`, a name of the thesis such as CIFAR-10, or is it."
+    "The data set used for `part` (a name of the thesis, such as CIFAR-10): itself or a stand-in."
     return getattr(preset, PARTS[part])
 
 # %% ../nbs/engine/004_settings.ipynb #1ff03fff

@@ -23,7 +23,7 @@ LAYERS = (0, 1, 2, 3)  # the image, and after each of the first three stages
 
 
 def expected_cost(passes: int, model, image_size: int = 32, from_image: bool = False) -> float:
-    "Multiplications of a step with a search of `passes` passes, in mixup steps; l = 0 … 3 evenly."
+    "Mean cost of a step with `passes` search passes, in mixup steps (layers 0 … 3 equally likely)."
     work = np.array(models.flops(model, image_size), dtype=float)
     above = [1.0 if from_image else work[layer:].sum() / work.sum() for layer in (1, 2, 3)]
     return float(1 + passes * sum(above) / 4 / 3)

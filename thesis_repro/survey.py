@@ -39,7 +39,7 @@ def checksum(image: torch.Tensor) -> str:
 
 
 def png(image: torch.Tensor) -> str:
-    "A uint8 image (c, h, w) as an address that holds a PNG file."
+    "A uint8 image (c, h, w) as a data URL that holds a PNG file."
     from PIL import Image
 
     pixels, file = image.permute(1, 2, 0).cpu().numpy(), io.BytesIO()

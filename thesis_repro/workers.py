@@ -64,7 +64,7 @@ def threads_each(preset: Preset) -> int:
 
 @contextlib.contextmanager
 def threads(count: int):
-    "Within this context torch uses `count` threads; a warning where these would spin in vain."
+    "In this context torch uses `count` threads; warns if they would waste cores by spinning."
     import torch
 
     if count > 1 and thesis_repro.SPINNING and os.getloadavg()[0] > cores():
