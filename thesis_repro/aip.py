@@ -379,7 +379,7 @@ def cells_7_5(preset, plan) -> list[Cell]:
 
 
 def no_runs(preset, parts) -> dict:
-    "The plan of a table whose numbers are not those of runs."
+    "The plan of a table whose numbers do not come from runs."
     return {}
 
 

@@ -24,7 +24,7 @@ from .tables import SIGNS, number
 # %% ../nbs/chapters/08_conclusion.ipynb #176ae460
 @dataclass(frozen=True)
 class Question:
-    "A claim of claims.csv by its id and in short, and its control in words and as a quantity."
+    "A claim of claims.csv, by id and in short, and its control, in words and as a quantity."
 
     claim: str
     about: str
@@ -195,7 +195,7 @@ def answers(preset) -> pd.DataFrame:
 
 # %% ../nbs/chapters/08_conclusion.ipynb #c05ebf59
 def empty_cells(preset) -> dict:
-    "Of all artefacts on the disk, and of their cells without a number: why they have none."
+    "Why artefacts on the disk, and cells in them, have no number: artefact or cell → reason."
     found = {}
     for kind in ("table", "figure"):
         for path, facts, wrong in artefacts.saved(preset, kind):
@@ -301,7 +301,8 @@ def control_told(c, why: str) -> str:
 # %% ../nbs/chapters/08_conclusion.ipynb #1911291a
 OPEN = {
     "not run": "open, nothing was measured here",
-    "tried": "open, only tried: on stand-ins, with untaught networks, or by seconds on a CPU",
+    "tried": "open, only tried: on stand-ins, with networks that have not learned, "
+    "or by seconds on a CPU",
     "not comparable": "open, what was measured here cannot be compared with what was printed",
     "inconclusive": "open, what was measured here does not decide it",
     "fails": "it does not hold here",
@@ -467,7 +468,7 @@ def figure_8_ours(preset, parts=()) -> Drawn:
 
 # %% ../nbs/chapters/08_conclusion.ipynb #fe568306
 def contradicted(judged: pd.DataFrame) -> pd.DataFrame:
-    "The claims that the printed numbers themselves speak against, with what these give."
+    "The claims that the printed numbers themselves contradict, with what these give."
     slack = judged.id.map(published.claims().set_index("id").tolerance)
     off = (judged.thesis - judged.bound).abs() > slack
     wrong = {">": judged.thesis <= judged.bound, "<": judged.thesis >= judged.bound, "=": off}

@@ -20,7 +20,7 @@ BUSY = "another command is making it"
 
 # %% ../nbs/engine/028_launch.ipynb #77aed681
 LAUNCHERS = {"local": locally, "ray": on_ray, "slurm": on_slurm}
-_LOST = "its worker was killed, three times: out of memory?"
+_LOST = "its worker was killed, four times: out of memory?"
 
 
 def side_by_side(store, attempt, tasks: list[tuple], **words) -> dict[int, object]:

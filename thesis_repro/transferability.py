@@ -163,10 +163,10 @@ def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
     own = found[found.attack == attack].set_index("difference")
     gap, evolution = (own.iloc[i] for i in (0, 2))
     if not gap.low > 0:
-        why = "it has no interval" if math.isnan(gap.low) else "its interval has zero"
+        why = "it has no interval" if math.isnan(gap.low) else "its interval contains zero"
         why = "its interval is below zero" if gap.high < 0 else why
         return f"{attack}: no gap is shown: {gap.points:.1f} points, and {why}."
-    whose = "not decided, as its interval has zero"
+    whose = "not decided, as its interval contains zero"
     if evolution.low > 0:
         whose = "the evolution's own"
     if evolution.high < 0:
