@@ -188,9 +188,10 @@ def test_the_tables_have_the_printed_rows_and_a_reason_for_every_hole():
 
 
 def test_an_accuracy_of_some_test_images_says_of_how_many():
-    record = SimpleNamespace(data={"test": 50})
-    assert advprop.OnBranch(size=20).images(record) == (20, 50)
-    assert advprop.OnBranch().images(record) is advprop.OnBranch(size=50).images(record) is None
+    store = SimpleNamespace(record=lambda run: SimpleNamespace(data={"test": 50}))
+    assert advprop.OnBranch(size=20).images(store, None) == (20, 50)
+    assert advprop.OnBranch().images(store, None) is None
+    assert advprop.OnBranch(size=50).images(store, None) is None
 
 
 def test_whole_runs_are_the_articles_networks():

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, what it leaves, and its exit codes."""
 
+import argparse
 import json
 import os
 import shutil
@@ -10,11 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from thesis_repro import artefacts, attacks, commands, paths, published, settings, stopping
+from thesis_repro import (
+    again,
+    artefacts,
+    attacks,
+    commands,
+    notebooks,
+    pages,
+    paths,
+    published,
+    settings,
+    stopping,
+)
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput
+from thesis_repro.mixup import Plain
 from thesis_repro.pieces import specification
+from thesis_repro.recipes import Classify
+from thesis_repro.runs import Named, Run
 from thesis_repro.store import RunsFailed, Store
+from thesis_repro.training import Length
 
 TINY = "\n[tiny]\n" + "\n".join(
     f"{k} = {v}"
@@ -982,3 +998,45 @@ def test_what_cannot_work_there_says_what_is_missing(bare):
     assert code == 2 and "slurm" in err
     code, _, err = bare("bench evaluation --batch 2 --repeats 1")
     assert code == 0 and "bench evaluation: left out: pyautoattack is not installed" in err
+
+
+@pytest.mark.parametrize("more", [["--epochs", "7"], ["--set", "width=0.5"], ["--parts", "SVHN"]])
+def test_a_specification_is_made_as_it_is_or_not_at_all(tmp_path, more, capsys):
+    recipe = Classify("preactresnet18", Plain(), width=0.03)
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(specification(Run(Named("digits10", 100), recipe, Length(1, 50)))))
+    assert main(["run", str(file), "--preset", "tiny", *more]) == 2
+    assert "would change nothing" in capsys.readouterr().err
+
+
+def test_pieces_of_a_chapter_are_loaded(tmp_path):
+    own = tmp_path / "settings.ini"
+    own.write_text(own.read_text(encoding="utf-8") + "\n[tiny: chapter 7]\npieces = mine.py\n")
+    args = argparse.Namespace(preset="tiny", pieces=None)
+    assert commands.own_files(args) == [tmp_path / "mine.py"]
+
+
+def test_what_is_reproduced_rests_on_files_of_images(tmp_path):
+    file, own = tmp_path / "x.npz", tmp_path / "settings.ini"
+    chapter = f"\n[tiny: chapter 7]\ncifar10 = npz:{file}\n"
+    own.write_text(own.read_text(encoding="utf-8") + chapter)
+    seen = []
+    for content in (b"one", b"another"):
+        file.write_bytes(content)
+        seen.append(commands._images(settings.load("tiny"), notebooks.chapters("7")))
+    assert seen[0] and seen[0] != seen[1]
+
+
+def test_what_another_command_removes_costs_nothing(tmp_path, monkeypatch):
+    (tmp_path / "smoke" / "runs" / "gone").mkdir(parents=True)
+    (tmp_path / "smoke" / "table.csv").write_text("x")
+    listed = os.scandir
+
+    def scandir(path="."):
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    folder = tmp_path / "smoke"
+    assert len(again._listing(folder)) == 1 and pages._size(folder) == "0 MiB"

@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from gan import GANS
 from methods import NEVER, Doubled, Weighed
 from processes import FORK
+from torchvision.ops import StochasticDepth
 
 from thesis_repro import (
     checkpoints,
@@ -561,8 +562,9 @@ def test_what_another_command_makes_is_waited_for(tmp_path):
 def _refused():
     with pytest.raises(BadInput, match="compile"):
         training.start(RECIPES["plain"], images(), Length(), 0, Compute(compile=True))
-    with pytest.raises(BadInput, match="Dropout"):
-        distributed.share(models.Staged([nn.Dropout()]))
+    for layer in (nn.Dropout(), StochasticDepth(0.2, "row")):
+        with pytest.raises(BadInput, match=type(layer).__name__):
+            distributed.share(models.Staged([layer]))
     with pytest.raises(BadInput, match="BatchNorm1d"):
         distributed.share(models.Staged([nn.BatchNorm1d(3)]))
     rows = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))

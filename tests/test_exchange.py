@@ -413,3 +413,12 @@ def test_the_command(there, tmp_path, capsys, monkeypatch):
         assert main(["records", *words]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and err.startswith("thesis-repro: ")
+
+
+def test_a_damaged_byte_is_named(tmp_path):
+    home = tmp_path / "runs" / "t" / "x" / "run-0123456789ab"
+    home.mkdir(parents=True)
+    (home / "record.json").write_bytes(b'{"a": "\xff"}')
+    (home / "done").write_text("{}")
+    with pytest.raises(BadInput, match=r"record\.json: damaged: remove it"):
+        exchange.pack(tmp_path)

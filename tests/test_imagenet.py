@@ -10,11 +10,13 @@ import torchvision
 from PIL import Image
 
 from thesis_repro import corruptions, imagenet, models, settings
+from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.imagenet import ClassifyPhotographs, OnRelative, Photographs, class_ids, listed
+from thesis_repro.images import pixels, synthetic_images
 from thesis_repro.mixup import Plain
 from thesis_repro.pieces import from_specification, specification
-from thesis_repro.recipes import SGD
+from thesis_repro.recipes import SGD, Batch
 from thesis_repro.runs import Run, shortfall
 from thesis_repro.store import Store
 from thesis_repro.training import Length
@@ -213,3 +215,22 @@ def test_corrupted_photographs_are_cut_out_already(tmp_path):
     assert imagenet.accuracy_among(Net(), found, 64, among=(0, 1, 2), share=1.0) == 100
     seen = (255 * asked[0][0]).round().byte().permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(seen, pixels)
+
+
+@pytest.mark.parametrize("asked, used", [(28, 28), (4, 4)])
+def test_crops_are_as_far_as_the_images_ask(asked, used):
+    images = dataclasses.replace(synthetic_images(2, 32), crop=asked)
+    assert ClassifyPhotographs("resnet50", Plain()).prepared(images).crop == used
+
+
+def test_what_a_network_drops_is_a_function_of_the_step():
+    "Else a run that was stopped would not end as the one that was not."
+    images, recipe = synthetic_images(2, 32), ClassifyPhotographs("efficientnet_b0", Plain())
+    nets, losses = recipe.networks(images, 0), []
+    for seed, step in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        batch = Batch(pixels(images.x_train), images.y_train, Draws(0, 0, step))
+        losses.append(recipe.loss(nets, batch).item())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert losses[0] == losses[1] != losses[2]

@@ -137,6 +137,56 @@ def test_cells_of_other_settings_are_shown_and_judge_nothing(table, tiny):
     pd.testing.assert_frame_equal(saved(table).frame, before)
 
 
+def test_cells_of_other_settings_are_known_before_a_report(table, tiny):
+    before = {f: f.stat().st_mtime_ns for f in table.files()}
+    assert redrawing.values_today(tiny) == artefacts.saved_values(tiny)
+    *_, weak = redrawing.values_today(at_other_settings(tiny))
+    assert len(weak) == 4 and set(weak.values()) == {redrawing.OTHER}
+    assert {f: f.stat().st_mtime_ns for f in table.files()} == before
+
+
+def test_a_seed_that_is_gone_costs_no_saved_number(table, tiny):
+    before, (gone, *_) = values(saved(table)), Store(tiny).folders()
+    shutil.rmtree(gone)
+    assert "2 of 4 measured cells are as saved" in redrawn(tiny)["table_7_1"]
+    assert values(saved(table)) == before
+
+
+def test_cells_that_are_as_saved_keep_their_machine(table, tiny):
+    elsewhere = saved(table).origin | {"hardware": "another machine"}
+    more = [tuple(x + 1 for x in v) for v in saved(table).frame["values"]]
+    frame = saved(table).frame.assign(values=more)
+    dataclasses.replace(saved(table), origin=elsewhere, frame=frame).save()
+    for folder in Store(tiny).folders():
+        if folder.name.startswith("plain"):
+            shutil.rmtree(folder)
+    assert redrawn(tiny)["table_7_1"].endswith(redrawing.AGAIN)
+    made_on = saved(table).origin["hardware"].split("; ")
+    assert made_on[-1] == "another machine" and len(made_on) == 2
+
+
+def test_a_figure_of_other_settings_judges_nothing(table, tiny):
+    preset = settings.load("smoke", 7, **TINY)
+    at = {k: getattr(preset, k) for k in settings.results_in(settings.KEYS)}
+    cells = (Cell("AIP", "loss", (1.0, 1.1)),)
+    drawn(to=table.to.with_name("figures"), cells=cells, made_at=at).save()
+    assert redrawn(tiny) == {}
+    other, place = at_other_settings(tiny), ("figure_7_2", "AIP", "loss")
+    assert redrawing.values_today(other)[2][place] == redrawing.OTHER
+    assert "epochs = 1" in redrawing.redraw(other, report.Archive(other))["figure_7_2"]
+    assert artefacts.saved_values(tiny)[2][place] == redrawing.OTHER
+    assert redrawn(tiny) == {} and artefacts.saved_values(tiny)[2][place] == ""
+
+
+def test_what_the_environment_says_is_not_the_thesis(outputs, monkeypatch, tmp_path):
+    monkeypatch.setenv("THESIS_REPRO_SET", "width=0.5")
+    assert report.scale(settings.load("thesis"), []) == ["width = 0.5"]
+    own = tmp_path / "own.ini"
+    own.write_text(settings.settings_file().read_text().replace("[thesis]", "[mine]"))
+    monkeypatch.setenv("THESIS_REPRO_SETTINGS", str(own))
+    assert "no preset thesis" in report.scale(settings.load("mine"), [])[0]
+
+
 def test_cells_of_other_settings_are_marked_beside_new_ones(table, tiny):
     preset = at_other_settings(tiny)
     new = next(p.runs for (row, _), p in plan(preset, ("CIFAR-10",)).items() if row == CELL[0])

@@ -196,3 +196,9 @@ def test_another_network_plays_ssd300_where_the_preset_says_so():
 def test_its_place():
     item = where("sys-robust-detector")
     assert item.state == "made" and item.notebook == "nbs/companions/robust_detection.ipynb"
+
+
+def test_a_detector_is_attacked_as_it_is_judged():
+    "With the statistics of a batch, the attack on an image would depend on its neighbours."
+    cells = rd.plan_controls(settings.load("smoke", "robust_detection"))
+    assert cells["standard", "VOC, attacked"].measurement.attack.bn == "eval"

@@ -1,6 +1,7 @@
 """Presets: typed, validated, refused with one line."""
 
 import dataclasses
+import shlex
 
 import pytest
 
@@ -177,6 +178,19 @@ def test_one_command_fills_one_folder_whatever_its_chapters_say(own):
     assert settings.load("small", chapter=5).variant == settings.load("small", jobs=1).variant == ""
     width = settings.load("small").width
     assert settings.load("small", chapter=5, width=width).variant == ""
+
+
+def test_what_means_a_preset_can_be_typed():
+    p = settings.load("smoke", slurm="time=240 partition=gpu", epochs=1)
+    words = shlex.split(settings.asked_for(p))
+    slurm = ["--set", "slurm=time=240 partition=gpu"]
+    assert words == ["--preset", "smoke", "--set", "epochs=1", *slurm]
+
+
+def test_the_folder_of_a_variant_has_a_name_that_can_be_one():
+    long = {k: f"npz:/{'folder/' * 12}{k}.npz@0123456789ab" for k in ("cifar10", "svhn", "mnist")}
+    one, other = (settings.load("smoke", **long, epochs=n).variant for n in (1, 2))
+    assert max(len(one), len(other)) <= 100 and one != other
 
 
 @pytest.mark.parametrize("header", ["small: 5", "small: chapters", "small: chapter five"])

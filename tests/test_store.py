@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from samples import refused
 from thesis_repro import (
     checkpoints,
     cli,
+    devices,
     measures,
     paths,
     pieces,
@@ -761,3 +763,28 @@ def test_a_measurement_goes_with_a_run_that_other_code_made(tmp_path, monkeypatc
     with measures.remaking():  # as a figure does with fresh="changed"
         registry.measured_cells(store.preset, plan)
     assert forgotten == [run.key] * 2
+
+
+def test_a_needed_run_that_fails_stops_only_those_that_need_it(tmp_path):
+    first, alone = small(Fails(), label="first"), small(epochs=1)
+    needy = dataclasses.replace(small(seed=1, epochs=1), data=Made(first, str(tmp_path)))
+    at = store_at(tmp_path)
+    with pytest.raises(RunsFailed) as e:
+        at.ensure([needy, alone])
+    assert e.value.failures.keys() == {(first.key, None), (needy.key, None)}
+    assert "it needs first" in e.value.failures[needy.key, None] and at.record(alone)
+
+
+def test_a_missing_record_is_mended_from_its_copy(kept):
+    at, run = kept
+    file = at.record(run).folder / "record.json"
+    file.unlink()
+    assert at.record(run) and file.exists()
+
+
+def test_images_are_made_alike_in_training_and_in_measuring(tmp_path):
+    "On a GPU, a convolution is TF32 by default; a measurement is in IEEE float32."
+    seen = []
+    data = types.SimpleNamespace(made=lambda store: seen.append(devices.coarse("cuda")))
+    store_at(tmp_path).images(data)
+    assert seen == [False] and devices.coarse("cuda")

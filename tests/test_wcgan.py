@@ -1,6 +1,7 @@
 """Chapter 3: its equations against references written here, what its methods are made of, how large
 the published networks are, and that its tables and figures can be made small."""
 
+import functools
 import itertools
 import math
 from dataclasses import replace
@@ -36,6 +37,7 @@ from thesis_repro.pieces import from_specification, specification
 from thesis_repro.published import published
 from thesis_repro.recogniser import Recognise
 from thesis_repro.runs import Named, seeded, shortfall
+from thesis_repro.selection import ByPeople
 from thesis_repro.store import Store
 from thesis_repro.tables import compare
 from thesis_repro.wcgan import GRID, METHODS
@@ -679,3 +681,13 @@ def test_its_parameters_are_those_of_the_other_chapters():
         (n, p.type, p.default) for n, p in theirs.items()
     ]
     assert notebooks.faults(own) == []
+
+
+def test_people_choose_among_the_images_that_the_other_rows_have():
+    preset, run_of = settings.load("smoke", 3), functools.partial(wcgan.recogniser, made="WcPGGAN")
+    generators = [wcgan.shown_to_people(preset, "WcPGGAN").generator]
+    for by in (ByPeople("a", "b", 1, 2), None):
+        whole = run_of(preset, by=by)
+        data = wcgan.with_own_images(preset, whole, seeded(preset, whole)[0]).data
+        generators.append(data.data.generator if by else data.generator)
+    assert len({g.key for g in generators}) == 1

@@ -342,8 +342,8 @@ class OnBranch(Kept):
         x, y = d.x_test[:size], d.y_test[:size]
         return robust_accuracy(branch, x, y, self.attack, progress=False)["accuracy"]
 
-    def images(self, record) -> tuple[int, int] | None:
-        return self.first_images(record)
+    def images(self, store: Store, run: Run) -> tuple[int, int] | None:
+        return self.first_images(store, run)
 
     def passes(self, run: Run) -> tuple[float, float]:
         return costs.attack_passes(self.attack)

@@ -6,6 +6,7 @@
 __all__ = ['REPORT', 'rests_on', 'note', 'unchanged']
 
 # %% ../nbs/command/095_again.ipynb #6247c3aa
+import contextlib
 import json
 import os
 import time
@@ -19,9 +20,14 @@ from .notebooks import read
 # %% ../nbs/command/095_again.ipynb #7d34c1e9
 def _listing(folder: Path, *left_out: str) -> list[str]:
     "The files below a folder with size and date, without hidden ones."
-    seen = ((f, f.relative_to(folder)) for f in sorted(folder.rglob("*")))
-    kept = [f for f, r in seen if not any(p.startswith(".") or p in left_out for p in r.parts)]
-    return [f"{f} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in kept if f.is_file()]
+    found = []
+    for top, folders, names in os.walk(folder):  # which goes on where something is just removed
+        folders[:] = [f for f in folders if not f.startswith(".") and f not in left_out]
+        for name in (n for n in names if not n.startswith(".") and n not in left_out):
+            with contextlib.suppress(FileNotFoundError):
+                facts = (file := Path(top) / name).stat()
+                found.append(f"{file} {facts.st_size} {facts.st_mtime_ns}")
+    return sorted(found)
 
 
 def _cells(notebook: Path) -> str:

@@ -241,6 +241,7 @@ class Figure(Artefact):
     n: int = 0  # runs
     cells: tuple = ()
     weights: dict = dataclasses.field(default_factory=dict)  # run's key → checksum of the last
+    made_at: dict = dataclasses.field(default_factory=dict)  # the settings that change results
 
     def __post_init__(self):
         import matplotlib.pyplot as plt
@@ -276,7 +277,7 @@ class Figure(Artefact):
         numbers = self.frame.to_csv(index=False, lineterminator="\n")
         files = {".png": self.png, ".pdf": pdf, ".csv": numbers}
         cells = [dataclasses.asdict(c) for c in self.cells]
-        return self.write(files, cells=cells, weights=self.weights)
+        return self.write(files, cells=cells, weights=self.weights, made_at=self.made_at)
 
 # %% ../nbs/evidence/054_artefacts.ipynb #d14ea2d0
 _FACTS = ("kind", "number", "title", "where", "preset", "data", "commit", "hardware", "files")

@@ -40,10 +40,19 @@ def preset_of(args, number: str = "") -> settings.Preset:
     return settings.load(args.preset, number.partition(".")[0] or None, **overridden(args))
 
 
+def _said_pieces(args) -> list[str]:
+    "The files of pieces that a preset names, also those of its chapters."
+    if not getattr(args, "preset", ""):
+        return []
+    given = overridden(args)
+    chapters = settings.in_chapters(args.preset, given).values()
+    said = [settings.load(args.preset, **given).pieces, *(s.get("pieces", "") for s in chapters)]
+    return list(dict.fromkeys(" ".join(said).split()))
+
+
 def own_files(args) -> list[Path]:
     "The files of pieces that the command line names, and those of the preset, beside its file."
-    preset = settings.load(args.preset, **overridden(args)) if getattr(args, "preset", "") else None
-    said, beside = preset.pieces.split() if preset else [], settings.settings_file().parent
+    said, beside = _said_pieces(args), settings.settings_file().parent
     named = getattr(args, "pieces", None) or ()
     return [*map(Path, named), *(beside / f for f in said if f != "none")]
 
@@ -83,11 +92,24 @@ def reproduce(args) -> int:
         return _unless_unchanged(args, preset, chapters, given)
 
 # %% ../nbs/command/096_commands.ipynb #3754fb68
+def _images(preset, chapters: list) -> list[str]:
+    "The checksums of the files of images that play a part; of those that are not here nothing."
+    from thesis_repro import data, notebooks
+
+    own, found = dict(preset.given), set()
+    for chapter in (None, *map(notebooks.chapter_of, chapters)):
+        at = settings.load(preset.name, chapter, **own)
+        for name in {getattr(at, key) for key in settings.PARTS.values()}:
+            with contextlib.suppress(BadInput):
+                found.add(data.content(name))
+    return sorted(filter(None, found))
+
+
 def _unless_unchanged(args, preset, chapters: list, parameters: dict) -> int:
     "Execute the chapters and write the report, if that can change anything; the exit code."
     from thesis_repro import again, artefacts
 
-    asked = parameters | {"set": settings.said_outside()}
+    asked = parameters | {"set": settings.said_outside(), "images": _images(preset, chapters)}
     what = again.rests_on(chapters, asked, own_files(args))
     page = artefacts.folder(preset) / "index.html"
     forced = args.again or args.fresh or not page.exists()
@@ -257,6 +279,9 @@ def run(args) -> int:
 
     if own := args.what.endswith(".json"):
         _alone(args, "describes one run")
+        if ignored := [*settings.results_in(overridden(args)), *(["parts"] if args.parts else [])]:
+            why = f"{args.what} says how it is made, and {ignored[0]} would change nothing"
+            raise BadInput(f"{why}: leave it out, or change it in that file")
     number = "" if own else registry.find("table", args.what).number
     preset = preset_of(args, number)
     chosen = _specified(args.what) if own else chosen_runs(args, preset, number)
@@ -488,7 +513,7 @@ def select(args) -> int:
         taken = survey.take_choices(args.answers, folder)
         print(f"{len(taken)} taken in: thesis-repro table 3.4.ours learns from them")
         return 0
-    data = wcgan.added(preset, wcgan.to_select(args.method)).scaled(preset)
+    data = wcgan.shown_to_people(preset, wcgan.to_select(args.method))
     count = survey.counted("count", args.count or data.count, 1)
     made, images = selection.offer(store, dataclasses.replace(data, count=count))
     opened(survey.offered(folder, made, images), args.open)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from . import artefacts, claims, published, report, settings
+from . import artefacts, claims, published, redrawing, report, settings
 from .registry import Drawn, figure
 from .tables import SIGNS, number
 
@@ -184,7 +184,7 @@ def answers(preset) -> pd.DataFrame:
     Those of the control begin with `control_`, and are absent where there is none. `preset` is a
     Preset or a name.
     """
-    saved = artefacts.saved_values(preset)
+    saved = redrawing.values_today(preset)
     asked = [(subject, q) for subject, group in QUESTIONS.items() for q in group]
     known = published.claims().set_index("id", drop=False).loc[[q.claim for _, q in asked]]
     found = claims.claim_table(*saved, asked=known)
@@ -398,7 +398,7 @@ def said_of_missing(judged: pd.DataFrame, preset) -> str:
 
 def conclusion(preset) -> str:
     "What became of the aims and of the companions' claims at a preset (or its name): Markdown."
-    judged = claims.claim_table(*artefacts.saved_values(preset))
+    judged = claims.claim_table(*redrawing.values_today(preset))
     said = [said_of_scale(judged, preset), said_of_effects(effects(judged))]
     said += [str(claims.score(judged))] if judged.verdict.isin(claims.JUDGED).any() else []
     said += [said_of_questions(answers(preset)), said_of_missing(judged, preset)]
@@ -458,7 +458,7 @@ def figure_8_ours(preset, parts=()) -> Drawn:
     "The verdicts by chapter, and printed against measured differences."
     from matplotlib.pyplot import subplots
 
-    judged = claims.claim_table(*artefacts.saved_values(preset))
+    judged = claims.claim_table(*redrawing.values_today(preset))
     seen = effects(judged)
     fig, axes = subplots(1, 2, figsize=(10, 4.4))
     draw_verdicts(axes[0], judged)

@@ -222,11 +222,13 @@ def share(module: nn.Module) -> nn.Module:
         for part in module.values():
             share(part)
         return module
+    from torchvision.ops import StochasticDepth
+
     staged, by_rows = isinstance(module, Staged), getattr(module, "per_row", False)
     for m in module.modules():
         norm, random = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
         known = not isinstance(m, norm) or type(m) is nn.BatchNorm2d
-        if isinstance(m, random) or ((staged or by_rows) and not known):
+        if isinstance(m, (random, StochasticDepth)) or ((staged or by_rows) and not known):
             name = type(m).__name__
             raise BadInput(f"{name}: not possible in several processes: train this network in one")
         if (staged or by_rows) and isinstance(m, nn.BatchNorm2d):

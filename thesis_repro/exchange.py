@@ -29,14 +29,24 @@ def _finished(home: Path) -> list[Path]:
     return sorted(f.parent for f in Path(home).glob("runs/*/*/*/done"))
 
 
+def _text(file: Path) -> str:
+    "The text of a file. BadInput for one that cannot be read, or is none."
+    try:
+        return file.read_text("utf-8")
+    except OSError as e:
+        raise unreadable(file, e) from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{file}: damaged: remove it: it is made again") from None
+
+
 def pack(home: Path) -> dict:
     "The records and measurements of a preset's folder as a file's content. BadInput."
     home, found = Path(home), []
     for folder in _finished(home):
-        texts = {k: (folder / k).read_text("utf-8") for k in ("record.json", "done")}
+        texts = {k: _text(folder / k) for k in ("record.json", "done")}
         found.append({"place": folder.relative_to(home).as_posix(), "files": texts})
     for file in sorted(home.glob("measurements/*.json")):
-        text = {file.name: file.read_text("utf-8")}
+        text = {file.name: _text(file)}
         found.append({"place": "measurements", "files": text})
     if not found:
         raise BadInput(f"{home}: there is no finished run and no measurement to export")

@@ -16,6 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import games, gan_blocks, pieces
+from .devices import arithmetic
 from .draws import Draws
 from .files import BadInput
 from .games import Judgement, NonSaturating
@@ -187,7 +188,7 @@ def generate(
     draw = draws.torch("generated")
     z = gan_blocks.latent((len(c), generator.latent), draw, prior, truncation)
     parts = []
-    with evaluating(generator):
+    with evaluating(generator), arithmetic("fp32"):
         for some, given in zip(z.split(batch), c.split(batch), strict=True):
             x = generator(some.to(like), given.to(like)).float()
             if not x.isfinite().all():

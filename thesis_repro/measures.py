@@ -24,7 +24,7 @@ import torch
 from . import code, launch, pieces, records, settings
 from .costs import attack_passes
 from .devices import arithmetic, failure
-from .files import BadInput, Unwritable, atomic_json, plain, sha256, unreadable
+from .files import BadInput, Unwritable, atomic_json, plain, refused, sha256, unreadable
 from .pieces import field, piece
 from .robustness import robust_accuracy
 from .runs import Run, changed_code, key_of, seeded, shortfall
@@ -117,7 +117,7 @@ def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
 
     `by`: classes that it uses as well, or the whole fingerprint of the code that counts.
     """
-    file = kept_file(store, name, on)
+    what, file = depends(store, on), kept_file(store, name, on)
     by = by if isinstance(by, dict) else code.fingerprint([compute, *by])
     if not fresh and (kept := read_kept(file)) is not None and _still_good(kept, name, by):
         return kept["value"]  # without the lock, which is a file too
@@ -133,7 +133,9 @@ def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
         cost = {"seconds": time.monotonic() - began, "device": device}
         cost["threads"] = torch.get_num_threads()
         facts = {"code": by, "environment": records.environment(), "cost": cost}
-        write_kept(file.parent, name, depends(store, on), value, **facts)
+        if depends(store, on) != what:  # it would be kept as a measurement of the new weights
+            raise BadInput(f"{name}: its runs were made again while it was measured: call again")
+        write_kept(file.parent, name, what, value, **facts)
         return value
 
 # %% ../nbs/engine/039_measures.ipynb #6989e8ad
@@ -176,13 +178,13 @@ class Measurement:
         "How often making it passes a test image through the network, forward and back."
         return 1, 0
 
-    def images(self, record) -> tuple[int, int] | None:
-        "How many test images an accuracy was measured on, of how many; None: on all."
+    def images(self, store: Store, run: Run) -> tuple[int, int] | None:
+        "How many test images of a run an accuracy was measured on, of how many; None: on all."
         return None
 
-    def first_images(self, record) -> tuple[int, int] | None:
+    def first_images(self, store: Store, run: Run) -> tuple[int, int] | None:
         "What `images` returns for a measurement of the first `size` test images (0: all)."
-        there = record.data["test"]
+        there = store.record(run).data["test"]
         return (self.size, there) if 0 < self.size < there else None
 
     def right(self, store: Store, run: Run) -> np.ndarray | None:
@@ -256,7 +258,11 @@ class Kept(Measurement):
         return changed_code(kept["code"], self.code()) if kept else []
 
     def forget(self, store: Store, run: Run) -> None:
-        self.file(store, run).unlink(missing_ok=True)
+        file = self.file(store, run)
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as e:
+            raise refused(file, e) from None
 
 # %% ../nbs/engine/039_measures.ipynb #6c509b68
 @piece
@@ -316,8 +322,8 @@ class Robustness(Kept):
     def passes(self, run: Run) -> tuple[float, float]:
         return attack_passes(self.attack)
 
-    def images(self, record) -> tuple[int, int] | None:
-        return self.first_images(record)
+    def images(self, store: Store, run: Run) -> tuple[int, int] | None:
+        return self.first_images(store, run)
 
     def right(self, store: Store, run: Run) -> np.ndarray | None:
         known = (self.kept(store, run) or {}).get("correct")

@@ -134,8 +134,11 @@ class Transfer(AgainstReference):
     def compute(self, store: Store, run: Run) -> dict:
         return transfer(*self.given(store, run), self.attack)
 
-    def images(self, record) -> tuple[int, int] | None:
-        return self.first_images(record) if self.split == "test" else None
+    def images(self, store: Store, run: Run) -> tuple[int, int] | None:
+        "How many fooled the reference, and how many of all test images would, in proportion."
+        some = self.first_images(store, run) if self.split == "test" else None
+        fooled = self.number(store, run, "fooled") if some else math.nan
+        return (int(fooled), round(fooled * some[1] / some[0])) if fooled > 0 else None
 
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, "transfer")

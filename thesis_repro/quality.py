@@ -24,7 +24,7 @@ import scipy.stats
 import torch
 import torch.nn.functional as F
 
-from . import code, gans, glyphs, pieces, settings
+from . import code, devices, gans, glyphs, pieces, settings
 from .draws import Draws
 from .extractors import Looking, Own, look
 from .files import BadInput, atomic_write
@@ -221,7 +221,7 @@ def _checksums(store: Store, thing) -> list:
 
 def looking(store: Store, extractor) -> Looking:
     "The network of an extractor, where the preset computes."
-    return extractor.build(store).to(settings.device(store.preset))
+    return extractor.build(store).to(devices.use(settings.device(store.preset)))
 
 # %% ../nbs/science/087_quality.ipynb #6adc473e
 def _packed(cloud: Cloud) -> bytes:

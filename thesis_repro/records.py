@@ -236,7 +236,7 @@ def unsound(found: dict) -> str:
 def _whole(folder: Path, digests: tuple) -> bytes:
     "The content of the record in a folder, mended from its copy if it is damaged. ValueError."
     file, copy = folder / "record.json", folder / _COPY
-    content = file.read_bytes()
+    content = file.read_bytes() if file.exists() or not copy.exists() else b""
     if sha256(content) in digests:
         return content
     if not copy.exists() or sha256(content := copy.read_bytes()) not in digests:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from . import measures, paths, settings
 from .artefacts import Figure, Table, data_words, folder, order, provenance, style
+from .devices import arithmetic
 from .files import BadInput, Unwritable
 from .measures import ensure_measured, planned_row, runs_in, tasks_in
 from .published import published
@@ -164,7 +165,7 @@ def _cell(store: Store, place: tuple, planned, failures: dict) -> Cell:
             diverged = "" if record else store.diverged(run)
             known = failed[1] if failed else f"diverged: {diverged}" if diverged else ""
             why.append(known or _absent(store, run, m))
-    images = next((m.images(r) for run in planned.runs if (r := store.record(run))), None)
+    images = next((m.images(store, r) for r in planned.runs if store.record(r)), None)
     right = _right(store, planned) if images else None
     doubt = m.doubt(store, planned.runs) if planned.runs else ""
     said = (planned.reason, _weak(store, planned.runs), doubt, *why)
@@ -349,7 +350,7 @@ class MadeFigure(Made):
         "The Figure at a preset, made and saved; without `train`, from the runs that are there."
         store, asked = Store(preset), tuple(parts or self.parts)
         again = train and fresh == "changed"
-        with style(), Store.training(train), measures.remaking(again):
+        with style(), Store.training(train), measures.remaking(again), arithmetic("fp32"):
             drawn, failures = self.drawn(preset, asked, how)
             if again and measures.refresh(store, drawn.runs):
                 drawn, failures = self.drawn(preset, asked, how)
@@ -360,6 +361,7 @@ class MadeFigure(Made):
         facts |= {"data": data_words(data), "n": len(there), "cells": tuple(drawn.cells)}
         facts |= {"weights": {r.key: record.weights["last"] for r, record in there.items()}}
         facts |= {"code": told_code(store, there)}
+        facts |= {"made_at": {k: getattr(preset, k) for k in settings.results_in(settings.KEYS)}}
         facts |= {"origin": provenance(*_places(there, drawn.cells))}
         return shown(Figure(figure=drawn.figure, frame=drawn.frame, **facts), train)
 

@@ -28,9 +28,10 @@ from thesis_repro import (
     records,
     registry,
     settings,
+    stopping,
 )
 from .files import BadInput, atomic_json, atomic_write
-from .redrawing import AGAIN, STALE, Archive, redraw
+from .redrawing import AGAIN, STALE, Archive, redraw, values_today
 from .tables import SIGNS, number
 
 # %% ../nbs/evidence/060_report.ipynb #e95fab7c
@@ -191,8 +192,8 @@ def book(path: Path) -> Book:
 
 # %% ../nbs/evidence/060_report.ipynb #74580bb0
 def judge(preset) -> pd.DataFrame:
-    "Every claim, judged by the artefacts at a preset."
-    return claims.claim_table(*artefacts.saved_values(preset))
+    "Every claim, judged by the artefacts at a preset; cells of other settings judge nothing."
+    return claims.claim_table(*values_today(preset))
 
 
 def keep_claims(preset, table: pd.DataFrame) -> None:
@@ -369,9 +370,12 @@ def scale(preset, found: list[Exhibit]) -> list[str]:
     words += [f"{w} ({counts[w]} cells)" for w in sorted(own, key=counts.get, reverse=True)[:6]]
     if words:
         return words
-    other = settings.differences(preset, settings.load("thesis"))
+    if "thesis" not in settings.presets():
+        return [f"{settings.settings_file()} has no preset thesis to compare with"]
+    with stopping.inherited(**{settings.OUTSIDE: ""}):  # what is said there is not the thesis's
+        other = settings.differences(preset, settings.load("thesis"))
     changed = {k: ours for k, (ours, _) in other.items()}
-    return [f"{k} = {v}" for k, v in changed.items() if settings.load("thesis", **{k: v}).variant]
+    return [f"{k} = {changed[k]}" for k in settings.results_in(changed)]
 
 # %% ../nbs/evidence/060_report.ipynb #dda9e5d3
 def _versions(found: list[Exhibit], books: list[Book]) -> list[tuple[str, str]]:

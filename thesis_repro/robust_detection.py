@@ -323,7 +323,7 @@ def plan_controls(preset, parts=PARTS) -> dict:
     rows, cells = {name: run_of(name, **how) for name, how in kinds.items()}, {}
     whole = scaled(preset, rows["standard"]).length.epochs
     columns = {part: OnDomain(domain(preset, part)) for part in ("VOC", *TARGETS)}
-    columns["VOC, attacked"] = OnDomain(domain(preset, "VOC"), OnDetector())
+    columns["VOC, attacked"] = OnDomain(domain(preset, "VOC"), OnDetector(bn="eval"))
     columns |= {"kept by features": Likeness(), "standard steps": StandardSteps(whole)}
     for name, run in rows.items():
         cells |= planned_row(preset, name, run, columns, parts)

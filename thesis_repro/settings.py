@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['MANY', 'WIDE', 'VGG', 'SSD', 'KEYS', 'PARTS', 'OUTSIDE', 'BOXES', 'Preset', 'dataset', 'parts', 'settings_file',
-           'presets', 'known', 'said_outside', 'outside', 'load', 'differences', 'device', 'wants_gpu', 'describe',
-           'shown', 'in_chapters']
+           'presets', 'known', 'said_outside', 'outside', 'results_in', 'load', 'asked_for', 'differences', 'device',
+           'wants_gpu', 'describe', 'shown', 'in_chapters']
 
 # %% ../nbs/engine/004_settings.ipynb #c5745079
 import configparser
 import dataclasses
 import difflib
 import functools
+import hashlib
 import os
 import re
 import shlex
@@ -269,6 +270,11 @@ def _sections_of_chapters(ini: configparser.ConfigParser, preset: str) -> dict[s
     return {name: _read(ini[name], f"{file} [{name}]") for name in _of_chapters(ini, preset)}
 
 
+def results_in(keys) -> list[str]:
+    "Those of some keys that change results, and not only how these are computed."
+    return [k for k in keys if k not in _HOW]
+
+
 def _variant(given: dict, said: list[dict]) -> str:
     """A word for the given keys that change results; empty if none do.
 
@@ -277,7 +283,11 @@ def _variant(given: dict, said: list[dict]) -> str:
     """
     other = {k: v for k, v in given.items() if k not in _HOW}
     words = [f"{k}-{v}" for k, v in sorted(other.items()) if any(s.get(k, v) != v for s in said)]
-    return "with-" + re.sub(r"[^\w.-]+", "-", "-".join(words)) if words else ""
+    plain = "with-" + re.sub(r"[^\w.-]+", "-", "-".join(words)) if words else ""
+    if len(plain.encode()) <= 100:
+        return plain
+    digits = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+    return f"{plain.encode()[:80].decode(errors='ignore')}-{digits}"  # a folder has 255 bytes
 
 
 def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -> Preset:
@@ -300,6 +310,12 @@ def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -
     return Preset(name=preset, **own, **values)
 
 # %% ../nbs/engine/004_settings.ipynb #b02981bc
+def asked_for(preset: Preset) -> str:
+    "What a command line says to mean a preset."
+    own = (("--set", f"{key}={value}") for key, value in preset.given)
+    return shlex.join(["--preset", preset.name, *(word for pair in own for word in pair)])
+
+
 def differences(preset: Preset, other: Preset) -> dict[str, tuple]:
     "Key → the two values, for the keys in which two presets differ."
     pairs = {k: (getattr(preset, k), getattr(other, k)) for k in KEYS}

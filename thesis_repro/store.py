@@ -24,8 +24,8 @@ from thesis_repro import (
     training,
 )
 from .checkpoints import copy_weights, weights_digest
-from .devices import failure
-from .files import BadInput, Unwritable, lock, lock_file
+from .devices import arithmetic, failure
+from .files import BadInput, Unwritable, lock, lock_file, unreadable
 from .images import Images, pixels
 from .records import Record
 from .runs import Run, changed_code, run_of
@@ -170,15 +170,34 @@ class Store:
         runs = list(runs)
         asked = runs if self.trains() else [r for r in runs if self.record(r) is None]
         needed = {r.key: r for run in asked for r in run.needs()}
-        if needed:
-            self.ensure(needed.values())
+        failures, names = self._tried(list(needed.values()))
         absent = distributed.led(lambda: {r.key: r for r in runs if self.record(r) is None})
+        names |= {(r.key, None): r.name for r in absent.values()}
         if absent and not self.trains():
-            failures = {(k, None): "not run yet, and nothing is to be trained" for k in absent}
-            raise RunsFailed(failures, {(r.key, None): r.name for r in absent.values()})
-        if absent:
-            _make_all(self, list(absent.values()))
+            failures |= {(k, None): "not run yet, and nothing is to be trained" for k in absent}
+        elif absent:
+            failures |= self._others_made(list(absent.values()), failures)
+        if failures:
+            raise RunsFailed(failures, names)
         return [self.record(r) for r in runs]
+
+    def _others_made(self, runs: list[Run], failed: dict) -> dict:
+        "Make the runs that need none that failed; the failures, of those that need one as well."
+        lacks = {r: [n.name for n in r.needs() if (n.key, None) in failed] for r in runs}
+        lost = {(r.key, None): f"it needs {names[0]}" for r, names in lacks.items() if names}
+        try:
+            _make_all(self, [r for r in runs if not lacks[r]])
+        except RunsFailed as e:
+            lost |= e.failures
+        return lost
+
+    def _tried(self, runs: list[Run]) -> tuple[dict, dict]:
+        "Make runs that others need; failures and names as of RunsFailed, empty if there are none."
+        try:
+            self.ensure(runs) if runs else None
+        except RunsFailed as e:
+            return dict(e.failures), dict(e.names)
+        return {}, {}
 
     @staticmethod
     def trains() -> bool:
@@ -211,7 +230,10 @@ class Store:
     def images(self, data) -> Images:
         "The images of a run's data; a part of them may be made by the generator of another run."
         made = getattr(data, "made", None)
-        return made(self) if made else data.images(self.preset.stream)
+        if made is None:
+            return data.images(self.preset.stream)
+        with arithmetic("fp32"):  # in training and in measuring, on every machine
+            return made(self)
 
     def networks(self, run: Run, which: str = "last") -> torch.nn.ModuleDict:
         "The trained networks of a run at its `last` or `best` epoch, in eval mode. BadInput."
@@ -225,6 +247,8 @@ class Store:
             why = f"{record.folder}: its weights are not here (records travel without them)"
             how = "copy weights.ckpt there, or train it under another THESIS_REPRO_OUTPUTS"
             raise BadInput(f"{why}: {how}") from None
+        except OSError as e:
+            raise unreadable(record.folder / "weights.ckpt", e) from None
         except checkpoints.Damaged as e:
             raise BadInput(f"{e}: remove {record.folder}: the run is made again") from None
         if weights_digest(state) != record.weights[which]:

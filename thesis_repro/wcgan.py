@@ -7,11 +7,11 @@ __all__ = ['METHODS', 'CONDITIONS', 'GRID', 'PARTS', 'ASKED', 'ADDED', 'PEOPLE',
            'ROWS_3_2', 'TITLE_3_2', 'table_3_2', 'TITLE_GRID', 'table_3_2_grid_ours', 'WC', 'BETTER', 'ROWS_3_3',
            'TITLE_3_3', 'table_3_3', 'WANTED', 'PANELS', 'TALL', 'ROWS_3_4', 'BY_PEOPLE', 'TITLE_3_4', 'table_3_4',
            'ROWS_CLEAN', 'SUREST', 'KEPT', 'TITLE_CLEAN', 'table_3_4_ours', 'fused', 'author_code', 'reader',
-           'extractor', 'printed_accuracies', 'measurements', 'added', 'recogniser', 'weak', 'by_whom', 'planned',
-           'plan_3_1', 'combinations', 'paired_runs', 'survey_of', 'said_by_people', 'help_of_wc', 'figure_3_2_wc_ours',
-           'drawn_for', 'figure_3_3', 'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of', 'figure_3_5',
-           'figure_3_6', 'right', 'attribute_accuracy', 'with_own_images', 'accuracies_of', 'by_people_rows',
-           'to_select', 'plan_3_4', 'plan_3_4_ours', 'gains', 'figure_3_4_paired_ours']
+           'extractor', 'printed_accuracies', 'measurements', 'added', 'shown_to_people', 'recogniser', 'weak',
+           'by_whom', 'planned', 'plan_3_1', 'combinations', 'paired_runs', 'survey_of', 'said_by_people', 'help_of_wc',
+           'figure_3_2_wc_ours', 'drawn_for', 'figure_3_3', 'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of',
+           'figure_3_5', 'figure_3_6', 'right', 'attribute_accuracy', 'with_own_images', 'accuracies_of',
+           'by_people_rows', 'to_select', 'plan_3_4', 'plan_3_4_ours', 'gains', 'figure_3_4_paired_ours']
 
 # %% ../nbs/chapters/03_wcgan.ipynb #5788ef54
 import functools
@@ -146,6 +146,13 @@ def added(preset, made: str, by=None) -> Augmented | Selected:
     count = each * (2 if isinstance(by, ByConfidence) else 1)
     data = Augmented(faces(preset, ()), generator, count, asked=names)
     return Selected(data, by) if by else data
+
+
+def shown_to_people(preset, made: str) -> Augmented:
+    "A method's images that people select among: those of the generator of seed 0."
+    data = added(preset, made)
+    run = seeded(affordable(preset, data.generator.recipe), data.generator)[0]
+    return replace(data.scaled(preset), generator=run)
 
 
 def recogniser(preset, made: str = "", select: str = "held-out", by=None) -> Run:
@@ -432,18 +439,19 @@ def attribute_accuracy(s: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/chapters/03_wcgan.ipynb #a5d2a685
 def with_own_images(preset, whole: Run, run: Run) -> Run:
-    "The run with a generator, a draw and a judge of its own seed; what people chose stays."
+    "The run with a generator, a draw and a judge of its own seed; people chose among seed 0's."
     chosen = isinstance(run.data, Selected)
-    if chosen and not isinstance(run.data.by, ByConfidence):
-        return run
+    surest = chosen and isinstance(run.data.by, ByConfidence)
+    seed = 0 if chosen and not surest else run.seed
     full, data = (r.data.data if chosen else r.data for r in (whole, run))
     if not isinstance(data, Augmented):
         return run
-    made = seeded(affordable(preset, full.generator.recipe), full.generator)[run.seed]
-    data = replace(data, generator=made, draw=run.seed)
+    made = seeded(affordable(preset, full.generator.recipe), full.generator)[seed]
+    data = replace(data, generator=made, draw=seed)
     if chosen:
-        judge = replace(run.data.by.judge, seed=run.seed)
-        data = Selected(data, replace(run.data.by, judge=judge))
+        by = run.data.by
+        by = replace(by, judge=replace(by.judge, seed=seed)) if surest else by
+        data = Selected(data, by)
     return replace(run, data=data)
 
 
@@ -463,7 +471,7 @@ def by_people_rows(preset, rows: dict, names: dict, select: str, parts=PARTS) ->
     "Cells of recognisers with images that people have kept, row → method; or how to select some."
     cells = {}
     for row, made in rows.items():
-        if by := by_people(Store(preset), added(preset, made).scaled(preset)):
+        if by := by_people(Store(preset), shown_to_people(preset, made)):
             whole = recogniser(preset, made, select, by)
             cells |= accuracies_of(preset, row, names, whole, parts)
             continue
