@@ -193,8 +193,10 @@ class Store:
 
     def _tried(self, runs: list[Run]) -> tuple[dict, dict]:
         "Make runs that others need; failures and names as of RunsFailed, empty if there are none."
+        if not runs:
+            return {}, {}
         try:
-            self.ensure(runs) if runs else None
+            self.ensure(runs)
         except RunsFailed as e:
             return dict(e.failures), dict(e.names)
         return {}, {}
