@@ -255,7 +255,7 @@ def test_it_is_off_where_no_gpu_is_and_excludes_compiling(monkeypatch):
     with pytest.raises(BadInput, match="captured = yes: not with compile = yes"):
         Compute(captured=True, compile=True)
     monkeypatch.setattr(training.distributed, "processes", lambda: 2)
-    said = training._steps(recipe(Plain()), Compute(captured=True), "cpu").said()
+    said = training._steps(recipe(Plain()), "cpu").said()
     assert said == "0 recordings: several processes"
 
 
