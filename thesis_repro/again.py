@@ -6,7 +6,6 @@
 __all__ = ['REPORT', 'rests_on', 'note', 'unchanged']
 
 # %% ../nbs/command/095_again.ipynb #6247c3aa
-import contextlib
 import json
 import os
 import time
@@ -14,20 +13,14 @@ from importlib import metadata
 from pathlib import Path
 
 from . import artefacts, paths, records, settings
-from .files import atomic_json, sha256
+from .files import atomic_json, below, sha256
 from .notebooks import read
 
 # %% ../nbs/command/095_again.ipynb #7d34c1e9
 def _listing(folder: Path, *left_out: str) -> list[str]:
     "The files below a folder with size and date, without hidden ones."
-    found = []
-    for top, folders, names in os.walk(folder):  # which goes on where something is just removed
-        folders[:] = [f for f in folders if not f.startswith(".") and f not in left_out]
-        for name in (n for n in names if not n.startswith(".") and n not in left_out):
-            with contextlib.suppress(FileNotFoundError):
-                facts = (file := Path(top) / name).stat()
-                found.append(f"{file} {facts.st_size} {facts.st_mtime_ns}")
-    return sorted(found)
+    found = below(folder, lambda path: path.name.startswith(".") or path.name in left_out)
+    return sorted(f"{f} {facts.st_size} {facts.st_mtime_ns}" for f, facts in found)
 
 
 def _cells(notebook: Path) -> str:

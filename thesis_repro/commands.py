@@ -96,12 +96,12 @@ def _images(preset, chapters: list) -> list[str]:
     "The checksums of the files of images that play a part; of those that are not here nothing."
     from thesis_repro import data, notebooks
 
-    own, found = dict(preset.given), set()
-    for chapter in (None, *map(notebooks.chapter_of, chapters)):
-        at = settings.load(preset.name, chapter, **own)
-        for name in {getattr(at, key) for key in settings.PARTS.values()}:
-            with contextlib.suppress(BadInput):
-                found.add(data.content(name))
+    of = {None, *map(notebooks.chapter_of, chapters)}
+    presets = [settings.of_chapter(preset, chapter) for chapter in of]
+    found = set()
+    for name in {getattr(p, key) for p in presets for key in settings.PARTS.values()}:
+        with contextlib.suppress(BadInput):
+            found.add(data.content(name))
     return sorted(filter(None, found))
 
 

@@ -216,11 +216,7 @@ def failed_notebooks(preset) -> dict[str, str]:
 # %% ../nbs/chapters/08_conclusion.ipynb #a15ceaa6
 def to_run(preset, chapter: str = "") -> str:
     "The command that makes the results of a preset (or of its name), or those of one chapter."
-    own = settings.said_outside()
-    own |= dict(preset.given) if isinstance(preset, settings.Preset) else {}
-    words = [f" --chapter {chapter}"] if chapter else []
-    words += [f" --set {key}={value}" for key, value in own.items()]
-    return f"thesis-repro reproduce --preset {getattr(preset, 'name', preset)}{''.join(words)}"
+    return f"thesis-repro reproduce {settings.asked_for(preset, chapter)}"
 
 
 def why_not(preset, quantity: str, chapter: str, empty: dict, failed: dict) -> str:

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['BadInput', 'brief', 'unreadable', 'Unwritable', 'refused', 'atomic_write', 'previous', 'lock_file', 'lock', 'plain',
-           'atomic_json', 'sha256']
+           'atomic_json', 'sha256', 'below']
 
 # %% ../nbs/engine/000_files.ipynb #18dc5b3b
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -15,6 +16,7 @@ import math
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 # %% ../nbs/engine/000_files.ipynb #e7a64132
@@ -171,3 +173,13 @@ def sha256(source) -> str:
             return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as e:
         raise unreadable(source, e) from None
+
+# %% ../nbs/engine/000_files.ipynb #d0a5be42
+def below(folder: Path, left_out=lambda path: False) -> Iterator[tuple[Path, os.stat_result]]:
+    "The files below a folder with size and date, without those and the folders that are left out."
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not left_out(Path(top) / name)]
+        for file in (Path(top) / name for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                if not left_out(file):
+                    yield file, file.stat()

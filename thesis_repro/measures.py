@@ -117,7 +117,8 @@ def measure(store: Store, name: str, on: dict, compute, fresh=False, by=()):
 
     `by`: classes that it uses as well, or the whole fingerprint of the code that counts.
     """
-    what, file = depends(store, on), kept_file(store, name, on)
+    what = depends(store, on)
+    file = kept_file(store, name, what)
     by = by if isinstance(by, dict) else code.fingerprint([compute, *by])
     if not fresh and (kept := read_kept(file)) is not None and _still_good(kept, name, by):
         return kept["value"]  # without the lock, which is a file too

@@ -6,12 +6,10 @@
 __all__ = ['Folder', 'drawing', 'inside', 'executed', 'anchor', 'plain', 'places', 'first_minutes', 'write_report']
 
 # %% ../nbs/evidence/062_pages.ipynb #8d6992a4
-import contextlib
 import functools
 import html
 import io
 import json
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ from urllib.parse import quote, unquote
 import pandas as pd
 
 from . import artefacts, atlas, notebooks, rendering, report, settings, tables
-from .files import atomic_write
+from .files import atomic_write, below
 from .plan import duration
 from .settings import asked_for
 from .verdicts import verdict_rule
@@ -230,12 +228,7 @@ def _counts(said: dict) -> dict:
 
 def _size(home: Path) -> str:
     "What a preset's folder has on the disk, without the report."
-    size = 0
-    for top, folders, names in os.walk(home):  # which goes on where something is just removed
-        folders[:] = [f for f in folders if Path(top) != home or f != "report"]
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                size += (Path(top) / name).stat().st_size
+    size = sum(facts.st_size for _, facts in below(home, lambda path: path == home / "report"))
     return f"{size / 2**20:,.0f} MiB"
 
 # %% ../nbs/evidence/062_pages.ipynb #c15a3f68

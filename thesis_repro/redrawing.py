@@ -103,7 +103,12 @@ def _plan(made, preset, saved: artefacts.Table | None) -> dict:
     chapter = made.number.partition(".")[0]
     said = set(saved.frame.reason) if saved else ()
     parts = tuple(p for p in made.parts if f"{p} was not asked for" not in said)
-    return made.plan(settings.load(preset.name, chapter, **dict(preset.given)), parts)
+    return made.plan(settings.of_chapter(preset, chapter), parts)
+
+
+def _of_others(plan: dict, keys: dict) -> set:
+    "The cells that were saved under another key than they are planned with today."
+    return {place for place, key in keys.items() if place in plan and plan[place].key != key}
 
 
 def _unchecked(frame: pd.DataFrame, n: int) -> str:
@@ -131,7 +136,7 @@ def _with_words_of(new: artefacts.Table, old: artefacts.Table) -> artefacts.Tabl
     words = f"Data: {said}." if (said := _both(*data, "; ")) else ""
     return dataclasses.replace(new, data=words, origin=origin)
 
-
+# %% ../nbs/evidence/066_redrawing.ipynb #d0a5be31
 def _redrawn(made, preset, archive: Archive, path: Path, facts: dict, wrong: str) -> str:
     "Draw a table again if the records say something else; what there is to know about that."
     saved = None if wrong else artefacts.read_table(path)
@@ -141,8 +146,7 @@ def _redrawn(made, preset, archive: Archive, path: Path, facts: dict, wrong: str
         return ""
     fresh, keys = made.cells(archive, plan, {}), {} if wrong else saved.keys
     before = compare(made.number, fresh, made.along) if wrong else saved.frame
-    other = {place for place, key in keys.items() if place in plan and plan[place].key != key}
-    cells, differ, unchecked = _joined(before, fresh, other)
+    cells, differ, unchecked = _joined(before, fresh, _of_others(plan, keys))
     frame = compare(made.number, cells, made.along)
     if not there:  # its words stay too, but for the marks
         if set(frame.stand_in) != set(before.stand_in):
@@ -162,11 +166,11 @@ def _redrawn(made, preset, archive: Archive, path: Path, facts: dict, wrong: str
         return f"{what}. {AGAIN}"
     return _unchecked(frame, unchecked)
 
-
+# %% ../nbs/evidence/066_redrawing.ipynb #d0a5be33
 def _changed(preset, facts: dict) -> list[str]:
     "The settings that a figure was drawn at, and that are others today, in words."
     chapter = facts["number"].partition(".")[0]
-    now = settings.load(preset.name, chapter, **dict(preset.given))
+    now = settings.of_chapter(preset, chapter)
     then = {k: v for k, v in facts.get("made_at", {}).items() if k in settings.KEYS}
     drawn = registry.FIGURES.get(facts["number"])  # the data of others may change
     parts = drawn.parts if drawn else settings.PARTS
@@ -197,7 +201,7 @@ def _stale(archive: Archive, facts: dict) -> str:
         return f"{count} {'were' if n > 1 else 'was'} made again after it was drawn: {how} {STALE}"
     return ""
 
-
+# %% ../nbs/evidence/066_redrawing.ipynb #d0a5be35
 def _load_chapters() -> None:
     "Register all tables; a chapter that is being written must not cost the report."
     try:
@@ -215,8 +219,7 @@ def _others(preset) -> dict[tuple, str]:
         with contextlib.suppress(BadInput):  # its file is damaged, or its data are not here
             made, saved = registry.TABLES.get(facts["number"]), artefacts.read_table(path)
             plan = _plan(made, preset, saved) if made and saved.keys else {}
-            old = [p for p, key in saved.keys.items() if p in plan and plan[p].key != key]
-            found |= {(path.stem, *place): OTHER for place in old}
+            found |= {(path.stem, *p): OTHER for p in _of_others(plan, saved.keys)}
     for path, facts, wrong in artefacts.saved(preset, "figure"):
         cells = [] if wrong or not _changed(preset, facts) else facts.get("cells", ())
         found |= {(path.stem, c["row"], c["column"]): OTHER for c in cells}
@@ -229,7 +232,7 @@ def values_today(preset) -> tuple[dict, dict, dict]:
     values, why, no_evidence = artefacts.saved_values(preset)
     return values, why, no_evidence | _others(preset)
 
-
+# %% ../nbs/evidence/066_redrawing.ipynb #d0a5be36
 def redraw(preset, archive: Archive) -> dict[str, str]:
     """Draw the tables of a preset again that their records contradict: name → what was found.
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MANY', 'WIDE', 'VGG', 'SSD', 'KEYS', 'PARTS', 'OUTSIDE', 'BOXES', 'Preset', 'dataset', 'parts', 'settings_file',
-           'presets', 'known', 'said_outside', 'outside', 'results_in', 'load', 'asked_for', 'differences', 'device',
-           'wants_gpu', 'describe', 'shown', 'in_chapters']
+           'presets', 'known', 'said_outside', 'outside', 'results_in', 'load', 'of_chapter', 'asked_for',
+           'differences', 'device', 'wants_gpu', 'describe', 'shown', 'in_chapters']
 
 # %% ../nbs/engine/004_settings.ipynb #c5745079
 import configparser
@@ -257,7 +257,7 @@ def _fitting(values: dict) -> dict:
             raise BadInput(f"{key} = {values[key]}: {has}: it must be a data set {such}")
     return values
 
-
+# %% ../nbs/engine/004_settings.ipynb #d0a5be22
 def _read(section, where: str) -> dict:
     "The keys of a section, or of what was given, with values of their types. BadInput."
     found = {known(k, where): v for k, v in section.items()}
@@ -281,15 +281,15 @@ def _variant(given: dict, said: list[dict]) -> str:
     It is the same for all chapters, so that one command fills one folder: a key counts that differs
     from what the preset says of any of them.
     """
-    other = {k: v for k, v in given.items() if k not in _HOW}
-    words = [f"{k}-{v}" for k, v in sorted(other.items()) if any(s.get(k, v) != v for s in said)]
+    other = sorted((k, given[k]) for k in results_in(given))
+    words = [f"{k}-{v}" for k, v in other if any(s.get(k, v) != v for s in said)]
     plain = "with-" + re.sub(r"[^\w.-]+", "-", "-".join(words)) if words else ""
     if len(plain.encode()) <= 100:
         return plain
     digits = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
     return f"{plain.encode()[:80].decode(errors='ignore')}-{digits}"  # a folder has 255 bytes
 
-
+# %% ../nbs/engine/004_settings.ipynb #d0a5be23
 def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -> Preset:
     "The preset, for a chapter, with the given keys overridden. BadInput for what is unknown."
     ini, file = _sections(), settings_file().name
@@ -303,17 +303,24 @@ def load(preset: str = "smoke", chapter: int | str | None = None, **overrides) -
     given = _read(asked, "parameter")
     if missing := KEYS.keys() - said.keys() - given.keys():
         raise BadInput(f"{where}: no value for {', '.join(sorted(missing))}")
-    others = _sections_of_chapters(ini, preset).values() if given else ()
-    variant = _variant(given, [_read(whole, where), *others])
-    values, ordered = _fitting(_a_device(said | given)), [k for k in KEYS if k in given]
-    own = {"variant": variant, "given": tuple((k, given[k]) for k in ordered)}
-    return Preset(name=preset, **own, **values)
+    own = {"given": tuple((k, given[k]) for k in KEYS if k in given)}
+    if given:
+        others = _sections_of_chapters(ini, preset).values()
+        own["variant"] = _variant(given, [_read(whole, where), *others])
+    return Preset(name=preset, **own, **_fitting(_a_device(said | given)))
+
+
+def of_chapter(preset: Preset, chapter: int | str | None) -> Preset:
+    "A preset with what it was given, for a chapter."
+    return load(preset.name, chapter, **dict(preset.given))
 
 # %% ../nbs/engine/004_settings.ipynb #b02981bc
-def asked_for(preset: Preset) -> str:
-    "What a command line says to mean a preset."
-    own = (("--set", f"{key}={value}") for key, value in preset.given)
-    return shlex.join(["--preset", preset.name, *(word for pair in own for word in pair)])
+def asked_for(preset: Preset | str, chapter: str = "") -> str:
+    "What a command line says to mean a preset, or one of its chapters."
+    named = isinstance(preset, str)
+    name, given = (preset, said_outside().items()) if named else (preset.name, preset.given)
+    words = ["--preset", name, *(["--chapter", chapter] if chapter else [])]
+    return shlex.join(words + [w for key, value in given for w in ("--set", f"{key}={value}")])
 
 
 def differences(preset: Preset, other: Preset) -> dict[str, tuple]:
