@@ -12,10 +12,12 @@ from thesis_repro.published import SEEDS, Printed, columns, published, tables
 from thesis_repro.verdicts import (
     Measured,
     Moments,
+    against,
     cell_margin,
     cell_verdict,
     default_margin,
     difference,
+    half_width,
     image_variance,
     moments,
     subset_factor,
@@ -321,3 +323,41 @@ def test_the_rule_names_every_verdict_in_few_words():
     words = "holds fails inconclusive comparable tried half gap spread images seed score".split()
     assert all(w in rule for w in words) and "95 %" in rule
     assert len(rule.split()) < 200 and "\n" not in rule
+
+
+# ---- borders
+
+
+def test_an_interval_that_touches_the_border_from_within_holds():
+    "The border itself counts as within; a claim fails only where no part of the interval is."
+    assert against(-1.0, 1.0, -1.0, 1.0) == "holds"
+    for low, high in ((-2.0, -1.0), (1.0, 2.0), (-2.0, 2.0)):
+        assert against(low, high, -1.0, 1.0) == "inconclusive"
+    assert against(1.0 + 1e-9, 2.0, -1.0, 1.0) == "fails" == against(-2.0, -1 - 1e-9, -1.0, 1.0)
+
+
+def test_half_of_an_interval_is_that_of_students_t():
+    assert half_width([(2.0 / 5, 4)]) == pytest.approx(stats.t.ppf(0.975, 4) * math.sqrt(0.4))
+    assert half_width([(0.0, 4)]) == 0  # what never differs is known
+
+
+@pytest.mark.parametrize("of", (1, 2, 3, 5))
+def test_the_variance_of_a_subset_is_that_over_all_subsets(of):
+    g = np.random.default_rng(of).normal(size=of)
+    for used in range(1, of + 1):
+        means = [np.mean(s) for s in itertools.combinations(g, used)]
+        assert subset_factor((used, of)) * g.var() == pytest.approx(np.var(means), abs=1e-12)
+
+
+def test_two_images_say_how_much_images_differ_and_one_does_not():
+    one, two = ([np.array(o) for o in ((True,) * n, (True,) * (n - 1) + (False,))] for n in (1, 2))
+    with pytest.raises(BadInput, match="one image does not say how much images differ"):
+        Measured((100.0, 0.0), (1, 10), tuple(one))
+    m = Measured((100.0, 50.0), (2, 10), tuple(two))
+    assert image_variance([1], [m]) == pytest.approx(np.var([100, 50], ddof=1) / 2 * 8 / 9)
+
+
+def test_the_last_digit_of_a_large_number_is_no_spread():
+    large = 3e9
+    assert not moments([large, np.nextafter(large, 4e9)]).spread
+    assert moments([large, large + 10]).spread
