@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from thesis_repro.artefacts import Table, provenance, saved_values
 from thesis_repro.claims import (
     claim_table,
     evaluate_claim,
+    listed,
     quantity_cells,
     quantity_interval,
     score,
@@ -772,3 +774,47 @@ def test_the_sentence_of_a_score():
         "difference were zero, 0.1 of them would hold or fail by chance. Not in the score: "
         "tried 1, not comparable 0, not run 0."
     )
+
+
+# ---- small factors, and what is shown
+
+
+def test_a_factor_below_one_is_as_positive_as_one_above():
+    "Of a ratio: it is still judged by its logarithm. Of a maximum: it pulls the same way."
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(4, 1, 5), rng.normal(2, 0.1, 5)
+    scaled = np.exp(stats.ttest_1samp(np.log(0.5 * a / b), 0).confidence_interval())
+    found = quantity_interval("0.5 * t[a, x] / t[b, x]", {ABOVE: a, BELOW: b})
+    assert np.allclose(found[1:], scaled)
+    two = {ABOVE: Moments(8, 0.5, 4), BELOW: Moments(10, 0.5, 4)}
+    most = "max(t[a, x], t[b, x])"
+    for q, value in (
+        (f"0.5 * {most}", 5),
+        (f"{most} * 0.5", 5),
+        (f"{most} / 0.5", 20),
+        (f"0.5 / {most}", 0.05),
+    ):
+        found, low, high = quantity_interval(q, two)
+        assert found == pytest.approx(value) and low < found < high, q
+
+
+def test_a_claim_without_runs_rests_on_none():
+    assert judged(HEADLINE, {}).n == 0 and evaluate_claim(claim(), {}).n == 0
+
+
+def test_judged_claims_as_html():
+    "One line per claim: words, what is claimed, published, by that, ours, runs, verdict."
+    values = {("t", "a", "x"): [92.0, 92.25, 92.5], ("t", "b", "x"): [90.0, 90.25, 90.5]}
+    plain = {"id": "mine", "claim": "a is better", "note": "", "chapter": 7}
+    rows = [plain | claim(), plain | claim(direction="=", bound=2.5, tolerance=1.0, unit="times")]
+    table = claim_table(values, asked=pd.DataFrame(rows))
+    html = listed(table, "reason").data
+    assert "border" not in html and not re.search(r"\n\s", html)
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", html)
+    names, *lines = (cells[i : i + 8] for i in range(0, len(cells), 8))
+    more = ["ours", "reason", "n", "verdict"]
+    assert names == ["claim", "claimed", "published", "by what is published", *more]
+    assert [line[1] for line in lines] == ["&gt; 0 points", "about 2.5 times"]
+    for line, word in zip(lines, table.verdict, strict=True):
+        assert line[0] == "a is better" and line[2:5] == ["—", "not run", "2.00"]
+        assert line[6:] == ["3", word]
