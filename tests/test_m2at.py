@@ -700,3 +700,79 @@ def test_a_table_of_ours_keeps_its_reasons():
     assert frame.verdict.tolist() == ["ours only", "not run"]
     assert frame.reason.tolist() == ["no number is printed here", "switched off"]
     assert frame.ours[0] == 51.0 and np.isnan(frame.ours[1])
+
+
+# What is drawn, what figures show, and the numbers of table 5.ours
+
+
+def test_the_size_of_a_rectangle_is_uniform():
+    "1 − λ₁ by its quantiles: the longer side of a box near a border is not cut below 0.98."
+    n = 20_000
+    e = dataclasses.replace(batch(), y=torch.zeros(n, dtype=torch.long), x=torch.zeros(n, 1, 4, 6))
+    box = m2at.mask_boxes(e, "sample").double().numpy() / [6, 4, 6, 4]
+    near = box[(box[:, :2] < 0.02).any(1)]
+    side = (near[:, 2:] - near[:, :2]).max(1)
+    np.testing.assert_allclose(np.quantile(side**2, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.05)
+
+
+@pytest.mark.parametrize("size, behind", [(0, 1000), (500, 500), (10_000, 1000)])
+def test_a_thousand_images_at_most_stand_behind_a_figure(thesis, size, behind):
+    assert m2at.few(dataclasses.replace(thesis, attack_size=size)) == behind
+
+
+def test_table_5_ours_has_the_attacks_that_its_columns_name(thesis):
+    "Each row is attacked from the plain network and from an adversarially trained one of others."
+    plan = plan_of("5.ours", thesis)
+    attacks = {"FGSM": FGSM, "PGD-20": pgd(20), "CW-PGD-100": pgd(100, "cw")}
+    attacks["PGD-20, logits scaled"] = pgd(20, logit_scale=10.0)
+    attacks["PGD at ε = 1"] = pgd(20, epsilon=1.0, step=0.125)
+    sources = {"PGD-20 from Standard": {}, "PGD-20 from an adversarially trained network": {}}
+    for row in ("PGD", "AVmixup", "M2AT", "M2AT, unperturbed share"):
+        for column, attack in attacks.items():
+            assert fields(plan[row, column].measurement)["attack"] == attack
+        for column, seen in sources.items():
+            p = plan[row, column]
+            seen[row] = p.measurement.source(p.runs[0]).label
+            assert fields(p.measurement)["attack"] == pgd(20)
+        assert plan[row, "random against gradient"].measurement.size == 1000
+    plain, trained = sources.values()
+    assert set(plain.values()) == {"CIFAR-10 / Standard"}
+    assert trained.pop("PGD") == "CIFAR-10 / PGD with LS"
+    assert set(trained.values()) == {"CIFAR-10 / PGD"}
+
+
+def test_epsilon_grows_from_the_thesiss_to_the_whole_range():
+    "Doubled each time; in 255ths."
+    assert m2at.GROWN == tuple(min(8 * 2**i, 255) for i in range(6))
+
+
+def test_the_stages_of_an_example_are_its_equations():
+    e, how = batch(), MaskAndMix(per="sample")
+    pictures, labels = m2at.stages(e, how)
+    delta, mask, x = pictures["δ"], pictures["M"], pictures["x"]
+    torch.testing.assert_close(x + delta, e.adversarial)
+    torch.testing.assert_close(pictures["ξ"], x + delta * mask)
+    torch.testing.assert_close(pictures["ξ̄"], x + delta * (1 - mask))
+    lam = ratios(e, "m2at mixing", 1.0, "sample")
+    torch.testing.assert_close(pictures["x̃"], mix(pictures["ξ"], pictures["ξ̄"], lam))
+    torch.testing.assert_close(labels["ỹ"], mix(labels["t"], labels["t̄"], lam))
+
+
+def test_a_perturbation_is_shown_around_grey():
+    "−ε black, nothing grey, ε white; x as it is, and M in black and white."
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    x, shades = tensor(rng().random((1, 3, 2, 6))), tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 2.0])
+    delta = (shades * 8 / 255).expand_as(x)
+    pictures = {"x": x, "δ": delta, "M": (x > 0.5).double()}
+    pictures |= {"ξ": x + delta, "ξ̄": x, "x̃": x + delta / 2}
+    fig = m2at.draw_figure_5_2(pictures, dict.fromkeys(("t", "t̄", "ỹ"), torch.eye(3)[:1]))
+    shown = [np.asarray(ax.images[0].get_array(), dtype=float) for ax in fig.axes[:6]]
+    full, half = [0, 0, 0.5, 0.75, 1, 1], [0, 0.25, 0.5, 0.625, 0.75, 1]
+    rows = {"δ": full, "ξ": full, "ξ̄": [0.5] * 6, "x̃": half}
+    for name, found in zip(pictures, shown, strict=True):
+        expected = pictures[name][0].permute(1, 2, 0).numpy()
+        if name in rows:
+            expected = np.broadcast_to(np.array(rows[name])[None, :, None], (2, 6, 3))
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)
+    plt.close(fig)
