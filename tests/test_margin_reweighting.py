@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from thesis_repro.attacks import PGD
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.margin_reweighting import MarginReweighting
-from thesis_repro.measures import Recorded, Robustness
+from thesis_repro.measures import Planned, Recorded, Robustness
 from thesis_repro.meeting_classes import toy_points
 from thesis_repro.published import published
 from thesis_repro.registry import TABLES
@@ -591,3 +592,105 @@ def test_gains_are_differences_of_rows_in_the_thesis():
     gains = mr.gains(Table(number="6.1", title="", frame=compare("6.1", [])))
     assert gains.loc["ResNet-18 / Ours + MAIL − MAIL", "PGD-100"] == pytest.approx(57.96 - 56.66)
     assert gains.loc["WRN34-10 / Ours + WMMR − WMMR", "AA"] == pytest.approx(47.50 - 47.37)
+
+
+# Settings that nothing else is said of, and what stands behind the figures
+
+
+def test_what_is_not_said_is_as_in_section_6_3_1():
+    "τ = 2, with the similarity, after 75 of 120 epochs; MAIL."
+    p, y = simplex(seed=5)
+    np.testing.assert_allclose(mr.importance(p, y), [2 - o for o in each(share_of, p, y)])
+    np.testing.assert_allclose(mr.margin_factor(p, y), mr.importance(p, y) * mr.similarity(p, y))
+    np.testing.assert_allclose(mr.reweighted_margin(p, y), each(reweighted_of, p, y, 2), atol=1e-12)
+    weight = After(0.625, MarginReweighting("MAIL", 2, True, gamma=10.0, beta=-0.5))
+    ours = Adversarial(PGD(8 / 255, 2 / 255, 10), weight=weight)
+    assert ours == mr.margin_reweighted()
+    assert ours == mr.experiment("ResNet-18", "CIFAR-10", "Ours + MAIL").recipe.method
+
+
+def test_every_column_attacks_as_far_as_section_6_3_1_says():
+    "ε = 8/255 in steps of a quarter of it."
+    preset = settings.load("smoke", chapter=6, autoattack_size=50)
+    attacks = {k: m.attack for k, m in mr.measurements(preset, "last").items() if k != "Clean"}
+    assert {a.epsilon for a in attacks.values()} == {8 / 255}
+    assert {attacks[k].stride for k in ("PGD-100", "CW-PGD")} == {2 / 255}
+    assert {a.norm for a in attacks.values()} == {"linf"} and attacks["AA"].version == "standard"
+
+
+def test_where_nothing_is_wrong_the_share_is_an_even_part():
+    p = torch.eye(4, dtype=torch.float64)[[0]]
+    assert mr.top2_share(p, torch.tensor([0])).item() == pytest.approx(1 / 3)
+
+
+def test_margins_are_equal_up_to_a_thousandth():
+    second = torch.tensor([0.4, 0.4009, 0.4024], dtype=torch.float64)
+    p = torch.stack([torch.full_like(second, 0.4), second, 0.6 - second], 1)
+    found = mr.equal_margins(p, torch.zeros(3, dtype=torch.long))
+    columns = ["sample", "other", "margin", "confidence", "other confidence"]
+    assert list(found) == columns and {*found["sample"], *found.other} == {0, 1} and len(found) == 1
+
+
+def test_what_counts_as_an_equal_margin_in_figure_6_2():
+    "Margins within 0.01 of each other, confidences more than 0.05 apart."
+    margin, confidence = [0.0, 0.009, 0.3, 0.315, -0.5, -0.5], [0.5, 0.58, 0.1, 0.3, 0.95, 0.99]
+    frame = pd.DataFrame({"margin": margin, "confidence": confidence})
+    shares = {"all": 2 / 6, "confidence 0.2 to 0.6": 2 / 3, "confidence above 0.9": 0}
+    assert mr.equal_margin_shares(frame) == pytest.approx(shares)
+
+
+def test_promises_are_those_of_a_weight_on_training_images(monkeypatch):
+    p, y = simplex(n=80, k=4, seed=6)
+    run = mr.experiment("ResNet-18", "CIFAR-10", "Ours + WMMR")
+    trained = {("Ours + WMMR", "Ours + MAIL"): {"row": Planned((run,))}}
+    monkeypatch.setattr(mr, "trained", lambda preset, parts, method: trained[method])
+    monkeypatch.setattr(mr, "probabilities", lambda preset, r, split: {"train": (p, y)}[split])
+    found, w = mr.promises(None), MarginReweighting("WMMR").of(p, y).numpy()
+    twin = MarginReweighting("WMMR").of(mr.two_class_twin(p, y), y).numpy()
+    m = np.array(each(margin_of, p, y))
+    assert found.loc["row"].to_dict() == pytest.approx(
+        {
+            "wrong": (m > 0).mean(),
+            "heavier than twin, wrong": (w > twin)[m > 0].mean(),
+            "heavier than twin, correct": (w > twin)[m < 0].mean(),
+            "effective share": w.sum() ** 2 / (80 * (w**2).sum()),
+        }
+    )
+
+
+def test_samples_are_attacked_first_and_then_as_they_are(monkeypatch):
+    seen = {a: simplex(n=8, k=3, seed=a) for a in (True, False)}
+    monkeypatch.setattr(mr, "trained", lambda *a, **k: {"row": Planned(("one", "two"))})
+    monkeypatch.setattr(mr, "probabilities", lambda preset, r, attacked: seen[attacked])
+    _, frames = mr.standard_samples(None, None)
+    for frame in frames:
+        assert list(frame.index) == list(range(16))
+        assert list(frame.attacked) == [True] * 8 + [False] * 8
+        both = torch.cat([seen[a][0] for a in (True, False)]).numpy()
+        np.testing.assert_allclose(frame[["p 0", "p 1", "p 2"]], both)
+    assert len(frames) == 2
+
+
+def test_attacked_images_are_in_the_left_panel():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    parts = [
+        mr.sample_columns(*simplex(n, 4, seed=n), attacked)
+        for n, attacked in ((12, True), (8, False))
+    ]
+    fig = mr.draw_figure_6_4(pd.concat(parts, ignore_index=True))
+    for ax, name, part in zip(fig.axes, ("attacked", "clean"), parts, strict=True):
+        r = np.corrcoef(part["misclassification rate"], part.similarity)[0, 1]
+        assert ax.get_title() == f"{name} images: r = {r:.3f}"
+        points = part[["misclassification rate", "similarity"]]
+        np.testing.assert_allclose(ax.collections[-1].get_offsets(), points)
+    plt.close(fig)
+
+
+def test_a_thousand_images_stand_behind_a_figure(monkeypatch):
+    images = SimpleNamespace(x_test=torch.zeros(1200, 1, 1, 1), y_test=torch.zeros(1200))
+    run = SimpleNamespace(data=SimpleNamespace(images=lambda stream: images))
+    monkeypatch.setattr(mr, "Store", lambda preset: None)
+    monkeypatch.setattr(mr, "measure", lambda *a, **k: [[0.5, 0.5]])
+    _, y = mr.probabilities(SimpleNamespace(stream=False), run, attacked=False)
+    assert len(y) == 1000
