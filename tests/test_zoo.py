@@ -23,7 +23,7 @@ from thesis_repro.checkpoints import copy_weights
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.pieces import piece
-from thesis_repro.recipes import SGD, Batch, Classify
+from thesis_repro.recipes import SGD, Adam, Batch, Classify
 from thesis_repro.training import Compute, Length
 
 QUIET = Compute(progress=False, channels_last=False, checkpoint_seconds=1e9)
@@ -1088,3 +1088,81 @@ def test_the_table_has_a_row_for_every_method():
     table = zoo.zoo_table()
     assert list(table.index) == list(zoo.ZOO) and table.loc["Madry AT", "cost"] == 23
     assert list(table.index[~table["claims robustness"]]) == ["COT"]
+
+
+# Batches at the edge, and numbers that no loss shows
+
+
+def test_a_class_that_is_not_in_the_batch_is_replaced_row_by_row():
+    "Every second image is most confused with class 3, which none of them has."
+    y, anchors, others = torch.tensor([0, 1, 2] * 4), some(12, 3, seed=1), some(12, 3, seed=2)
+    logits = some(12, 4)
+    logits[:, 3] = torch.tensor([9.0, -9.0] * 6)
+    _, negative = losses.triplets(logits, y, anchors, others, Draws(0))
+    drawn = torch.stack([losses.confused(logits, y, Draws(0, step=s)) for s in range(20)])
+    for i in range(12):
+        rival = max((j for j in range(4) if j != y[i]), key=lambda j: float(logits[i, j]))
+        allowed = [j for j in range(12) if y[j] == rival] or [j for j in range(12) if y[j] != y[i]]
+        nearest = min(allowed, key=lambda j: apart(anchors[i].numpy(), others[j].numpy()))
+        assert negative[i] == nearest and set(drawn[:, i].tolist()) <= set(allowed)
+        assert len({int(y[j]) for j in drawn[:, i]}) == (1 if rival < 3 else 2)
+
+
+def test_the_positive_is_the_other_image_of_a_pair_at_every_step():
+    logits, y, features = some(4, 3), torch.tensor([0, 1, 0, 1]), some(4, 3, seed=1)
+    for step in range(60):
+        draws = Draws(0, step=step)
+        assert losses.triplets(logits, y, features, features, draws)[0].tolist() == [2, 3, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "piece", [losses.TripletLossAdversarial(), losses.BidirectionalMetric(steps=1)]
+)
+def test_a_batch_of_one_class_has_no_triplet(piece, net):
+    x, y = pictures(4)[0], torch.zeros(4, dtype=torch.long)
+    found, without = (
+        p(Examples(net, x, y, Draws(0), inputs=(x + EPSILON).clamp(0, 1)))
+        for p in (piece, dataclasses.replace(piece, lambda1=0.0))
+    )
+    assert found.isfinite().all() and torch.equal(found, without)
+
+
+@pytest.mark.parametrize("n, judged", [(4, slice(2, None)), (3, slice(None))])
+def test_half_of_a_batch_judges_the_other_from_two_images_on(n, judged):
+    "With no step made, the look ahead is the loss of the images that judge."
+    model, x, y = grey(n)
+    weigher = nn.Sequential(nn.Linear(3, 1), nn.Sigmoid()).double()
+    found = weights.look_ahead(Examples(model, x, y, Draws(0), inputs=x), weigher, 0.0)
+    assert found.item() == pytest.approx(F.cross_entropy(model(x[judged]), y[judged]).item())
+
+
+def test_a_larger_batch_begins_at_zero_where_no_perturbation_was():
+    kept, (x, y) = weights.Kept(), pictures(3)
+    kept.renew(x[:2], y[:2])
+    assert not kept.state["delta"].any()
+    kept.state["delta"] = torch.full_like(x[:2], 0.01)
+    for n in (3, 2):
+        kept.renew(x[:n], y[:n])
+        assert kept.state["delta"][:, 0, 0, 0].tolist() == pytest.approx([0.01, 0.01, 0])
+        assert torch.equal(kept.state["x"], x[:n])
+
+
+def test_numbers_that_no_reference_has():
+    "Free AT: m 4 and the selection of all rows. The weigher of BiLAW: ours."
+    assert weights.Free() == weights.Free(8 / 255, 4, PGD(8 / 255, 2 / 255, 20))
+    assert weights.Bilevel() == weights.Bilevel(0.1, 32, Adam(1e-3, (0.9, 0.999)))
+
+
+def test_instance_adaptive_begins_without_a_ball():
+    "A first visit without warm-up: a tenth of the way to 0 + γ, where the sample stands."
+    attack = zoo_attacks.InstanceAdaptive(warm_up=0.0)
+    nets, draws = attack.networks(None, data_of(4)), Draws(0, samples=torch.arange(4))
+    attack(Answers(), pictures(4)[0], torch.tensor([0, 1, 0, 1]), draws, nets=nets)
+    assert nets["radii"].values.tolist() == pytest.approx([0.19 / 255, 0] * 2)
+
+
+def test_at_most_is_the_cost_where_nothing_stops():
+    "DAT and FAT take Madry's steps at most; RWP makes AWP's gradient ten times at most."
+    cost = {name: row.cost for name, row in zoo.ZOO.items()}
+    assert cost["DAT"] == cost["FAT"] == cost["Madry AT"]
+    assert cost["RWP"] - cost["Madry AT"] == 10 * (cost["AWP"] - cost["Madry AT"])
