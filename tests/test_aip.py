@@ -947,3 +947,48 @@ def test_a_claim_about_time_is_judged_where_a_gpu_was_timed(outputs, monkeypatch
     told = "no evidence: measured on a CPU; seen there: holds"
     assert all(r.startswith(told) == (device == "cpu") for r in about.reason[[*TIMES]])
     assert sum(claims.score(judged).judged.values()) == (0 if device == "cpu" else 3)
+
+
+# Numbers that the equations and the figures leave to their functions
+
+
+def test_a_bracket_beyond_the_ratios_is_clipped_at_both_ends():
+    "Eq. 7.12 with a candidate below zero and one above one."
+    lower, upper, c1, c2 = map(tensor, ([-3.0, 1.5], [-1.0, 3.0], [-2.5, 2.0], [-1.5, 2.5]))
+    found = aip.update_bounds(lower, upper, c1, c2, tensor([1.0, 0.0]), tensor([0.0, 1.0]))
+    assert [v.tolist() for v in found] == [[0.0, 1.0], [0.0, 1.0]]
+
+
+def test_k_is_eight_where_nothing_else_is_said():
+    "As section 7.4 times it; with ζ = 1 the first round asks for no loss."
+    asked, (pairs, _) = [], linear_pairs()
+    aip.ternary_search(lambda lam: asked.append(lam) or lam, 2)
+    assert len(asked) == 14
+    assert Ternary() == Ternary(8, 1.0) == aip.aip().ratio and AsDescribed() == AsDescribed(8)
+    trace = aip.ternary_trace(pairs, points=5)
+    assert trace[trace.kind == "bracket"]["round"].nunique() == 8
+
+
+def test_at_the_image_nothing_is_searched():
+    "The ratio of a pair is then from Beta(1, 1), in the description as in ours."
+    model = models.build("preactresnet18", 10, 0.0625, seed=0).train()
+    x, y = tensor(rng().random((8, 3, 8, 8))).float(), tensor(np.arange(8))
+    expected = Mixup((0,), Beta(1.0, "pair"), loss="bce")(model, x, y, Draws(3))
+    for method in (AsDescribed(2), aip.aip(rounds=2)):
+        torch.testing.assert_close(replace(method, layers=(0,))(model, x, y, Draws(3)), expected)
+
+
+def test_shares_of_the_loss_are_of_all_batches_together(monkeypatch):
+    "Four batches of 128 images; K = 8; λ = 0.5 does not search."
+    made = [linear_pairs(n, loss="bce", scale=s)[0] for n, s in ((40, 2.0), (30, 1.0))]
+    asked = []
+    monkeypatch.setattr(aip, "random_pairs", lambda *a, **k: asked.append((a, k)) or made)
+    found = aip.search_loss_shares("net", "images")
+    assert asked == [(("net", "images", "shares", 4, 128), {"loss": "bce"})]
+
+    def reached(search):
+        return sum(p.loss_at(search(p, Draws(0))).mean().item() for p in made)
+
+    searches = {"ternary": Ternary(8), "fast": LogitCurve(3), "λ = 0.5": Fixed(0.5)}
+    whole = reached(Ternary(8))
+    assert found == pytest.approx({name: reached(s) / whole for name, s in searches.items()})
