@@ -1,13 +1,18 @@
 """Chapter 7's tables against the thesis's section 7.3.1 and 7.4, read by hand."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
-from thesis_repro import aip, settings, step_times
-from thesis_repro.published import published
+from thesis_repro import aip, data, measured_facts, settings, step_times
+from thesis_repro.claims import quantity_cells
+from thesis_repro.images import pixels
+from thesis_repro.mixup import Beta, Fixed, Mixup
+from thesis_repro.published import claims, published
 
 THESIS = settings.load("thesis", 7, device="cpu", precision="fp32")
 PARTS = ("CIFAR-10", "CIFAR-100", "SVHN", "Tiny ImageNet")
@@ -287,3 +292,107 @@ def test_figures_are_of_preactresnet18_on_cifar10(row, monkeypatch):
     found = aip.row_of(THESIS, row, PARTS)
     how = as_the_thesis("CIFAR-10", "preactresnet18", "last.accuracy", LONG)
     assert (training_of(found), method_of(found)) == (how, as_described("CIFAR-10")[row])
+
+
+# What the figures, the facts and the bench are made with
+
+
+def test_a_search_is_what_its_name_says():
+    "The numbers of rounds are those of table 7.3."
+    rounds = [f"ternary K = {k}" for k in dict.fromkeys(published("7.3").column)]
+    few, fewer = ([f"{{}}, {n} passes" for n in counts] for counts in ((4, 6, 8), (2, 3, 4)))
+    counted = {"golden section": few, "parabolic": few, "logit curve": fewer}
+    names = [text.format(kind) for kind, texts in counted.items() for text in texts]
+    assert list(aip.COMPARED) == ["λ = 0.5", *rounds, *names]
+    said = {name: int(re.search(r"[0-9]+(?= pass|$)", name)[0]) for name in [*rounds, *names]}
+    assert {name: aip.COMPARED[name].rounds for name in rounds} == {n: said[n] for n in rounds}
+    assert {name: aip.COMPARED[name].passes for name in names} == {n: said[n] for n in names}
+    assert aip.COMPARED["λ = 0.5"] == Fixed(0.5) and set(aip.SHOWN) <= set(aip.COMPARED)
+
+
+def test_the_stages_are_manifold_mixup_at_a_constant_rate():
+    for run in aip.stages(THESIS).values():
+        how = run.recipe.optimiser
+        assert run.recipe.method == Mixup((0, 1, 2, 3), Beta(2.0), loss="bce")
+        assert (run.recipe.network, run.length.batch_size, how.lr) == ("preactresnet18", 128, 0.1)
+        assert how.decay(0.0) == how.decay(0.99) == 1
+
+
+def test_the_panels_of_figure_7_1():
+    "mixup at the image, manifold mixup at the image and above, AIP searched above it."
+    found = {t: (ratio_of(ratio), layers) for t, (ratio, layers) in aip.sampled_ways().items()}
+    searched = {f"AIP, K = 6: λ searched at l = {k}": (("Ternary", 6, 1.0), (k,)) for k in ALL[1:]}
+    assert found == {
+        "mixup: λ ~ Beta(1, 1)": (("Beta", 1.0, "pair"), (0,)),
+        "Manifold mixup: λ ~ Beta(2, 2)": (("Beta", 2.0, "pair"), ALL),
+        **searched,
+    }
+
+
+def test_the_facts_of_figure_7_2_are_those_that_claims_ask_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(aip, "facts_of", lambda *given: asked.append(given[-1]))
+    aip.kept_facts(THESIS, None, "frozen")
+    cells = {cell for q in claims(7).quantity for cell in quantity_cells(q)}
+    rows = {row for table, row, _ in cells if table == "figure_7_2" and row.startswith("ternary")}
+    assert rows and asked == [{row: aip.Ternary(int(row.partition("=")[2])) for row in rows}]
+
+
+@pytest.mark.parametrize("epochs", (0, 3, 500))
+def test_the_bars_of_the_bench(epochs, monkeypatch):
+    "Measured afresh, on one run of three epochs."
+    seconds = {"mixup": 1.0, "Manifold mixup": 1.1, "AIP as described": 6.0}
+    seconds |= {"AIP ternary": 3.0, "AIP fast": 1.5}
+    method = SimpleNamespace(loss="ce")
+    run = SimpleNamespace(recipe=SimpleNamespace(method=method))
+
+    def timed(preset, fresh):
+        return {"value": {k: [v] * 3 for k, v in seconds.items()}} if fresh else None
+
+    def trained(preset, row):
+        assert (preset.seeds, preset.epochs, row) == (1, 3, "AIP")
+        return SimpleNamespace(runs=(run,))
+
+    monkeypatch.setattr(aip, "timings", timed)
+    monkeypatch.setattr(aip, "row_of", trained)
+    monkeypatch.setattr(aip, "network_and_images", lambda preset, run: ("net", "images"))
+    shares = {("net", "images", "ce"): {"fast": 0.97}}
+    monkeypatch.setattr(aip, "search_loss_shares", lambda n, d, loss: shares[n, d, loss])
+    found = {f["name"]: f for f in aip.bench(dataclasses.replace(THESIS, epochs=epochs))}
+    bars = {"AIP ternary against mixup": "at most 3.3", "AIP fast against mixup": "at most 1.8"}
+    bars["loss that AIP fast reaches, of ternary K = 8"] = "at least 0.98"
+    assert {name: f["bar"] for name, f in found.items() if f["bar"]} == bars
+    assert [found[name]["ok"] for name in bars] == [True, True, False]
+    assert found["AIP as described against mixup"]["value"] == 6.0
+
+
+@pytest.mark.parametrize("classes, drawn", [(2, True), (3, False)])
+def test_images_that_are_sorted_by_class_are_drawn(classes, drawn):
+    "Where the first are of fewer than a quarter of ten classes."
+    d = data.load("faint10", train_size=48, test_size=20, held_out=0)
+    d = dataclasses.replace(d, y_train=torch.arange(48) % classes)
+    x, y = measured_facts.some_images(d, 40)
+    assert len(x) == len(y) == 40 and torch.equal(x, pixels(d.x_train[:40])) != drawn
+
+
+def test_facts_are_of_128_images_at_three_layers_and_surfaces_of_256(monkeypatch):
+    method, asked = SimpleNamespace(loss="ce"), []
+    run = SimpleNamespace(recipe=SimpleNamespace(method=method), seed=3)
+    preset = SimpleNamespace(search_points=9, surface_points=5, surface_pairs=2)
+
+    def measured(store, name, on, compute):
+        asked.append(on)
+        return compute()
+
+    made = {"Store": lambda preset: None, "network_and_images": lambda *given: ("net", "images")}
+    made |= {"some_images": lambda d, n: (n, n), "measure": measured}
+    made |= {"pairs_at": lambda net, x, y, layer, **how: (x, layer, *how.values())}
+    made |= {"search_facts": lambda pairs, searches, points: (list(pairs), points)}
+    made |= {"surface_columns": lambda net, x, y, *how: {"how": [(x, *how)]}}
+    for name, made_up in made.items():
+        monkeypatch.setattr(measured_facts, name, made_up)
+    facts = measured_facts.facts_of(preset, "facts", run, "frozen", {})
+    assert facts == ([(128, layer, "frozen", "ce") for layer in (1, 2, 3)], 9)
+    surfaces = measured_facts.surfaces_of(preset, run)
+    assert [s.how[0] for s in surfaces] == [(256, 0.5, 5, pair) for pair in (0, 1)]
+    assert [on["radius"] for on in asked[1:]] == [0.5, 0.5]
