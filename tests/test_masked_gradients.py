@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_repro import data, masked_gradients, models
+from thesis_repro import data, m2at, masked_gradients, models, settings
 from thesis_repro.images import pixels
 from thesis_repro.masked_gradients import loss_along, masking_signs, masking_verdict, random_share
+from thesis_repro.robustness import robust_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,7 @@ HONEST = {
     "FGSM": 57.0,
     "CW-PGD-100": 49.0,
     "PGD-20, logits scaled": 50.5,
+    "PGD-20, logits × 0.1": 52.0,
     "AutoAttack": 47.5,
     "PGD-20 from Standard": 82.0,
     "PGD-20 from an adversarially trained network": 63.0,
@@ -38,6 +40,7 @@ def test_an_honest_network_raises_no_sign():
     [
         {"CW-PGD-100": 40.9},
         {"PGD-20, logits scaled": 40.9},
+        {"PGD-20, logits × 0.1": 40.9},
         {"AutoAttack": 20.57},
         {"PGD-20 from Standard": 48.9},
         {"PGD-20 from an adversarially trained network": 48.9},
@@ -77,6 +80,7 @@ def test_what_is_not_measured_is_open_and_not_absent():
         "CW-PGD-100": 0.0,
         "AutoAttack": 0.0,
         "PGD-20, logits scaled": 1.0,
+        "PGD-20, logits × 0.1": 1.0,
     }
     assert (
         masking_signs(weak)["AutoAttack finds much more than PGD-20"] is None
@@ -115,3 +119,17 @@ def test_a_sign_that_cannot_be_raised_is_open():
     for left, found in ((2.0, None), (1.9, None), (2.1, False)):
         assert masked_gradients._found_more({"PGD-20": left, "FGSM": left}, ("FGSM",), 2.0) is found
     assert masked_gradients._found_more({"PGD-20": 9.0, "FGSM": 6.9}, ("FGSM",), 2.0) is True
+
+
+def test_a_saturated_softmax_is_noticed():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
+    with torch.no_grad():  # logits so far apart that no rival's probability is above zero
+        net[1].weight.copy_(torch.tensor([[12.5], [-12.5]]).expand(2, 768))
+        net[1].bias.copy_(net[1].weight.sum(1) * -128 / 255)
+    x, y = torch.full((4, 3, 16, 16), 132, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)
+    columns = m2at.real_columns(settings.load("smoke", 5), "M2AT").items()
+    asked = {n: m.attack for n, m in columns if n == "PGD-20" or n.startswith("PGD-20, logits")}
+    found = {n: robust_accuracy(net, x, y, a, progress=False)["accuracy"] for n, a in asked.items()}
+    assert found["PGD-20"] == 100  # and yet four grey levels of eight mislead it
+    signs = masking_signs(HONEST | found)
+    assert signs["PGD-20, logits scaled finds much more than PGD-20"]

@@ -489,6 +489,7 @@ def real_columns(preset, row: str) -> dict:
         "PGD-20": ATTACKS["PGD-20"],
         "CW-PGD-100": PGD(EPSILON, STEP, 100, loss="cw"),
         "PGD-20, logits scaled": PGD(EPSILON, STEP, 20, logit_scale=10.0),
+        "PGD-20, logits × 0.1": PGD(EPSILON, STEP, 20, logit_scale=0.1),
         "PGD at ε = 1": wide_pgd(1.0),
     }
     sources = ("Standard", "PGD with LS" if row == "PGD" else "PGD")
