@@ -60,7 +60,7 @@ def facts_of(preset, name: str, run: Run, statistics: str, searches: dict) -> di
         return search_facts(walk, searches, points)
 
     on = {"run": run, "points": points, "statistics": statistics}
-    return measure(Store(preset), name, on, compute)
+    return measure(Store(preset), name, on, compute, by=map(type, searches.values()))
 
 # %% ../nbs/science/117_measured_facts.ipynb #20a95c43
 FACTS = ("ternary K=6", "ternary K=8", "dense grid", "one maximum")
