@@ -2,6 +2,7 @@
 
 import io
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,6 +196,23 @@ def test_it_is_measured_of_a_run_and_kept(tmp_path):
     with torch.no_grad():
         wrong = (net(x.float() / 255).argmax(1) != y).double().mean()
     assert errors["contrast"][4] == pytest.approx(100 * wrong)
+
+
+def test_a_part_of_the_images_or_of_the_corruptions_is_told(tmp_path):
+    store, run = store_at(tmp_path), small(epochs=1)
+    assert not CorruptionError(size=20).doubt(store, [run])  # it is not there yet
+    store.ensure([run])
+    n = len(store.images(run.data).y_test)
+    every = tuple(ALEXNET)
+    assert CorruptionError(every, 20).doubt(store, [run]) == f"mCE of 20 of {n} test images"
+    told = f"mCE of 20 of {n} test images, 2 of 15 corruptions"
+    assert CorruptionError(("fog", "contrast"), 20).doubt(store, [run]) == told
+    for size in (0, n):
+        assert CorruptionError(every, size).doubt(store, [run]) == ""
+    # ImageNet-C is always measured whole
+    whole = SimpleNamespace(data=SimpleNamespace(real=True))
+    there = SimpleNamespace(record=lambda r: SimpleNamespace(data={"test": 50_000}))
+    assert CorruptionError(every, 20).doubt(there, [whole]) == ""
 
 
 def test_bad_input_is_one_line():

@@ -1054,6 +1054,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'thesis_repro/corruptions.py'),
                                           'thesis_repro.corruptions.CorruptionError.compute': ( 'science/corruptions.html#corruptionerror.compute',
                                                                                                 'thesis_repro/corruptions.py'),
+                                          'thesis_repro.corruptions.CorruptionError.doubt': ( 'science/corruptions.html#corruptionerror.doubt',
+                                                                                              'thesis_repro/corruptions.py'),
                                           'thesis_repro.corruptions.CorruptionError.on': ( 'science/corruptions.html#corruptionerror.on',
                                                                                            'thesis_repro/corruptions.py'),
                                           'thesis_repro.corruptions.CorruptionError.passes': ( 'science/corruptions.html#corruptionerror.passes',

@@ -211,3 +211,15 @@ class CorruptionError(Kept):
 
     def passes(self, run: Run) -> tuple[float, float]:
         return len(self.kinds) * len(SEVERITIES), 0
+
+    def doubt(self, store: Store, runs) -> str:
+        "How many test images and how many of the benchmark's corruptions, where these are not all."
+        there = next((r for r in runs if store.record(r)), None)
+        if there is None:
+            return ""
+        copies = getattr(there.data, "real", None) is True  # ImageNet-C, all of it
+        some = None if copies else self.first_images(store, there)
+        said = [f"{some[0]:,} of {some[1]:,} test images"] if some else []
+        kinds = len(self.kinds), len(ALEXNET)
+        said += [f"{kinds[0]} of {kinds[1]} corruptions"] if kinds[0] < kinds[1] else []
+        return f"mCE of {', '.join(said)}" if said else ""
