@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -199,6 +200,16 @@ def test_official_folders(data_folder, name, nested):
     assert images.y_train[0, 0].tolist() == pytest.approx([VOC.index("cat"), 0, 0, 0.5, 0.5, 0])
     assert images.x_train[:1].float().mean((0, 2, 3))[0] == pytest.approx(200, abs=6)
     detection_data._loaded.cache_clear()
+
+
+def test_one_folder_does_not_pass_for_both_years_of_voc(data_folder):
+    "Both years were read from it, so every training image came twice."
+    official(data_folder, "voc")
+    (data_folder / "voc/VOCdevkit/VOC2007").rename(data_folder / "year")
+    shutil.rmtree(data_folder / "voc")
+    (data_folder / "year").rename(data_folder / "voc")
+    with pytest.raises(BadInput, match=r"voc/VOCdevkit/VOC2007/\S*trainval\.txt: cannot be read"):
+        detection_data.listed("voc", "train")
 
 
 def test_only_the_classes_of_a_set_are_known_in_it(data_folder):

@@ -104,9 +104,11 @@ FORMS = {
 # %% ../nbs/science/132_detection_data.ipynb #2466804b
 def listed(name: str, split: str) -> list[tuple[Path, Path]]:
     "Every image of a part of a data set with its annotation. BadInput for what is missing."
-    found = []
-    for place, part in getattr(FORMS[name], split):
-        top = home(name) / place if (home(name) / place).is_dir() else home(name)
+    own, found = FORMS[name], []
+    alone = len({place for place, _ in (*own.train, *own.test)}) == 1
+    for place, part in getattr(own, split):
+        nested = not alone or (home(name) / place).is_dir()
+        top = home(name) / place if nested else home(name)
         file = top / "ImageSets" / "Main" / f"{part}.txt"
         try:
             words = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
