@@ -116,6 +116,12 @@ def test_what_is_said_of_it(other, evolved, says):
     assert says in tr.said_of(found) and says in tr.said_of(found, "Square")
 
 
+def test_a_gap_without_a_random_architecture_is_not_taken_apart():
+    found = tr.gaps(measured((40.0, 44.0, 48.0), (), (20.0, 21.0, 22.5)))
+    said = tr.said_of(found)
+    assert "the gap is 22.8 points" in said and "not decided, as this has no interval" in said
+
+
 def test_its_place():
     item = where("sys-evolve")
     assert item.state == "made" and item.notebook == "nbs/companions/transferability.ipynb"

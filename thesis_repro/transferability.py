@@ -167,6 +167,8 @@ def said_of(found: pd.DataFrame, attack: str = "PGD") -> str:
         why = "its interval is below zero" if gap.high < 0 else why
         return f"{attack}: no gap is shown: {gap.points:.1f} points, and {why}."
     whose = "not decided, as its interval contains zero"
+    if math.isnan(evolution.low):
+        whose = "not decided, as this has no interval"
     if evolution.low > 0:
         whose = "the evolution's own"
     if evolution.high < 0:
