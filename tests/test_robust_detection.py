@@ -185,6 +185,24 @@ def test_likeness_is_a_correlation(trained):
     assert -1 <= found["likeness"] <= 1 and found["images"] == 2
 
 
+def test_what_is_seen_is_drawn_of_images_on_the_disk(tmp_path, monkeypatch):
+    "Photographs are always read from there."
+
+    class Untrained(Store):
+        def ensure(self, runs):
+            pass
+
+        def weights(self, run):
+            images = run.recipe.prepared(self.images(run.data))
+            return run.recipe.networks(images, run.seed)["model"].eval()
+
+    monkeypatch.setattr(rd, "Store", lambda preset: Untrained(preset, tmp_path))
+    preset = settings.load("smoke", "robust_detection", stream=True)
+    drawn = rd.figure_seen.draw(preset, rd.PARTS)
+    shown = [image for ax in drawn.figure.axes for image in ax.images]
+    assert len(shown) == 8 and all(image.get_array().shape == (48, 48, 3) for image in shown)
+
+
 def test_another_network_plays_ssd300_where_the_preset_says_so():
     with pytest.raises(BadInput, match="ssd300"):
         settings.load("smoke", "robust_detection", ssd300="yolo")

@@ -237,7 +237,8 @@ def figure_seen(preset, parts=PARTS) -> Drawn:
             (seen,) = looked_for(net, images.x_test[:1], least=0.3)
             there = images.y_test[0][images.y_test[0][:, 0] >= 0]
             there = torch.cat([there[:, :1], there[:, :1], there[:, 1:5]], 1).tolist()
-            ax.imshow(images.x_test[0].permute(1, 2, 0))
+            first = images.x_test[:1]  # images on the disk are had by slices
+            ax.imshow(first[0].permute(1, 2, 0))
             side = images.x_test.shape[-1]
             _boxes(ax, there, data.classes, side, dashed=True)
             _boxes(ax, seen.tolist(), data.classes, side)
