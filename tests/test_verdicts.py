@@ -341,6 +341,15 @@ def test_half_of_an_interval_is_that_of_students_t():
     assert half_width([(0.0, 4)]) == 0  # what never differs is known
 
 
+def test_a_further_source_of_error_never_makes_an_interval_shorter():
+    "Three runs, and a known spread of the test images: with its freedom t would be smaller."
+    runs = (6.3, 2)
+    for known in (0.0, 0.1, 3.0, 50.0):
+        assert half_width([runs, (known, math.inf)]) >= half_width([runs])
+    wide = half_width([runs, (1e4, math.inf)])
+    assert wide == pytest.approx(stats.norm.ppf(0.975) * 100, rel=0.01)
+
+
 @pytest.mark.parametrize("of", (1, 2, 3, 5))
 def test_the_variance_of_a_subset_is_that_over_all_subsets(of):
     g = np.random.default_rng(of).normal(size=of)

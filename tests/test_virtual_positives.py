@@ -459,6 +459,11 @@ def test_missing_and_unknown_data_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match=r"cars_train_annos\.mat: cannot be read") as e:
         Retrieval("cars196", side=16).images()
     assert "\n" not in str(e.value)
+    (tmp_path / "cars196").mkdir(exist_ok=True)
+    (tmp_path / "cars196" / "cars_annos.mat").touch()  # a download that failed
+    with pytest.raises(BadInput, match=r"cars_annos\.mat: cannot be read") as e:
+        Retrieval("cars196", side=16).images()
+    assert "\n" not in str(e.value)
     with pytest.raises(BadInput, match="no such data set"):
         Retrieval("cars197")
 

@@ -80,11 +80,12 @@ LATER = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_wit
 def annotations(path: Path, name: str) -> list[tuple[str, int]]:
     "The file and the class of each record in a file of Cars196; `name` is the file's field."
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         found = np.atleast_1d(loadmat(path, squeeze_me=True)["annotations"])
         return [(str(r[name]), int(r["class"])) for r in found]
-    except (*archives.UNREADABLE, TypeError, IndexError, NotImplementedError) as e:
+    except (*archives.UNREADABLE, TypeError, IndexError, NotImplementedError, MatReadError) as e:
         form = "see nbs/science/110_retrieval_data.ipynb for its form"
         raise BadInput(f"{path}: cannot be read ({archives.why(e)}): {form}") from None
 

@@ -78,14 +78,21 @@ def moments(values) -> Moments:
 
 # %% ../nbs/evidence/051_verdicts.ipynb #159d039f
 def half_width(parts, level: float = 0.95) -> float:
-    "Half the interval of a sum of independent parts, each a variance and its degrees of freedom."
+    """Half the interval of a sum of independent parts, each a variance and its degrees of freedom.
+
+    Never less than without the parts that are known exactly: those of infinite freedom.
+    """
     from scipy.special import stdtrit
 
-    total = sum(variance for variance, _ in parts)
-    if total == 0:
-        return 0.0
-    freedom = total**2 / sum(variance**2 / freedom for variance, freedom in parts)
-    return float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)
+    def half(parts):
+        total = sum(variance for variance, _ in parts)
+        if total == 0:
+            return 0.0
+        freedom = total**2 / sum(variance**2 / freedom for variance, freedom in parts)
+        return float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(total)
+
+    # A known variance adds freedom: with few runs t would fall by more than the spread grows.
+    return max(half(parts), half([p for p in parts if p[1] < math.inf]))
 
 # %% ../nbs/evidence/051_verdicts.ipynb #9a935953
 def difference(ours: Moments, theirs: Moments, level=0.95, extra=0.0) -> tuple[float, float, float]:
