@@ -320,6 +320,17 @@ def test_one_person_has_a_score_and_no_interval_and_nobody_has_none():
         survey.score([])
 
 
+def test_one_person_is_one_number_however_many_surveys_she_answers(there):
+    found, folder, home = there
+    more, images = a_survey(seed=1)
+    survey.written(folder, more, images)
+    for one, person, prefers in ((found, "Ada", "new"), (more, "ADA", "old"), (more, "Bo", "old")):
+        said = answers(one, person, for_method(prefers, "a"))
+        survey.take_answers([atomic_json(home / "x.json", said)], folder)
+    scores = {m: sorted(values) for m, values in survey.scores_of(folder, found.made).items()}
+    assert scores == {"old": [50, 100], "new": [0, 50], "a": [100, 100], "b": [0, 0]}
+
+
 def test_only_answers_to_the_images_of_todays_weights_count(there):
     found, folder, home = there
     for i, person in enumerate(("Ada", "Bo")):

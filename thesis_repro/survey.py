@@ -305,12 +305,18 @@ def chosen(pair: Pair, choice: str) -> str:
 
 def shares(survey: Survey, choices: dict) -> dict[str, float]:
     "S of each method for one person's choices by pair, in percent (eq. 3.4); neither is a half."
+    points, counts = _counts(survey, choices)
+    return {m: 100 * points[m] / counts[m] for m in survey.made if counts[m]}
+
+
+def _counts(survey: Survey, choices: dict) -> tuple[Counter, Counter]:
+    "Method → how often it was chosen, and in how many pairs it could have been."
     points, counts = Counter(), Counter()
     for p in (p for p in survey.pairs if p.again < 0 and p.id in choices):
         for method, side in zip(p.methods, SIDES, strict=True):
             points[method] += 0.5 if choices[p.id] == "neither" else choices[p.id] == side
             counts[method] += 1
-    return {m: 100 * points[m] / counts[m] for m in survey.made if counts[m]}
+    return points, counts
 
 
 def consistency(survey: Survey, choices: dict) -> tuple[int, int]:
@@ -352,16 +358,19 @@ def answered(folder: Path, survey: Survey) -> dict:
 def scores_of(folder: Path, made: dict) -> dict[str, list[float]]:
     """People's shares of methods, method → one number per person, in percent.
 
-    `made`: method → what made the images that it shows today. Surveys of others do not count.
+    `made`: method → what made the images that it shows today. Surveys of others do not count. What
+    a person answers to several surveys counts together.
     """
-    found = {method: [] for method in made}
+    people = {}
     for survey in surveys(folder):
         if any(made.get(method) != how for method, how in survey.made.items()):
             continue
-        for choices in answered(folder, survey).values():
-            for method, share in shares(survey, choices).items():
-                found[method].append(share)
-    return found
+        for person, choices in answered(folder, survey).items():
+            own = people.setdefault(person.casefold(), (Counter(), Counter()))
+            for total, more in zip(own, _counts(survey, choices), strict=True):
+                total.update(more)
+    both = [*people.values()]
+    return {m: [100 * points[m] / n[m] for points, n in both if n[m]] for m in made}
 
 
 def told(folder: Path, survey: Survey) -> str:
