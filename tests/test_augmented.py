@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from methods import left_by, same, store_at
 from thesis_repro import augmented, costs, plan, settings
 from thesis_repro.augmented import Augmented, MultiLabel, Recognised, Targets, few_of, recognition
 from thesis_repro.files import BadInput
+from thesis_repro.games import Judgement
 from thesis_repro.mixup import Plain
 from thesis_repro.pieces import specification
 from thesis_repro.recipes import SGD, Classify
@@ -69,6 +71,23 @@ def test_the_images_are_the_few_and_then_what_the_generator_makes(tmp_path, targ
     critic, x = store.networks(generator)["critic"], images.x_train[20:]
     logits = critic(x.float() / 127.5 - 1, F.one_hot(wanted, 10).float()).logits
     torch.testing.assert_close(images.y_train[20:], logits.softmax(1), rtol=1e-3, atol=1e-4)
+
+
+def test_a_critic_that_compares_images_in_fours_sees_mixed_classes(tmp_path):
+    "As in training, where a batch is in random order; and each image keeps its own answer."
+    generator, seen = two("ACGAN", epochs=1), []
+
+    def critic(x, c):
+        seen.append(c.argmax(1))
+        return Judgement(c.sum(1), 9 * c)
+
+    critic.labels, critic.parameters = 10, lambda: iter([torch.zeros(1)])
+    store = SimpleNamespace(networks=lambda run: {"critic": critic})
+    y = torch.arange(500) % 10
+    p = augmented.posterior(store, generator, torch.zeros(500, 3, 2, 2, dtype=torch.uint8), y)
+    assert torch.equal(p.argmax(1), y) and [len(c) for c in seen] == [240, 240, 20]
+    alike = [(c.unflatten(0, (4, -1)).unique(dim=0).shape[0] == 1) for c in seen]
+    assert not any(alike)
 
 
 @pytest.mark.parametrize("count", [0, 30])

@@ -63,11 +63,13 @@ def posterior(store: Store, run: Run, x: torch.Tensor, y: torch.Tensor) -> torch
     "Probabilities (n, k) that a run's critic gives to the classes of uint8 images made for y."
     critic = store.networks(run)["critic"]
     parts, size = [], 240  # a multiple of 4: a critic may compare its images in fours
-    for some, labels in zip(x.split(size), y.split(size), strict=True):
-        logits = critic(*gans.shown_to(critic, some, labels)).logits
+    for i, (some, labels) in enumerate(zip(x.split(size), y.split(size), strict=True)):
+        # of mixed classes, as in training: asked for in turns, every fourth part begins alike
+        order = torch.from_numpy(Draws(0, step=i).numpy("compared").permutation(len(some)))
+        logits = critic(*gans.shown_to(critic, some[order], labels[order])).logits
         if logits is None:
             raise BadInput(f"{run.name}: its critic names no class: hard targets only")
-        parts.append(full(logits).softmax(1).cpu())
+        parts.append(full(logits).softmax(1).cpu()[order.argsort()])
     return torch.cat(parts)
 
 
