@@ -203,8 +203,9 @@ def test_pictures_of_each_level_are_those_of_the_generator():
     c = torch.eye(5)[:2]
     pictures = weighted.at_each_level(net, c, Draws(0))
     assert [tuple(x.shape[2:]) for x in pictures] == [(4, 3), (8, 6), (16, 12)]
-    last = gans.generate(net, c, Draws(0))
-    assert torch.equal(pictures[-1], last)
+    for prior in ("normal", "uniform"):
+        last = gans.generate(net, c, Draws(0), prior=prior)
+        assert torch.equal(weighted.at_each_level(net, c, Draws(0), prior)[-1], last)
 
 
 # People, and recognition

@@ -52,7 +52,7 @@ from .measures import Planned, planned_row, runs_in
 from .mixup import Plain
 from .paired import Gap, as_frame, draw_gaps, gap_of_cells, holm
 from .published import published
-from .quality import AskedFor, Quality, images_for, trained_generator
+from .quality import AskedFor, Quality, images_for, prior_of, trained_generator
 from .recipes import Classify
 from .recogniser import Recognise
 from .registry import Drawn, figure, measured_cells, no_evidence, table
@@ -332,7 +332,7 @@ PANELS = ("Fused-GAN", "cDCGAN", "cPGGAN", "WcDCGAN", "WcPGGAN")
 def drawn_for(preset, run: Run, asked: tuple, names=FACES, count: int = 3) -> torch.Tensor:
     "uint8 images (count, c, h, w) of a run's generator for some attributes; z is always the same."
     net, size = trained_generator(Store(preset), run), run.data.outline().shape[1:]
-    return generate(net, wanted(preset, names, asked, count), Draws(0), size)
+    return generate(net, wanted(preset, names, asked, count), Draws(0), size, prior=prior_of(run))
 
 # %% ../nbs/chapters/03_wcgan.ipynb #af8013c8
 @figure("3.3", "Images of each method", PARTS)
@@ -423,7 +423,7 @@ def figure_3_6(preset, parts=PARTS) -> Drawn:
     runs = runs_in(plan)
     net = trained_generator(Store(preset), runs[0])
     c = wanted(preset, SHOWN, ("Blond_Hair", "No_Beard", "Smiling"), 3)
-    pictures = at_each_level(net, c, Draws(0))
+    pictures = at_each_level(net, c, Draws(0), prior_of(runs[0]))
     return Drawn(draw_levels(shares, pictures), shares.reset_index(), runs, cells)
 
 # %% ../nbs/chapters/03_wcgan.ipynb #49165ca6

@@ -100,9 +100,12 @@ def heat(ax, shares: pd.DataFrame) -> None:
 
 # %% ../nbs/science/093_weighted.ipynb #6baf7750
 @torch.no_grad()
-def at_each_level(net: Network, c: torch.Tensor, draws: Draws) -> list[torch.Tensor]:
+def at_each_level(
+    net: Network, c: torch.Tensor, draws: Draws, prior: str = "normal"
+) -> list[torch.Tensor]:
     "uint8 images of conditions (n, labels) at each level of a progressive generator."
-    like, z = next(net.parameters()), latent((len(c), net.latent), draws.torch("generated"))
+    like, shape = next(net.parameters()), (len(c), net.latent)
+    z = latent(shape, draws.torch("generated"), prior)
     made = (net.eval()(z.to(like), c.to(like), float(level)) for level in range(net.levels))
     return [((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu() for x in made]
 
