@@ -618,6 +618,40 @@ def test_a_collapse_is_a_distance_that_stays_above_twice_the_best(distances, epo
     assert said.startswith(f"collapsed after epoch {epoch}: ") if epoch else said == ""
 
 
+def test_a_network_that_merely_grew_has_not_collapsed():
+    "Small images are near the real ones in 4 × 4 colours; only networks of one size compare."
+    small = [(0.0, 0.2), (0.0, 0.1), (0.5, 0.6), (1.0, 0.5), (1.0, 0.4), (1.0, 0.7)]
+    history = [{"epoch": i + 1, "pixel FD": d, "grown": g} for i, (g, d) in enumerate(small)]
+    assert gans.collapse(history) == 0 and gans.collapse(history[:3]) == 0
+    late = [*history, {"epoch": 7, "pixel FD": 0.9, "grown": 1.0}]
+    assert gans.collapse(late) == 6
+
+
+GROWING = ProgressiveGenerator(4, (4, 4)), ProgressiveCritic((4, 4))
+
+
+def test_the_best_of_networks_that_grow_is_as_large_as_the_last(images):
+    recipe = Gan(*GROWING, growth=Growth())
+    nets = recipe.networks(images, 0)
+    scores = []
+    for grown, bias in ((0.0, 0.0), (0.5, 0.0), (1.0, 5.0), (1.0, 0.0)):
+        nets["generator"].grown.fill_(grown)
+        with torch.no_grad():
+            nets["generator"].colours[1].bias.fill_(bias)  # white: far from the real ones
+        found = recipe.judge(nets, images)
+        assert found["grown"] == grown
+        scores.append(found["score"])
+    assert scores == sorted(scores) and scores[3] - scores[2] < 100
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_networks_that_do_not_grow_are_refused(images, which):
+    networks = [*GROWING]
+    networks[which] = (SMALL, BARE)[which]
+    with pytest.raises(BadInput, match=f"growth: {type(networks[which]).__name__} does not grow"):
+        Gan(*networks, growth=Growth()).networks(images, 0)
+
+
 def test_a_run_is_judged_by_its_averaged_generator_on_held_out_images(images):
     recipe = Gan(SMALL, BARE, average=0.5, prior="uniform")
     nets = recipe.networks(images, 0)

@@ -10,6 +10,7 @@ import torch
 from scipy import integrate, stats
 
 from thesis_repro import atlas, data, gan_blocks, generative, notebooks, settings, tables, training
+from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.games import Hinge, LeastSquares, NonSaturating, Wasserstein
 from thesis_repro.gan_networks import (
@@ -25,7 +26,9 @@ from thesis_repro.gan_networks import (
 )
 from thesis_repro.gans import Auxiliary, Drift, Gan, GradientPenalty
 from thesis_repro.generative import DCGAN, GANS
+from thesis_repro.images import pixels
 from thesis_repro.pieces import from_specification, specification
+from thesis_repro.recipes import Batch
 from thesis_repro.runs import shortfall
 from thesis_repro.store import Store
 from thesis_repro.training import Compute, Length
@@ -93,6 +96,9 @@ def test_the_divergence_has_its_limits():
     apart = generative.divergence(density(-6, 0.5), density(6, 0.5), DX)
     assert math.isclose(apart, math.log(2), rel_tol=1e-9)
     assert generative.value_of(p, p, DX) == pytest.approx(-2 * math.log(2), abs=1e-9)
+    left, right = (((X > at) & (X <= at + 1)).to(X.dtype) for at in (-2, 1))  # mostly, neither is
+    even = generative.divergence(left / (left.sum() * DX), right / (right.sum() * DX), DX)
+    assert math.isclose(even, math.log(2), rel_tol=1e-9)
     one, other = density(0, 1), density(1, 2)
     parts = [stats.entropy(d, (one + other) / 2) for d in (one, other)]  # SciPy's KL
     assert math.isclose(generative.divergence(one, other, DX), sum(parts) / 2, rel_tol=1e-6)
@@ -225,6 +231,18 @@ def test_the_branches_of_a_fused_generator_share_their_trunk():
     assert torch.equal(net.eval()(z, c), other.eval()(z, c))
     assert torch.equal(net.plain(z, c), net.plain(z, c.roll(1, 1)))
     assert not torch.equal(net(z, c), net(z, c.roll(1, 1)))
+
+
+@pytest.mark.parametrize("prior", ["normal", "uniform"])
+def test_both_branches_are_given_z_of_the_same_prior(digits, preset, prior):
+    recipe = replace(GANS["Fused-GAN"].scaled(preset), prior=prior)
+    nets, seen = recipe.networks(digits, 0), []
+    for branch in (nets["generator"].plain, nets["generator"].told):
+        branch.register_forward_pre_hook(lambda net, given: seen.append(given[0]))
+    batch = Batch(pixels(digits.x_train[:40]), digits.y_train[:40], Draws(0))
+    for phase in recipe.phases(nets):
+        phase.loss(nets, batch)
+    assert len(seen) == 3 and {bool(z.abs().max() <= 1) for z in seen} == {prior == "uniform"}
 
 
 def test_both_critics_and_both_branches_learn(digits, preset):

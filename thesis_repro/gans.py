@@ -212,12 +212,16 @@ def health(made: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
 
 
 def collapse(history: list[dict]) -> int:
-    "The epoch after which pixel FD stayed above twice its minimum, from 1 on; 0: it did not."
-    found = [row["pixel FD"] for row in history]
+    """The epoch after which pixel FD stayed above twice its minimum, from 1 on; 0: it did not.
+
+    Of networks that grow, only among the epochs after which they were as large as at the end.
+    """
+    rows = [row for row in history if row.get("grown") == history[-1].get("grown")]
+    found = [row["pixel FD"] for row in rows]
     if not found or found[-1] <= 2 * min(found):
         return 0
     low = max(i for i, fd in enumerate(found) if fd <= 2 * min(found))
-    return history[low]["epoch"]
+    return rows[low]["epoch"]
 
 # %% ../nbs/science/085_gans.ipynb #5bb4ff90
 @piece
@@ -249,8 +253,12 @@ class Gan:
         shape, nets = tuple(images.x_train.shape[1:]), {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            nets["generator"] = self.generator.build(shape, images.classes)
-            nets["critic"] = self.critic.build(shape, images.classes)
+            for who in ("generator", "critic"):
+                nets[who] = getattr(self, who).build(shape, images.classes)
+                if self.growth and not hasattr(nets[who], "levels"):
+                    why = f"Gan: growth: {type(getattr(self, who)).__name__} does not grow"
+                    raise BadInput(f"{why}: leave growth out, or use Progressive{who.title()}")
+            nets["generator"].prior = self.prior  # for terms that draw z themselves
             for term in self.terms:
                 nets |= term.networks(images)
         if self.average:
@@ -349,7 +357,10 @@ class Gan:
         made = generate(generator, c, Draws(0), x.shape[2:], **how)
         found = health(made, x)
         noted = self.noted(nets, x, y) if self.parts else {}
-        return {**found, **noted, "score": -found["pixel FD"]}
+        if self.growth:  # pixel FD, below 100, does not see how small the images are
+            noted["grown"] = nets["generator"].grown.item()
+        score = 100 * noted.get("grown", 0) - found["pixel FD"]
+        return {**found, **noted, "score": score}
 
     def results(self, nets: nn.ModuleDict, images: Images) -> dict:
         generator, x, y = generator_of(nets), images.x_test[:1000], images.y_test[:1000]

@@ -80,7 +80,7 @@ def trained_critic(x: torch.Tensor, p_data: torch.Tensor, p_g: torch.Tensor, dx:
 # %% ../nbs/chapters/02_1_generative.ipynb #47c4b3ae
 def divergence(p: torch.Tensor, q: torch.Tensor, dx: float) -> torch.Tensor:
     "The Jensen-Shannon divergence of densities on a grid (n,), in nats, eq. 2.5."
-    middle = (p + q) / 2
+    middle = ((p + q) / 2).clamp(min=torch.finfo(p.dtype).tiny)  # where neither is, 0 log 0
     return (torch.xlogy(p, p / middle) + torch.xlogy(q, q / middle)).sum() * dx / 2
 
 
@@ -237,7 +237,7 @@ class PlainBranch(Term):
     def made(self, nets, c: torch.Tensor, draws) -> torch.Tensor:
         "Images (n, c, h, w) of the plain branch."
         net, n = nets["generator"], len(c)
-        z = draws.noise("plain", lambda g: latent((n, net.latent), g), c.device)
+        z = draws.noise("plain", lambda g: latent((n, net.latent), g, net.prior), c.device)
         return net.plain(z.to(c.dtype), c)
 
     def loss(self, nets, batch) -> torch.Tensor:
