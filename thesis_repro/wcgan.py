@@ -500,7 +500,7 @@ def plan_3_4(preset, parts=PARTS) -> dict:
     return cells | by_people_rows(preset, BY_PEOPLE, names, "test", parts)
 
 
-TITLE_3_4 = "Accuracy of attributes with and without generated images (%)"
+TITLE_3_4 = "Accuracy of attributes with and without generated images, after as many epochs (%)"
 table_3_4 = table("3.4", TITLE_3_4, "Section 3.3.5", plan_3_4, PARTS)
 
 # %% ../nbs/chapters/03_wcgan.ipynb #aba1101e
@@ -521,7 +521,9 @@ def plan_3_4_ours(preset, parts=PARTS) -> dict:
     return cells | by_people_rows(preset, {KEPT: "WcPGGAN"}, shown, "held-out", parts)
 
 
-TITLE_CLEAN = "Accuracy of attributes, the best epoch chosen on held-out images (ours, %)"
+TITLE_CLEAN = (
+    "Accuracy of attributes after as many epochs, the best chosen on held-out images (ours, %)"
+)
 table_3_4_ours = table("3.4.ours", TITLE_CLEAN, "not in the thesis", plan_3_4_ours, PARTS)
 
 # %% ../nbs/chapters/03_wcgan.ipynb #ba1edc12
