@@ -112,8 +112,11 @@ def test_a_run_that_is_being_trained_is_left_alone(there, tmp_path):
     assert exchange.merge([file], here) == counts(1, present=3)
 
 
-def test_a_run_that_is_finished_meanwhile_is_not_written_twice(there, tmp_path, monkeypatch):
-    file, here = exchange.export(there, tmp_path / "records.json"), tmp_path / "here"
+@pytest.mark.parametrize("differs", [False, True])
+def test_a_run_that_is_finished_meanwhile_is_not_written_twice(
+    there, tmp_path, monkeypatch, differs
+):
+    file, here = packed(there, better if differs else lambda found: None), tmp_path / "here"
     looked, found = [], exchange._there
 
     def late(home, entry):
@@ -124,7 +127,11 @@ def test_a_run_that_is_finished_meanwhile_is_not_written_twice(there, tmp_path, 
         return None if len(looked) <= 4 else found(home, entry)
 
     monkeypatch.setattr(exchange, "_there", late)
-    assert exchange.merge([file], here) == counts(present=4)
+    assert exchange.merge([file], here) == counts(present=4 - differs, busy=int(differs))
+    monkeypatch.undo()
+    if differs:
+        with pytest.raises(BadInput, match="differs from the one that is there"):
+            exchange.merge([file], here)
 
 
 def test_a_damaged_record_here_is_replaced(there, tmp_path, recwarn):
@@ -253,6 +260,19 @@ def test_a_different_result_is_not_overwritten(there, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_run_under_two_labels_is_one_run(there, tmp_path):
+    "The second of two files was not compared with the first, and its other numbers were present."
+
+    def relabelled(found):
+        found[0]["place"] = f"runs/another/table/other-label-{found[0]['place'][-12:]}"
+
+    file, new = exchange.export(there, tmp_path / "all.json"), tmp_path / "new"
+    with pytest.raises(BadInput, match=r"other-label.*: differs .*nothing was merged"):
+        exchange.merge([file, packed(there, lambda f: (better(f), relabelled(f)))], new)
+    assert not new.exists()
+    assert exchange.merge([file, packed(there, relabelled)], new) == counts(3, 1, present=4)
+
+
 def test_a_different_measurement_is_not_overwritten(there, tmp_path):
     exchange.merge([packed(there)], tmp_path / "here")
     (file,) = there.glob("measurements/*.json")
@@ -275,7 +295,10 @@ def test_another_machines_record_of_the_same_result_is_no_conflict(there, tmp_pa
 
 
 def test_a_damaged_record_does_not_get_out(there, tmp_path):
-    record = next(there.glob("runs/*/*/*/record.json"))
+    record, sound = next(there.glob("runs/*/*/*/record.json")), exchange.pack(there)
+    record.write_text(record.read_text().replace("1", "2", 1))
+    assert exchange.pack(there) == sound, "it has a copy, and need not be made again"
+    record.with_name("record.json.copy").unlink()
     record.write_text(record.read_text().replace("1", "2", 1))
     with pytest.raises(BadInput, match="its checksum does not fit: remove it"):
         exchange.export(there, tmp_path / "records.json")

@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import re
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def pack(home: Path) -> dict:
     "The records and measurements of a preset's folder as a file's content. BadInput."
     home, found = Path(home), []
     for folder in _finished(home):
+        with warnings.catch_warnings(action="ignore"):
+            records.read(folder)  # which mends a damaged one from its copy
         texts = {k: _text(folder / k) for k in ("record.json", "done")}
         found.append({"place": folder.relative_to(home).as_posix(), "files": texts})
     for file in sorted(home.glob("measurements/*.json")):
@@ -98,6 +101,13 @@ def _path(entry: dict) -> str:
     "Where a record or measurement belongs, below the preset's folder."
     kept = entry["place"] == "measurements"
     return "/".join([entry["place"], *(entry["files"] if kept else ["record.json"])])
+
+
+def _lock(entry: dict) -> str:
+    "The lock of the run or measurement of an entry, the same wherever a run is filed."
+    kind, _, rest = _path(entry).partition("/")
+    key = entry["place"][-12:] if kind == "runs" else rest.removesuffix(".json")
+    return f"{kind}/.locks/{key}"
 
 
 def _check(found: list, name: str, remedy: str = "export it again") -> None:
@@ -200,29 +210,27 @@ def merge(files, home: Path) -> dict:
     home, new, counts = Path(home), {}, Counter()
     for file in files:
         for entry in read(file):
-            path = _path(entry)
+            path, what = _path(entry), _lock(entry)
             own = _outcome(json.loads(entry["files"][path.rpartition("/")[2]]))
-            known = new[path][0] if path in new else _there(home, entry)
+            known = new[what][0] if what in new else _there(home, entry)
             if known not in (None, own):
-                what = f"{path}: differs from the one that is there already"
-                raise BadInput(f"{file}: {what}: remove the wrong one; nothing was merged")
+                why = f"{path}: differs from the one that is there already"
+                raise BadInput(f"{file}: {why}: remove the wrong one; nothing was merged")
             counts["present"] += known is not None
             if known is None:
-                new[path] = own, entry
-    counts.update(_taken_in(home, entry) for _, entry in new.values())
+                new[what] = own, entry
+    counts.update(_taken_in(home, *pair) for pair in new.values())
     return {k: counts[k] for k in ("runs", "measurements", "present", "busy")}
 
 
-def _taken_in(home: Path, entry: dict) -> str:
+def _taken_in(home: Path, own: str, entry: dict) -> str:
     "Write the files of an entry, the marker last, unless the run is being trained: what it was."
-    kind, _, rest = _path(entry).partition("/")
-    key = entry["place"][-12:] if kind == "runs" else rest.removesuffix(".json")
     try:
-        with locked(home / kind / ".locks" / key, wait=False):
-            if _there(home, entry) is not None:
-                return "present"  # it was finished since we looked
+        with locked(home / _lock(entry), wait=False):
+            if (known := _there(home, entry)) is not None:  # it was finished since we looked
+                return "present" if known == own else "busy"  # the next call says that it differs
             for name in sorted(entry["files"], reverse=True):  # record.json before done
                 atomic_write(home / entry["place"] / name, entry["files"][name])
     except Busy:
         return "busy"
-    return kind
+    return _path(entry).partition("/")[0]
