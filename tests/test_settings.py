@@ -46,6 +46,15 @@ def test_a_section_of_ones_own_is_a_preset(own):
     assert (p.epochs, p.width, p.compile, p.seeds) == (3, 0.25, True, 5)
 
 
+def test_blanks_around_a_name_are_no_part_of_it(own):
+    own("\n[ mine ]\nepochs = 3\n[ mine : chapter 5 ]\nepochs = 4\n")
+    assert "mine" in settings.presets() and settings.load("mine").epochs == 3
+    assert settings.load("mine", chapter=5).epochs == 4
+    own("\n[mine]\nepochs = 3\n[ mine ]\nepochs = 4\n")
+    with pytest.raises(BadInput, match="section 'mine' already exists"):
+        settings.load("mine")
+
+
 @pytest.mark.parametrize(
     "line, said",
     [

@@ -156,6 +156,7 @@ def _parsed(text: str) -> configparser.ConfigParser:
     "The sections of a settings file as they are; [DEFAULT] is one of them."
     how = {"inline_comment_prefixes": ("#", ";"), "default_section": ""}
     ini = configparser.ConfigParser(interpolation=None, **how)
+    ini.SECTCRE = re.compile(r"\[\s*(?P<header>.*\S)\s*\]")  # [ mine ] is [mine]
     ini.read_string(text)
     return ini
 
