@@ -448,6 +448,17 @@ def test_what_was_counted_is_kept_for_the_next_process(counting, tmp_path):
     assert not np.array_equal(found[1].own, found[2].own)
 
 
+def test_what_was_counted_until_a_stop_is_kept(counting, tmp_path):
+    passes, seen, forgetting = counting
+    with pytest.raises(KeyboardInterrupt), costs.remembering(tmp_path / "counted.json"):
+        costs._once(passes, Plain(), (3, 8, 8), 10)
+        raise KeyboardInterrupt
+    forgetting()
+    with costs.remembering(tmp_path / "counted.json"):
+        costs._once(passes, Plain(), (3, 8, 8), 10)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("damage", [b"", b"\xff\xfe", b'{"a": 1}', "a bit"])
 def test_a_damaged_file_of_counts_is_no_file(counting, tmp_path, damage):
     passes, seen, forgetting = counting

@@ -1,5 +1,6 @@
 """A plan is the same work that is then done, once each, at a cost that can be checked."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -259,6 +260,21 @@ def test_what_is_there_is_not_made_again_and_tells_what_the_rest_costs(made):
     assert run["source"] == "recorded"
     assert run["seconds"] == pytest.approx(5 * record.cost["seconds"])
     assert longer["code"] == found["code"] == ""
+
+
+def test_what_is_counted_to_judge_the_records_is_kept(made, monkeypatch):
+    now, seen, judge = [], [], plan.checked
+
+    @contextlib.contextmanager
+    def remembering(file):
+        now.append(file)
+        yield
+        now.clear()
+
+    monkeypatch.setattr(costs, "remembering", remembering)
+    monkeypatch.setattr(plan, "checked", lambda *how: seen.append(bool(now)) or judge(*how))
+    assert plan.plan("tiny", table="90.1")["checked"]
+    assert seen == [True]
 
 
 def test_runs_that_other_code_made_are_counted(made):

@@ -314,12 +314,14 @@ def remembering(file: Path):
     "In this context counts are taken from a file, and new ones are kept there at the end."
     _KEPT.update(_read(file))
     before = set(_KEPT)
-    yield
-    if new := {k: v for k, v in _KEPT.items() if k not in before}:
-        there = _read(file)  # another command may have counted, too
-        text = json.dumps(there | new if len(there) < MANY else new)
-        with contextlib.suppress(Unwritable):  # it only takes longer the next time
-            atomic_write(file, f"{sha256(text.encode())}\n{text}")
+    try:
+        yield
+    finally:  # counting takes minutes: what was counted until a Ctrl-C is kept, too
+        if new := {k: v for k, v in _KEPT.items() if k not in before}:
+            there = _read(file)  # another command may have counted, too
+            text = json.dumps(there | new if len(there) < MANY else new)
+            with contextlib.suppress(Unwritable):  # it only takes longer the next time
+                atomic_write(file, f"{sha256(text.encode())}\n{text}")
 
 # %% ../nbs/engine/037_costs.ipynb #3f3e84c2
 def alike(thing) -> str:

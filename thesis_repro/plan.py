@@ -436,9 +436,10 @@ def plan(
             cells = made.plan(own, tuple(parts or made.parts))
             (planned if cells else nothing).append(made)
             tasks.add(made.number, cells)
+        sums = _summed(tasks, [made.number for made in planned], device, jobs)
     found = {"preset": preset, "device": device, "chip": evidence.chip, "jobs": jobs}
     found |= {"tasks": [dataclasses.asdict(t) for t in tasks.values()]}
-    found |= _summed(tasks, [made.number for made in planned], device, jobs)
+    found |= sums
     old = tasks.shelf.outdated(tasks.runs)
     there = sum(t.kind == "run" and t.present for t in tasks.values())
     names = [f"{made.kind} {made.number}" for made in [*nothing, *figures]]
