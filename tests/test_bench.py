@@ -1,5 +1,7 @@
 "The benches: what they time is a step of training, and their figures are those of paired rounds."
 
+import contextlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -124,6 +126,24 @@ def test_the_methods_are_compared_in_pairs(tiny, monkeypatch):
     assert found["PGD training, float32, folded once against in every pass"]["value"] == 1.1
     assert found["seconds a step: TRADES"]["value"] == 2.4
     assert len(found) == len(TIMED) + 2 * 3 + 4
+
+
+def test_all_steps_are_made_on_one_gpu(tiny, monkeypatch):
+    "The straightforward ones, in processes of their own, took the next GPU that was free."
+    seen, seconds = [], pd.DataFrame({n: [1.0] for n in (*TIMED, bench.KEEPING)})
+
+    def noted(*args, compute=None, device=None):
+        seen.append(compute.device if compute else device)
+        return seconds
+
+    monkeypatch.setattr(bench.devices, "use", lambda device: torch.device("cuda", 1))
+    monkeypatch.setattr(bench, "training_step", noted)
+    monkeypatch.setattr(bench, "paired_seconds", noted)
+    straight = contextlib.nullcontext
+    monkeypatch.setattr(bench, "straightforward", lambda d, *how: seen.append(d) or straight())
+    monkeypatch.setattr(bench, "_counted", list)
+    bench.adversarial(tiny)
+    assert set(seen) == {"cuda:1"} and len(seen) == 9
 
 
 def test_what_needs_no_clock_is_counted():

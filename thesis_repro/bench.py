@@ -214,7 +214,8 @@ def _counted() -> list[dict]:
 # %% ../nbs/evidence/061_bench.ipynb #d7b10005
 def adversarial(preset: Preset) -> list[dict]:
     "A step of PGD-10 training against the straightforward one, and the methods in PGD steps."
-    device, batch = str(settings.device(preset)), preset.timing_batch
+    # by its number, as the other processes would take another GPU
+    device, batch = str(devices.use(settings.device(preset))), preset.timing_batch
     ours, bf16 = (Compute(device, precision=p, progress=False) for p in ("fp32", "bf16"))
     steps = {n: training_step(m, batch, compute=ours) for n, m in compared_methods().items()}
     steps["PGD, bf16"] = training_step(Adversarial(), batch, compute=bf16)
