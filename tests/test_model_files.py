@@ -1,5 +1,7 @@
 """Trained networks for other programs: each file is read back, and none is left half written."""
 
+import resource
+
 import pytest
 import torch
 from test_cli import TINY
@@ -7,7 +9,7 @@ from test_cli import TINY
 import thesis_repro
 from thesis_repro import model_files, models, paths, settings
 from thesis_repro.cli import main
-from thesis_repro.files import BadInput
+from thesis_repro.files import BadInput, Unwritable
 from thesis_repro.model_files import KINDS, one_run, runs_of, save_model
 from thesis_repro.store import Store
 
@@ -75,6 +77,18 @@ def test_an_unknown_kind_and_a_place_that_cannot_be_written_are_one_line(net, tm
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="cannot be written"):
         save_model(net, tmp_path / "file" / "net.pt", SHAPE)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_full_disk_is_one_line(net, tmp_path, suffix):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(Unwritable, match="cannot be written"):
+            save_model(net, tmp_path / f"net{suffix}", SHAPE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_library_names_the_extra(net, tmp_path, monkeypatch):

@@ -147,15 +147,16 @@ def _library(name: str):
 
 
 def _write_pt(net, path: Path, x) -> float:
-    state = net.state_dict()
-    torch.save(state, path)
+    state, made = net.state_dict(), io.BytesIO()
+    torch.save(state, made)
+    path.write_bytes(made.getvalue())  # of a full disk torch's own writing says RuntimeError
     return _furthest(state, torch.load(path, weights_only=True))
 
 
 def _write_safetensors(net, path: Path, x) -> float:
     files = _library("safetensors.torch").torch
     state = {k: v.contiguous() for k, v in net.state_dict().items()}
-    files.save_file(state, path)
+    path.write_bytes(files.save(state))
     return _furthest(state, files.load_file(path))
 
 
