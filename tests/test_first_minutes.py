@@ -1,6 +1,7 @@
 """The first minutes on a GPU, rehearsed on a CPU: no failure and no delay stops the rest."""
 
 import json
+import sys
 import time
 from types import SimpleNamespace
 
@@ -75,6 +76,18 @@ def test_what_another_part_has_left_too_little_time_for_is_not_reached(tmp_path,
     monkeypatch.setattr(first_minutes, "_CHILD", "import time; time.sleep(60)")
     told = first_minutes.ask("cpu", 1.5, tmp_path, names=("machine", "runs", "steps"), tables=["1"])
     assert [p["state"] for p in told["parts"].values()] == ["cut", "cut", "not reached"]
+
+
+def test_a_checkpoint_of_an_earlier_command_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    old, new = (tmp_path / "smoke/runs/a/b" / name for name in ("old", "new"))
+    old.mkdir(parents=True)
+    (old / "checkpoint.ckpt").touch()
+    code = f"import os, time; time.sleep(1); os.mkdir({str(new)!r}); "
+    code += f"open({str(new / 'checkpoint.ckpt')!r}, 'w'); time.sleep(60)"
+    monkeypatch.setattr(first_minutes, "_command", lambda *words: [sys.executable, "-c", code])
+    told = first_minutes._killed({"device": "cpu", "preset": "smoke"}, "7.1")
+    assert told == {"killed": True, "checkpoints": ["new", "old"]}
 
 
 def test_a_run_is_killed_once_and_goes_on_and_the_records_are_packed(monkeypatch):

@@ -25,7 +25,7 @@ from .adversarial import Adversarial
 from .attacks import PGD, attacking
 from .devices import arithmetic
 from .draws import Draws
-from .files import atomic_json, plain
+from .files import atomic_json, below, plain
 from .images import pixels, synthetic_images
 from .recipes import SGD, Classify
 from .records import environment
@@ -246,18 +246,24 @@ def _command(asked: dict, *words: str) -> list[str]:
     return [sys.executable, "-m", "thesis_repro", *words, "--preset", asked["preset"]]
 
 
+def _saved(asked: dict) -> dict:
+    "The checkpoints of a preset, and when each was written."
+    found = below(paths.outputs(asked["preset"]) / "runs")
+    return {f: facts.st_mtime_ns for f, facts in found if f.name == "checkpoint.ckpt"}
+
+
 def _killed(asked: dict, number: str) -> dict:
-    "Begin the runs of a table and kill that, when a checkpoint is there: what is left."
+    "Begin the runs of a table and kill that, when it has saved a checkpoint: what is left."
     how = ("--device", asked["device"], "--set", "checkpoint_seconds=1")
+    before = _saved(asked)  # of an earlier command
     process = subprocess.Popen(_command(asked, "run", number, *how))
-    home = paths.outputs(asked["preset"])
-    while process.poll() is None and not any(home.glob("runs/*/*/*/checkpoint.ckpt")):
+    while process.poll() is None and not _saved(asked).items() - before.items():
         time.sleep(0.2)
     early = process.poll() is None
     if early:
         process.kill()  # its workers save and end by themselves
         process.wait()
-    left = sorted(f.parent.name for f in home.glob("runs/*/*/*/checkpoint.ckpt"))
+    left = sorted(f.parent.name for f in _saved(asked))
     return {"killed": early, "checkpoints": left}
 
 
