@@ -44,6 +44,7 @@ from thesis_repro import (
     paths,
     pieces,
     plan,
+    records,
     settings,
     stopping,
     store,
@@ -557,6 +558,25 @@ def test_what_another_command_makes_is_waited_for(tmp_path):
 
 
 # What cannot be
+
+
+def _renewed(folder, run):
+    read = records.read
+
+    def late(place):
+        time.sleep(0.5 * distributed.rank())
+        return read(place)
+
+    records.read = late
+    assert store_at(folder).renew([run]) == [run.name]
+    assert store_at(folder).record(run) is None
+
+
+def test_what_is_made_again_is_forgotten_by_both(tmp_path):
+    "The second looked when the first had removed it, and waited for nobody any more."
+    run = small(epochs=1)
+    _make(tmp_path, run)
+    assert pair(tmp_path, _renewed, tmp_path, run) == [0, 0]
 
 
 def _refused():

@@ -724,6 +724,22 @@ def test_what_another_command_has_made_again_is_not_forgotten(tmp_path, monkeypa
     assert store.renew([run]) and store.record(run) is None
 
 
+def test_what_another_command_tries_again_keeps_its_checkpoint(tmp_path, monkeypatch):
+    "Of two with --retry, the second removed what the first had trained until it was stopped."
+    at, run, own = store_at(tmp_path), small(epochs=1), Store.lock
+    file = at.home(run) / "checkpoint.ckpt"
+    atomic_json(file.with_name("diverged.json"), {})
+
+    def others_first(self, key):
+        monkeypatch.setattr(Store, "lock", own)
+        assert store_at(tmp_path).retry() == [run.name]
+        file.write_bytes(b"half of an hour")
+        return own(self, key)
+
+    monkeypatch.setattr(Store, "lock", others_first)
+    assert at.retry() == [] and file.exists()
+
+
 def test_a_finished_run_needs_no_other_where_nothing_is_trained(tmp_path):
     store, generator = store_at(tmp_path), two("ACGAN", epochs=1)
     data = Augmented(small().data, generator, 10)

@@ -121,7 +121,8 @@ class Store:
         gone = []
         for folder in folders:
             with self.lock(folder.name.rpartition("-")[2]):
-                if not still(folder):  # another command has made it again in the meantime
+                # another command may have begun or made it again in the meantime
+                if not distributed.led(lambda folder=folder: still(folder)):
                     continue
                 gone.append(folder.name)
                 files = [f for pattern in patterns for f in folder.glob(pattern)]
@@ -144,7 +145,7 @@ class Store:
 
     def renew(self, runs) -> list[str]:
         "Forget what runs have left, so that they are made again from their beginning. Their names."
-        there = {self.home(r): record for r in runs if (record := self.record(r))}
+        there = distributed.led(lambda: {self.home(r): f for r in runs if (f := self.record(r))})
         files = ("done", "record.json*", "*.ckpt*")
         return self.forget(there, files, lambda folder: records.read(folder) == there[folder])
 
@@ -163,7 +164,8 @@ class Store:
         marked = distributed.led(
             lambda: [f for f in self.folders() if (f / "diverged.json").exists()]
         )
-        return self.forget(marked, ("checkpoint.ckpt*", "diverged.json"))
+        files = ("checkpoint.ckpt*", "diverged.json")
+        return self.forget(marked, files, lambda folder: (folder / "diverged.json").exists())
 
     def ensure(self, runs) -> list[Record]:
         "The records of all runs; absent ones are made first. RunsFailed, Stopped."
