@@ -243,6 +243,19 @@ def test_a_missing_seed_breaks_the_pairing_only_where_it_is_missing_alone():
     assert np.allclose(quantity_interval(q, dict(zip(cells, (a, b), strict=True)))[1:], paired)
 
 
+def test_a_rival_without_one_seed_does_not_loosen_the_pairs_of_the_others():
+    "By luck the runs of one seed are all good or all bad: only in pairs is a lead seen."
+    luck, rng = np.array([-2.0, 0.0, 2.0, 1.0]), np.random.default_rng(3)
+    ours, near, far = (mean + luck + rng.normal(0, 0.05, 4) for mean in (97, 96.5, 60))
+    cells = [("t", row, "x") for row in ("ours", "near", "far")]
+    values = dict(zip(cells, (ours, near, [*far[:3], None]), strict=True))
+    low = quantity_interval("t[ours, x] - max(t[near, x], t[far, x])", values)[1]
+    paired = stats.ttest_rel(ours, near).confidence_interval().low
+    assert low == pytest.approx(paired) and low > 0
+    lone = quantity_interval("max(t[ours, x] - t[near, x], 0.1)", {c: values[c] for c in cells})
+    assert math.isnan(lone[1])  # a constant has no spread
+
+
 RATIO, ABOVE, BELOW = "t[a, x] / t[b, x]", ("t", "a", "x"), ("t", "b", "x")
 
 

@@ -156,6 +156,9 @@ def _positive(sample) -> bool:
 # %% ../nbs/evidence/052_claims.ipynb #a94f20c7
 def _arm(tree: ast.expr, samples, level: float) -> tuple[float, float, float]:
     "Estimate and interval of a quantity without max or min; that of a ratio has positive ends."
+    own = {int(n.id[1:]) for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    stand_in = samples[min(own, default=0)]  # a rival that is not asked here breaks no pairs
+    samples = [s if i in own else stand_in for i, s in enumerate(samples)]
 
     def value(x):
         return _value(tree, x)
