@@ -231,6 +231,8 @@ def test_numbers_in_words():
 
 
 LINE = {"unit": "points", "bound": 0.0, "verdict": "tried", "low": math.nan, "high": math.nan}
+LINE |= {"quantity": "t[a, x] - t[b, x]"}
+BEST = "t[a, x] - max(t[b, x], t[c, x])"  # with three alike, a is ahead once in three times
 
 
 def judged_lines(*lines) -> pd.DataFrame:
@@ -249,18 +251,21 @@ def test_differences_are_turned_so_that_above_zero_is_as_claimed():
             {"direction": ">", "thesis": 1.0, "ours": 2.0, "unit": "times"},
             {"direction": ">", "thesis": 1.0, "ours": math.nan},
             {"direction": ">", "thesis": 1.0, "ours": 5.0, "verdict": "not comparable"},
+            {"direction": ">", "thesis": 1.0, "ours": -5.0, "quantity": BEST},
         )
     )
-    assert seen.id.tolist() == ["0", "1", "2", "3"]
-    assert seen.printed.tolist() == [2.0, 3.0, 1.0, 0.5]
-    assert seen.measured.tolist() == [1.0, -4.0, 0.5, 0.0]
+    assert seen.id.tolist() == ["0", "1", "2", "3", "9"]
+    assert seen.printed.tolist() == [2.0, 3.0, 1.0, 0.5, 1.0]
+    assert seen.measured.tolist() == [1.0, -4.0, 0.5, 0.0, -5.0]
     assert seen[["low", "high"]].iloc[1].tolist() == [-7.0, -1.0]
     said = conclusion.said_of_effects(seen)
-    assert "Of 4 differences" in said and "2 are on the claimed side of zero and 1 on" in said
-    assert "coins would give 1.5. Exactly zero: 1." in said
-    assert "median of the printed ones is 1.50" in said and "2 intervals known is 1.75" in said
+    assert "Of 5 differences" in said and "2 are on the claimed side of zero and 2 on" in said
+    assert "other. Exactly zero: 1. Of the 3 that take no best or worst of several" in said
+    assert "zero, 2 are as claimed; chance alone would give about 1.5." in said
+    assert "median of the printed ones is 1.00" in said and "2 intervals known is 1.75" in said
     alone = conclusion.said_of_effects(seen.iloc[2:3])
     assert "no interval is known" in alone and "zero:" not in alone
+    assert "chance" not in conclusion.said_of_effects(seen.iloc[4:])
 
 
 def test_the_count_of_what_was_measured_and_decided():

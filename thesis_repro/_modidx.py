@@ -1016,6 +1016,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'thesis_repro.conclusion.place': ('chapters/conclusion.html#place', 'thesis_repro/conclusion.py'),
                                          'thesis_repro.conclusion.printed': ( 'chapters/conclusion.html#printed',
                                                                               'thesis_repro/conclusion.py'),
+                                         'thesis_repro.conclusion.said_of_chance': ( 'chapters/conclusion.html#said_of_chance',
+                                                                                     'thesis_repro/conclusion.py'),
                                          'thesis_repro.conclusion.said_of_effects': ( 'chapters/conclusion.html#said_of_effects',
                                                                                       'thesis_repro/conclusion.py'),
                                          'thesis_repro.conclusion.said_of_missing': ( 'chapters/conclusion.html#said_of_missing',

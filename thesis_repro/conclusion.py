@@ -6,9 +6,9 @@
 __all__ = ['GENERATED', 'ROBUST', 'MIXED', 'ADVPROP', 'MADE_TO_ORDER', 'POSITIVES', 'EVOLVED', 'DETECTOR', 'QUESTIONS', 'COLUMNS',
            'OPEN', 'HELD', 'LOOKS', 'Question', 'lead', 'mean_gain', 'control_rows', 'answers', 'empty_cells',
            'failed_notebooks', 'to_run', 'why_not', 'told', 'printed', 'marked', 'measured', 'shown', 'place',
-           'control_told', 'became', 'said_of_questions', 'effects', 'said_of_effects', 'said_of_scale',
-           'said_of_missing', 'conclusion', 'draw_verdicts', 'draw_effects', 'figure_8_ours', 'contradicted',
-           'kept_references', 'shown_references']
+           'control_told', 'became', 'said_of_questions', 'effects', 'said_of_chance', 'said_of_effects',
+           'said_of_scale', 'said_of_missing', 'conclusion', 'draw_verdicts', 'draw_effects', 'figure_8_ours',
+           'contradicted', 'kept_references', 'shown_references']
 
 # %% ../nbs/chapters/08_conclusion.ipynb #5bc7bd8b
 import math
@@ -340,9 +340,20 @@ def effects(judged: pd.DataFrame) -> pd.DataFrame:
     ends = there[["low", "high"]].mul(turn, axis=0)
     numbers = {"printed": there.thesis * turn, "measured": there.ours * turn}
     numbers |= {"low": ends.min(axis=1, skipna=False), "high": ends.max(axis=1, skipna=False)}
+    numbers["several"] = there.quantity.str.contains(r"\b(?:max|min)\(")
     return there[["id", "verdict"]].assign(**numbers)
 
+# %% ../nbs/chapters/08_conclusion.ipynb #4c7261a0
+def said_of_chance(seen: pd.DataFrame) -> str:
+    "How many differences are as claimed where chance alone is even: not of the best of several."
+    even = seen[~seen.several & (seen.measured != 0)]
+    if even.empty:
+        return ""
+    above, half = int((even.measured > 0).sum()), len(even) / 2
+    which = f"Of the {len(even)} that take no best or worst of several and are not zero"
+    return f" {which}, {above} are as claimed; chance alone would give about {half:g}."
 
+# %% ../nbs/chapters/08_conclusion.ipynb #4c7261a1
 def said_of_effects(seen: pd.DataFrame) -> str:
     "How many differences are on the side that was claimed, how large they are, and how sure."
     if seen.empty:
@@ -351,11 +362,12 @@ def said_of_effects(seen: pd.DataFrame) -> str:
     n = len(seen) - zeros
     size, half = seen.printed.abs().median(), ((seen.high - seen.low) / 2).dropna()
     sure = f"the median half-width of the {len(half)} intervals known is {half.median():.2f}"
-    sure = sure if len(half) else "no interval is known, as there is one run of each row"
+    sure = sure if len(half) else "no interval is known: that takes runs that differ"
     differ = "difference that was" if len(seen) == 1 else "differences that were"
     side = f"Of {len(seen)} {differ} printed in points and measured here, {above} are on the"
-    side += f" claimed side of zero and {n - above} on the other; coins would give {n / 2:g}."
+    side += f" claimed side of zero and {n - above} on the other."
     side += f" Exactly zero: {zeros}." if zeros else ""
+    side += said_of_chance(seen)
     return f"{side} The median of the printed ones is {size:.2f} points; {sure}."
 
 # %% ../nbs/chapters/08_conclusion.ipynb #c1dc9621
@@ -459,7 +471,8 @@ def figure_8_ours(preset, parts=()) -> Drawn:
     fig, axes = subplots(1, 2, figsize=(10, 4.4))
     draw_verdicts(axes[0], judged)
     draw_effects(axes[1], seen, to_run(preset))
-    frame = judged[["id", "verdict"]].merge(seen.drop(columns="verdict"), on="id", how="left")
+    ends = seen[["id", "printed", "measured", "low", "high"]]
+    frame = judged[["id", "verdict"]].merge(ends, on="id", how="left")
     return Drawn(fig, frame)
 
 # %% ../nbs/chapters/08_conclusion.ipynb #fe568306
