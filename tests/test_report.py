@@ -137,6 +137,17 @@ def test_cells_of_other_settings_are_shown_and_judge_nothing(table, tiny):
     pd.testing.assert_frame_equal(saved(table).frame, before)
 
 
+def test_a_report_plans_each_table_once(table, tiny, monkeypatch):
+    planned, plan_of = [], redrawing._plan
+    monkeypatch.setattr(redrawing, "_plan", lambda *a: (planned.append(a), plan_of(*a))[1])
+    report.collect(tiny)
+    assert len(planned) == 1
+    other = at_other_settings(tiny)
+    archive = report.Archive(other)
+    redrawing.redraw(other, archive)
+    assert redrawing.values_today(other, archive.plans) == redrawing.values_today(other)
+
+
 def test_cells_of_other_settings_are_known_before_a_report(table, tiny):
     before = {f: f.stat().st_mtime_ns for f in table.files()}
     assert redrawing.values_today(tiny) == artefacts.saved_values(tiny)
@@ -256,7 +267,7 @@ def test_published_numbers_that_were_changed_cost_the_check_and_not_the_report(
 def test_claims_are_judged_by_what_the_records_say(table, tiny, monkeypatch):
     seen, judge, true = [], report.judge, values(table)
     monkeypatch.setattr(
-        report, "judge", lambda p: (seen.append(artefacts.saved_values(p)[0]), judge(p))[1]
+        report, "judge", lambda *p: (seen.append(artefacts.saved_values(p[0])[0]), judge(*p))[1]
     )
     made([Cell(*CELL, tuple(v + 50 for v in true))], to=table.to).save()
     said = report.collect(tiny)

@@ -24,11 +24,11 @@ from .verdicts import moments
 
 # %% ../nbs/evidence/066_redrawing.ipynb #385dfe60
 class Archive(Store):
-    "The store of a preset whose records were all read at once."
+    "The store of a preset whose records were all read at once, and the `plans` of its tables."
 
     def __init__(self, preset):
         super().__init__(preset)
-        self.found, self.damaged = {}, 0
+        self.found, self.damaged, self.plans = {}, 0, {}
         with warnings.catch_warnings(action="ignore"):
             for folder in self.folders():
                 if record := records.read(folder):
@@ -141,6 +141,7 @@ def _redrawn(made, preset, archive: Archive, path: Path, facts: dict, wrong: str
     "Draw a table again if the records say something else; what there is to know about that."
     saved = None if wrong else artefacts.read_table(path)
     plan = _plan(made, preset, saved)
+    archive.plans[path.stem] = plan
     there = [r for r in runs_in(plan) if archive.record(r)]
     if not runs_in(plan) or (wrong and (made.also or not there)):
         return ""
@@ -210,7 +211,7 @@ def _load_chapters() -> None:
         warnings.warn(f"tables are not checked: {type(e).__name__}: {e}", stacklevel=3)
 
 
-def _others(preset) -> dict[tuple, str]:
+def _others(preset, plans: dict) -> dict[tuple, str]:
     "The saved cells of other settings than those of today, as `saved_values` names them: OTHER."
     found, tables = {}, [s for s in artefacts.saved(preset, "table") if not s[2]]
     if tables:
@@ -218,7 +219,9 @@ def _others(preset) -> dict[tuple, str]:
     for path, facts, _ in tables:
         with contextlib.suppress(BadInput):  # its file is damaged, or its data are not here
             made, saved = registry.TABLES.get(facts["number"]), artefacts.read_table(path)
-            plan = _plan(made, preset, saved) if made and saved.keys else {}
+            plan = plans.get(path.stem, {})
+            if made and saved.keys and not plan:
+                plan = _plan(made, preset, saved)
             found |= {(path.stem, *p): OTHER for p in _of_others(plan, saved.keys)}
     for path, facts, wrong in artefacts.saved(preset, "figure"):
         cells = [] if wrong or not _changed(preset, facts) else facts.get("cells", ())
@@ -226,11 +229,14 @@ def _others(preset) -> dict[tuple, str]:
     return found
 
 
-def values_today(preset) -> tuple[dict, dict, dict]:
-    "`artefacts.saved_values`, where cells of other settings than those of today are no evidence."
+def values_today(preset, plans=None) -> tuple[dict, dict, dict]:
+    """`artefacts.saved_values`, where cells of other settings than those of today are no evidence.
+
+    `plans`: those of an Archive by which its tables were drawn again, which need not be made twice.
+    """
     preset = preset if isinstance(preset, settings.Preset) else settings.load(preset)
     values, why, no_evidence = artefacts.saved_values(preset)
-    return values, why, no_evidence | _others(preset)
+    return values, why, no_evidence | _others(preset, plans or {})
 
 # %% ../nbs/evidence/066_redrawing.ipynb #d0a5be36
 def redraw(preset, archive: Archive) -> dict[str, str]:

@@ -191,9 +191,12 @@ def book(path: Path) -> Book:
     return Book(path, title, facts, re.findall(r"^## +(.+)", prose, re.M))
 
 # %% ../nbs/evidence/060_report.ipynb #74580bb0
-def judge(preset) -> pd.DataFrame:
-    "Every claim, judged by the artefacts at a preset; cells of other settings judge nothing."
-    return claims.claim_table(*values_today(preset))
+def judge(preset, plans=None) -> pd.DataFrame:
+    """Every claim, judged by the artefacts at a preset; cells of other settings judge nothing.
+
+    `plans` as in `redrawing.values_today`.
+    """
+    return claims.claim_table(*values_today(preset, plans))
 
 
 def keep_claims(preset, table: pd.DataFrame) -> None:
@@ -407,7 +410,7 @@ def collect(preset) -> dict:
     results(preset)
     books = [book(p) for p in sorted(artefacts.folder(preset).glob("notebooks/*.ipynb"))]
     try:
-        table, no_claims = judge(preset), ""
+        table, no_claims = judge(preset, archive.plans), ""
         keep_claims(preset, table)
     except BadInput as e:
         table, no_claims = pd.DataFrame(columns=["id", "verdict", "low"]), str(e)
