@@ -222,6 +222,7 @@ def test_a_number_that_is_not_there_on_either_side_is_no_change(tmp_path):
         (["nowhere", "BEFORE"], "nowhere: neither"),
         (["BEFORE"], "with what?"),
         (["BEFORE", "README"], "not a file of numbers"),
+        (["BEFORE", "README", "--keep", "README"], "keeps the numbers of one side"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(before, tmp_path, capsys, words, message):

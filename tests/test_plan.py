@@ -489,6 +489,7 @@ def test_the_command_prints_a_table_and_json(capsys):
         (["--preset", "none"], "unknown preset"),
         (["--parts", "ImageNet"], "unknown data set"),
         (["--table", "90.1", "--seeds", "0"], "seeds"),
+        (["--table", "90.1", "--chapter", "7"], "--table 90.1: it is one table"),
     ],
 )
 def test_bad_input_is_one_line(capsys, words, said):

@@ -84,7 +84,7 @@ def reproduce(args) -> int:
     given |= {"fresh": args.fresh} if args.fresh else {}
     chapters = notebooks.chapters(args.chapter or None)
     if args.parts:
-        chapters = [c for c in chapters if _concerned(c, settings.parts(args.parts))]
+        chapters = _concerned(chapters, settings.parts(args.parts))
     for chapter in chapters:
         notebooks.check_parameters(chapter, given)
     others = {k: v for k, v in asked.items() if k not in OVERRIDES}
@@ -128,15 +128,19 @@ def _unless_unchanged(args, preset, chapters: list, parameters: dict) -> int:
     return 0
 
 # %% ../nbs/command/096_commands.ipynb #e7b945b6
-def _concerned(chapter, parts: tuple) -> bool:
-    "Whether a chapter uses one of the data sets asked for; if not, that is printed."
+def _concerned(chapters: list, parts: tuple) -> list:
+    "The chapters that use one of the data sets asked for; the others are printed. BadInput."
     from thesis_repro import notebooks
 
-    module = importlib.import_module(f"thesis_repro.{notebooks.module(chapter)}")
-    if set(getattr(module, "PARTS", parts)) & set(parts):
-        return True
-    print(f"{chapter.stem}: left out: it does not use {' or '.join(parts)}", flush=True)
-    return False
+    modules = [importlib.import_module(f"thesis_repro.{notebooks.module(c)}") for c in chapters]
+    used = [set(getattr(m, "PARTS", parts)) & set(parts) for m in modules]
+    found = [c for c, some in zip(chapters, used, strict=True) if some]
+    if not found:
+        names = ", ".join(c.stem for c in chapters)
+        raise BadInput(f"--parts {','.join(parts)}: it is used by none of {names}")
+    for c in (c for c in chapters if c not in found):
+        print(f"{c.stem}: left out: it does not use {' or '.join(parts)}", flush=True)
+    return found
 
 
 def _execute(chapter, folder, parameters: dict, timeout) -> tuple[bool, dict]:
@@ -540,6 +544,8 @@ def bench(args) -> int:
     "Measure the speed figures; 1 if a bar is not met."
     if args.names == ["gpu"]:
         return first_minutes(args)
+    if "gpu" in args.names:
+        raise BadInput("bench gpu: it stands alone: give the others a command of their own")
     from thesis_repro import bench
     from thesis_repro.paths import outputs
 

@@ -70,10 +70,10 @@ def claims(args) -> int:
     from thesis_repro import published, report
     from thesis_repro.claims import score
 
+    meant = _with_claims(args.chapter) if args.chapter else set()  # refused before all are judged
     judged = report.judge(settings.load(args.preset, **overridden(args)))
-    if args.chapter:
-        chapters = published.claims().chapter.astype(str)
-        judged = judged[chapters.isin(_with_claims(args.chapter)).to_numpy()]
+    if meant:
+        judged = judged[published.claims().chapter.astype(str).isin(meant).to_numpy()]
     if args.json:
         print_json(judged.to_dict("records"))
         return 0
@@ -99,6 +99,9 @@ def show_diff(args) -> int:
     "Compare the numbers of two folders, presets or kept files; 1 if one moved beyond noise."
     from thesis_repro import diff
 
+    if args.keep and args.b:
+        why = f"keeps the numbers of one side: leave {args.a} or {args.b} out"
+        raise BadInput(f"diff --keep {args.keep}: {why}")
     a = diff.numbers(args.a)
     if args.keep:
         print(diff.keep(a, args.keep))
@@ -242,6 +245,8 @@ def plan(args) -> int:
     "Print what is there of a preset's tables, what would be made, and what it would cost."
     from thesis_repro import plan, workers
 
+    if args.table and args.chapter:
+        raise BadInput(f"plan --table {args.table}: it is one table: leave --chapter out")
     parts = settings.parts(args.parts) if args.parts else ()
     with workers.threads(1):  # for so little at a time a second thread costs more than it gives
         found = plan.plan(args.preset, args.chapter, args.table, parts, **overridden(args))
