@@ -222,6 +222,7 @@ def test_the_report_tells_what_is_what(front):
     assert atlas.index("Table 7.1") < atlas.index("Table 7.2") < atlas.index("Table 7.5")
     assert "1.00 GPU-hours of 2 attacks" in text and f"{STAND_IN}: 1 cell of Table 7.1" in text
     assert "table 5.1" in text and "Table 5.1" not in text  # a chapter with nothing is one line
+    assert "Chapter 7" in text and "Chapter advprop" not in text  # a companion is no chapter
     page = found["table_7_1.html"].text
     assert "AIP is more accurate than manifold mixup on SVHN" in page and "97.55" in page
     links = {n: found[f"{n}.html"].links for n in ("table_7_1", "table_7_5")}
