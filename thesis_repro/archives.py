@@ -217,7 +217,7 @@ def _check_room(what: str, size: int, folder: Path | None) -> None:
         sizes = f"takes {size / 1e9:,.1f} GB unpacked, more than {limit} ({room / 1e9:,.1f} GB)"
         raise BadInput(f"{what} {sizes}: {remedy}")
 
-
+# %% ../nbs/science/014_archives.ipynb #bcb34966
 def array(archive: zipfile.ZipFile, key: str, folder: Path | None = None) -> np.ndarray:
     "An array whose head was read, in memory, or unpacked into `folder` and mapped."
     size = archive.getinfo(f"{key}.npy").file_size
@@ -250,7 +250,7 @@ def opened(folder: Path) -> Source:
     small["attributes"] = tuple(small["attributes"].tolist())
     return Source(**images, **small)
 
-
+# %% ../nbs/science/014_archives.ipynb #34b752f0
 def _fill(folder: Path, make: Callable[[Path], Source]) -> None:
     "Write the source that `make(folder)` returns into `folder`; its images may be there already."
     source = make(folder)

@@ -31,7 +31,7 @@ def objects(rows, most: int = 0) -> torch.Tensor:
             y[i, : len(found)] = torch.as_tensor(found, dtype=torch.float32)
     return y
 
-
+# %% ../nbs/science/130_boxes.ipynb #1a7f3e94
 def as_objects(y: torch.Tensor) -> torch.Tensor:
     "Objects (n, m, 6) as they are; a class per image (n,) as one object that fills the image."
     if y.dim() == 3:
@@ -88,7 +88,7 @@ def overlaps(y: torch.Tensor, laid: torch.Tensor) -> torch.Tensor:
     found = box_iou(y[..., PLACE].reshape(-1, 4), edges(laid)).view(n, m, -1)
     return found.masked_fill(y[..., CLASS, None] < 0, -1.0)
 
-
+# %% ../nbs/science/130_boxes.ipynb #16063108
 def matched(y: torch.Tensor, laid: torch.Tensor, threshold: float = 0.5) -> torch.Tensor:
     "What anchors (a, 4) must say of objects (n, m, 6): class (0: background), corrections."
     shared = overlaps(y, laid)

@@ -108,7 +108,7 @@ def _decoded(paths: list[Path], points: np.ndarray, name: str, target: Path) -> 
     x.flush()
     return x
 
-
+# %% ../nbs/science/015_celeba.ipynb #a9a93c84
 def read(name: str, folder: Path, target: Path) -> Source:
     "The data set of that name in CROPS, from the files in `folder`, decoded into `target`."
     files, attributes, numbers = lists(folder)

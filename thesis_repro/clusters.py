@@ -50,7 +50,7 @@ def _short_place() -> dict:
     said = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR", "")
     return {"_temp_dir": "/tmp/ray"} if len(said) > 30 else {}  # of 107; 75 are Ray's
 
-
+# %% ../nbs/engine/027_clusters.ipynb #fbc7e910
 def _start(ray, address: str):
     "Connect to the cluster at `address`, or start one on this machine's cores if there is none."
     how = {"logging_level": "error", "log_to_driver": False}
@@ -74,7 +74,7 @@ def _address(preset: Preset) -> str:
             raise BadInput(f"{why}: ray_address = auto finds one here, or starts it") from None
     return address
 
-
+# %% ../nbs/engine/027_clusters.ipynb #e0b4f147
 def _connected(preset: Preset):
     "The `ray` module, connected to the preset's cluster. BadInput if one of the two is missing."
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing to anybody
@@ -268,7 +268,7 @@ def _answer(job) -> object:
     except Exception:  # such as a project that cannot be imported there
         return None
 
-
+# %% ../nbs/engine/027_clusters.ipynb #6e27989f
 def _ended(jobs: dict, gone: dict) -> dict:
     "Number → answer of the jobs that have ended; `gone` keeps since when one is out of the queue."
     queue, now, answers = _queue(), time.monotonic(), {}
@@ -305,7 +305,7 @@ def on_slurm(store, attempt, left: dict, wait: bool, lock: Path, enough):
     finally:
         _tell(jobs, "stay in the queue; the same command finds them, scancel ends them:")
 
-
+# %% ../nbs/engine/027_clusters.ipynb #4e4ec300
 def _tell(jobs: dict, what: str):
     "Print something about the jobs, if there are any, and their ids."
     if jobs:

@@ -131,7 +131,7 @@ def outline(name: str) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     shape = (side, side, 1 if name.startswith("plain") else 3)
     return COMPOSED[name][0], (5000, *shape), (2000, *shape)
 
-
+# %% ../nbs/science/012_digits.ipynb #eb2a3f8a
 @functools.cache
 def composed(name: str) -> Source:
     "The training and test images of one of COMPOSED; image i has class i modulo classes."

@@ -78,7 +78,7 @@ def loss_parts(store: Store, run: Run, shown: dict) -> pd.DataFrame:
                 lines.append({"epoch": i + 1, "who": who, "loss": label, "value": value})
     return pd.DataFrame(lines)
 
-
+# %% ../nbs/science/102_gan_pictures.ipynb #4c70705d
 def draw_losses(frame: pd.DataFrame):
     "Losses by epoch, one panel for each `part`; solid the critic's, dotted the generator's."
     parts, labels = (list(dict.fromkeys(frame[name])) for name in ("part", "loss"))
@@ -109,7 +109,7 @@ def boxes(store: Store, plan: dict) -> pd.DataFrame:
         lines.append({"row": row, "mean": kept["mean"], **quantiles})
     return pd.DataFrame(lines)
 
-
+# %% ../nbs/science/102_gan_pictures.ipynb #7e510e74
 def draw_boxes(frame: pd.DataFrame, label: str):
     "A box for each row of quantiles, one panel for each data set."
     names = frame["row"].str.split(" / ", expand=True)
@@ -135,7 +135,7 @@ def ranked_posteriors(store: Store, plan: dict) -> pd.DataFrame:
         lines.append({"row": row, "right": kept["right"], **ranked})
     return pd.DataFrame(lines)
 
-
+# %% ../nbs/science/102_gan_pictures.ipynb #8e69fc52
 def draw_ranked(frame: pd.DataFrame):
     "Mean probability by rank, a line for each row, one panel for each data set."
     names, ranks = frame["row"].str.split(" / ", expand=True), [c for c in frame if c.isdigit()]

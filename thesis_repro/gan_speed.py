@@ -76,7 +76,7 @@ class PlainDcgan(Plain):
         score = self.nets["critic"](fake, c).score
         torch.nn.BCEWithLogitsLoss()(score, torch.ones_like(score)).backward()
 
-
+# %% ../nbs/science/095_gan_speed.ipynb #956b28f0
 @dataclass
 class PlainProgressive(Plain):
     "Wasserstein's losses with the gradient penalty, drift and a class branch."
@@ -130,7 +130,7 @@ def plain_step(recipe: Gan, kind: type, batch: int, size: int, compute: Compute)
 
     return step
 
-
+# %% ../nbs/science/095_gan_speed.ipynb #f89e2296
 def step_seconds(repeats: int, batch: int = 64, size: int = 32, device="cpu", kinds=None):
     """Seconds of a step, one row per round.
 
@@ -164,7 +164,7 @@ def against_plain(seconds: pd.DataFrame, name: str) -> list[dict]:
         faster(", bf16", "", " in float32"),
     ]
 
-
+# %% ../nbs/science/095_gan_speed.ipynb #e09387af
 def seeing(device) -> Looking:
     "A ResNet-18 as an extractor of 512 features; it need not have learned anything to be timed."
     net = models.build("resnet18", 10)
@@ -172,7 +172,7 @@ def seeing(device) -> Looking:
     net.set_submodule(name, nn.Identity())
     return Looking(Prepared((32, 32), 0.0, 255.0), net, head).to(device)
 
-
+# %% ../nbs/science/095_gan_speed.ipynb #528b4381
 def images_a_second(count: int, device="cpu") -> pd.Series:
     "Images a second that a DCGAN makes, and that are made and whose distance is measured."
     net = DCGAN.networks(synthetic_images(10, 32), 0)["generator"].to(device)
@@ -191,7 +191,7 @@ def images_a_second(count: int, device="cpu") -> pd.Series:
     seconds = {"made": timed(all_made, device)[0], "made and measured": timed(measured, device)[0]}
     return count / pd.Series(seconds)
 
-
+# %% ../nbs/science/095_gan_speed.ipynb #c82abc3d
 def bench(preset) -> list[dict]:
     "A step of both GANs against public code's, and 10,000 generated images and their distance."
     device = settings.device(preset)

@@ -69,7 +69,7 @@ def _painted(rng, pool, n: int) -> tuple[np.ndarray, np.ndarray]:
     columns = [*has.values(), np.isin(digit, (0, 6, 8, 9))]
     return pixels, np.stack(columns, 1).astype(np.int64)
 
-
+# %% ../nbs/science/013_glyphs.ipynb #30bf4562
 @functools.cache
 def painted() -> Source:
     "5,000 training and 2,000 test pictures with their attributes."

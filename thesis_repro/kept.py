@@ -95,7 +95,7 @@ def _pairs(source: Path, executed: Path) -> list[tuple[str, dict, dict]]:
             found.append((where, cell, same))
     return found
 
-
+# %% ../nbs/engine/047_kept.ipynb #e5eea0db
 def keep_outputs(executed: Path, source: Path) -> list[str]:
     """Write the outputs of an executed copy into its source, small; what was left out, in lines.
 
@@ -154,7 +154,7 @@ def _shown(cell: dict, exact: bool) -> str:
             shown.append(content if said or not form else f" ({form}) ")
     return masked("".join(shown))
 
-
+# %% ../nbs/engine/047_kept.ipynb #a6cf3d3c
 def stale(source: Path, executed: Path, exact: bool = True) -> list[str]:
     """Which kept outputs of a notebook differ from those of a fresh execution, one line each.
 

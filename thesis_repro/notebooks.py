@@ -216,7 +216,7 @@ def _signal_group(group: int | None, number: int) -> None:
     except (ProcessLookupError, PermissionError):
         pass
 
-
+# %% ../nbs/engine/045_notebooks.ipynb #19dfaa73
 @contextmanager
 def _passing_on(kernel, received: list):
     "Pass SIGINT, SIGTERM and a time limit on to the kernel, and note them in `received`."
@@ -370,14 +370,14 @@ async def _end(kernel, client, politely: bool) -> None:
         await kernel.shutdown_kernel(now=not politely)
     _signal_group(group, signal.SIGKILL)
 
-
+# %% ../nbs/engine/045_notebooks.ipynb #53cea459
 async def _every(seconds: float, call) -> None:
     "Call something again and again, until cancelled."
     while True:
         await asyncio.sleep(seconds)
         call()
 
-
+# %% ../nbs/engine/045_notebooks.ipynb #534055ce
 def _client(nb, kernel, bar):
     "The client that talks to a kernel; what it hears of progress is shown behind the bar."
     from nbclient import NotebookClient
@@ -425,7 +425,7 @@ def _list_of(e: NotebookFailed, status: str, document) -> str:
     rest = f"{e.left_out} cell(s) that need something from these were left out."
     return "\n".join([head, "", *lines, "", rest if e.left_out else ""])
 
-
+# %% ../nbs/engine/045_notebooks.ipynb #472f65b6
 def _written(nb, failed: NotebookFailed | None = None) -> str:
     "A notebook as it is written: without progress, and with what failed at its beginning."
     from nbformat import v4, writes

@@ -149,7 +149,7 @@ def _ended(state: dict) -> bool:
         pass
     return False
 
-
+# %% ../nbs/engine/006_progress.ipynb #95d637ee
 def workers(folder) -> list[str]:
     "A line for each worker that reports to `folder`: what, how far, how fast, how long."
     lines = []
@@ -237,7 +237,7 @@ class Bar(_Placed):
         running = workers(self.watch) if self.watch else []
         return [self.format_meter(**self.format_dict | how), *(f"  {w}" for w in running)]
 
-
+# %% ../nbs/engine/006_progress.ipynb #1f7311c9
 def _redraw(bar):
     "Draw a bar once a second, until it is closed or forgotten."
     while (open_bar := bar()) and not open_bar.disable:

@@ -70,7 +70,7 @@ def _template() -> str:
     file = resources.files("thesis_repro") / "templates" / "notebook.html.j2"
     return file.read_text(encoding="utf-8")
 
-
+# %% ../nbs/engine/046_rendering.ipynb #1d1cac58
 def rendered(executed: Path, template: str = "") -> str:
     "An executed notebook as HTML that needs no network; by default the whole page."
     import nbformat

@@ -29,7 +29,7 @@ def _places(rng, n: int) -> tuple[np.ndarray, ...]:
     width = height * rng.uniform(0.8, 1.05, quarter.shape)
     return *middle, width, height, rng.uniform(-0.2, 0.2, quarter.shape)
 
-
+# %% ../nbs/science/131_scenes.ipynb #e0720f0f
 def inked(rng, pool, n: int) -> tuple[np.ndarray, np.ndarray]:
     "The ink of digits in n scenes, (n, 3, side, side) in [0, 1], and their classes, −1: none."
     scans, which = pool
@@ -42,7 +42,7 @@ def inked(rng, pool, n: int) -> tuple[np.ndarray, np.ndarray]:
     ink = ink.reshape(n, _MOST, SIDE, SIDE)
     return np.clip(1.3 * ink, 0, 1) * (kind >= 0)[..., None, None], kind
 
-
+# %% ../nbs/science/131_scenes.ipynb #eb5dbbee
 def boxed(ink: np.ndarray, kind: np.ndarray) -> np.ndarray:
     "Rows of objects (n, m, 6) around ink (n, m, side, side) of classes (n, m)."
     y = np.zeros((*kind.shape, 6), np.float32)
@@ -69,7 +69,7 @@ def _pens(rng, n: int) -> np.ndarray:
     "A bright colour for each digit, (n, 3, 1, 1, 3)."
     return rng.uniform(0.55, 1.0, (n, _MOST, 1, 1, 3))
 
-
+# %% ../nbs/science/131_scenes.ipynb #3be9ca28
 def _painted(paper: np.ndarray, ink: np.ndarray, pens: np.ndarray) -> np.ndarray:
     "Ink (n, 3, side, side) in the colours of the pens on paper (n, side, side, 3)."
     picture = paper
@@ -97,7 +97,7 @@ def foggy(rng, ink, kind) -> np.ndarray:
     thick = rng.uniform(0.2, 0.4, (len(ink), 1, 1, 1))
     return (1 - thick) * photographed(rng, ink, kind) + thick * 0.75
 
-
+# %% ../nbs/science/131_scenes.ipynb #754882f4
 def watercoloured(rng, ink, kind) -> np.ndarray:
     "Colours that run into each other, on paper with large blots and no fine noise."
     n = len(ink)
@@ -115,7 +115,7 @@ def flat(rng, ink, kind) -> np.ndarray:
     paper = np.where(around, 0.0, paper)
     return _painted(paper, solid, rng.choice([0.6, 1.0], (n, _MOST, 1, 1, 3)))
 
-
+# %% ../nbs/science/131_scenes.ipynb #5a500623
 def planted(rng, ink, kind) -> np.ndarray:
     "Photographed, with faint stripes around each digit whose direction is that of its class."
     picture = photographed(rng, ink, kind)

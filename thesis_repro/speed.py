@@ -29,7 +29,7 @@ class Subject:
     y: torch.Tensor
     epsilon: float
 
-
+# %% ../nbs/science/025_speed.ipynb #d8137bb1
 def speed_subject(n=64, size=32, width: float = 1.0, device="cpu", seed: int = 0) -> Subject:
     "A ResNet-18 with random weights, n images of size × size pixels, and the model's own answers."
     model = build("resnet18", 10, width, seed=seed).eval().to(device)

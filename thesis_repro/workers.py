@@ -40,7 +40,7 @@ def usable() -> int:
     beside = sum(not stopping.released(f) for f in Path(folder).glob("*")) if folder else 1
     return max(1, cores() // max(1, beside))
 
-
+# %% ../nbs/engine/026_workers.ipynb #a0de4992
 def gpus(preset: Preset) -> int:
     "The GPUs of this machine that a preset's runs use: all, one for cuda:N, none on a CPU."
     import torch
@@ -61,7 +61,7 @@ def threads_each(preset: Preset) -> int:
     "The CPU threads of one run: the preset's number, or the cores divided among the jobs."
     return preset.threads or max(1, usable() // jobs(preset))
 
-
+# %% ../nbs/engine/026_workers.ipynb #b0640528
 @contextlib.contextmanager
 def threads(count: int):
     "In this context torch uses `count` threads; warns if they would waste cores by spinning."
@@ -94,7 +94,7 @@ def _end_with(command: int) -> None:
 
     threading.Thread(target=look, daemon=True).start()
 
-
+# %% ../nbs/engine/026_workers.ipynb #6e773ab7
 def attempted(n_threads: int, attempt, *task) -> object:
     "What the attempt at a task says, made with that many threads."
     with threads(n_threads):
@@ -155,7 +155,7 @@ def in_process(preset: Preset, tasks: int) -> bool:
     alone = min(jobs(preset), tasks) == 1
     return alone and (processes() > 1 or not gpus(preset))
 
-
+# %% ../nbs/engine/026_workers.ipynb #5d3a099b
 _ALONE = []  # the pool of one worker, while it is there
 
 
