@@ -334,29 +334,26 @@ def _leave_out(cell, needed: str, number: int, heading: str):
 async def _run_cells(client, received: list, save, timeout, bar) -> None:
     "Execute the cells of `client.nb` that can be run; NotebookFailed if any failed."
     headings, lost, failures, left_out = _headings(client.nb.cells), Lost(), [], 0
-    for i, cell in enumerate(client.nb.cells):
-        if _skipped(cell):
-            continue
-        bar.set_description(label(headings[i]))
-        names = names_in(cell.source)
-        if needed := lost.waits_for(names):
-            number, name = needed
-            _leave_out(cell, name, number, headings[number - 1])
-            lost.did_not_run(names, number)
-            left_out += 1
-        else:
-            try:
-                why = await _run_cell(client, i, received, timeout)
-            except _Over as e:
-                failures.append(Failure(i + 1, headings[i], str(e)))
-                raise NotebookFailed(failures, left_out) from None
-            if why:
+    try:
+        for i, cell in enumerate(client.nb.cells):
+            if _skipped(cell):
+                continue
+            bar.set_description(label(headings[i]))
+            names = names_in(cell.source)
+            if needed := lost.waits_for(names):
+                number, name = needed
+                _leave_out(cell, name, number, headings[number - 1])
+                lost.did_not_run(names, number)
+                left_out += 1
+            elif why := await _run_cell(client, i, received, timeout):
                 failures.append(Failure(i + 1, headings[i], why))
                 lost.did_not_run(names, i + 1)
             else:
                 lost.ran(names)
-        bar.update()
-        save()
+            bar.update()
+            save()
+    except _Over as e:
+        failures.append(Failure(i + 1, headings[i], str(e)))
     if failures:
         raise NotebookFailed(failures, left_out)
 
