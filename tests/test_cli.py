@@ -820,6 +820,22 @@ def test_an_unknown_network_of_a_specification_is_bad_input(elsewhere, capsys):
     assert "network = nope: must be one of" in said and "preactresnet18" in said
 
 
+def test_a_method_that_does_not_fit_its_network_is_bad_input(elsewhere, capsys):
+    "It was a failure of the run, with exit code 1, and its lock was left behind."
+    from thesis_repro.advprop import AdvProp
+    from thesis_repro.genomes import Genome, Grown, Layer
+    from thesis_repro.runs import Named, Run
+    from thesis_repro.training import Length
+
+    recipe = Grown(Genome((Layer(4, norm="none"),)), AdvProp())
+    file = elsewhere / "run.json"
+    run = Run(Named("digits10", 100, 50, 50), recipe, Length(1, 50), 3)
+    file.write_text(json.dumps(specification(run)))
+    said = refused(capsys, "run", file, "--preset", "tiny")
+    assert said.count("\n") <= 1 and "run.json" in said and "has no batch norm" in said
+    assert not list(paths.outputs("tiny").rglob(f"*{run.key}*"))
+
+
 @pytest.mark.parametrize("name", ["table 5.1", "table_5_1", "5_1", " 5.1"])
 def test_a_table_by_any_of_its_names_has_its_chapters_preset(monkeypatch, name):
     "The runs were those of another scale where the chapter has a section of its own."

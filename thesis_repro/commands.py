@@ -263,6 +263,20 @@ def _specified(file: str) -> list:
     return [found]
 
 
+def _check_built(file: str, store, run) -> None:
+    "BadInput where the networks of a run that is to be made cannot be built for its images."
+    from thesis_repro.store import check_boxes
+
+    if store.record(run) is not None or run.needs():
+        return
+    check_boxes(run)
+    images = store.images(run.data)
+    try:
+        run.recipe.networks(images, run.seed)
+    except BadInput as e:
+        raise BadInput(f"{file}: {e}") from None
+
+
 def _check_network(file: str, recipe) -> None:
     "BadInput for a classifier whose network this library does not know."
     from thesis_repro import models
@@ -290,6 +304,8 @@ def run(args) -> int:
     preset = preset_of(args, number)
     chosen = _specified(args.what) if own else chosen_runs(args, preset, number)
     store, failures = Store(preset), {}
+    if own:
+        _check_built(args.what, store, chosen[0])
     if args.fresh == "changed":
         refresh(store, chosen)
     try:
