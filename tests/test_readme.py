@@ -12,9 +12,21 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_repro import artefacts, claims, commands, paths, published, registry, settings
+from thesis_repro import (
+    artefacts,
+    claims,
+    commands,
+    paths,
+    pieces,
+    published,
+    registry,
+    runs,
+    settings,
+)
 from thesis_repro.cli import main, parser
 from thesis_repro.conclusion import kept_references
+from thesis_repro.mixup import Plain
+from thesis_repro.recipes import Classify
 
 FILES = [paths.root() / "README.md", *sorted((paths.root() / "docs").glob("*.md"))]
 TEXTS = {f.relative_to(paths.root()).as_posix(): f.read_text(encoding="utf-8") for f in FILES}
@@ -127,6 +139,8 @@ def test_every_command_is_one(command, own_sections):
     if command.startswith("--"):
         return
     args = parser().parse_args(shlex.split(command))
+    if getattr(args, "pieces", None):  # the page that has the file has a test of its own
+        return
     if args.command in ("table", "figure"):
         assert registry.find(args.command, args.number)
     elif getattr(args, "row", None):
@@ -234,6 +248,40 @@ def test_the_method_of_ones_own(tmp_path, monkeypatch, capsys):
     assert done.returncode == 0 and made[0].name in done.stdout, done.stderr[-2000:]
     assert list((home / "runs/mine/softened").iterdir()) == made  # the table's, and no other
     exec(composed, {})
+
+
+def test_the_description_of_a_run_says_its_place_and_label():
+    written = blocks("python", TEXTS["docs/own-method.md"])[2]
+    said = re.search(r"described \|= (.*)", written)
+    run = runs.Run(runs.Named("digits10"), Classify("resnet18", Plain()))
+    made = runs.run_of(pieces.specification(run) | eval(said[1]))
+    assert (made.home, made.label, made.key) == ("mine/softened", "Softened", run.key)
+
+
+def test_the_table_of_ones_own(tmp_path, monkeypatch, capsys):
+    file, compared, gan = blocks("python", TEXTS["docs/own-table.md"])
+    (tmp_path / "weights.py").write_text(file, encoding="utf-8")
+    settings_with(tmp_path, "", monkeypatch)
+    less = "epochs=1 train_size=32 test_size=20 held_out=20 width=0.0625 jobs=1 device=cpu"
+    monkeypatch.setenv("THESIS_REPRO_SET", less)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    try:
+        for command in blocks("sh", TEXTS["docs/own-table.md"])[0].splitlines():
+            words = shlex.split(command)[1:]
+            assert main(words) == 0, words
+        said = capsys.readouterr().out
+        assert "Steep  ours only" in said and "steps 50" in said
+        exec(compared, {})
+        assert "over='seeds'" in capsys.readouterr().out
+    finally:
+        registry.TABLES.pop("weights.ours", None)
+        pieces.REGISTRY.pop("Steep", None)
+        sys.modules.pop("weights", None)
+    space = {}
+    exec(gan, space)
+    critic = space["recipe"].critic.build((3, 32, 32), 10)
+    assert critic(torch.rand(2, 3, 32, 32), torch.eye(10)[:2]).score.shape == (2,)
 
 
 def test_networks_from_and_for_elsewhere(tmp_path, monkeypatch):
