@@ -317,6 +317,7 @@ def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
         ([trained, "--steps", "0"], "steps"),
         ([trained, "--norm", "l7"], "l7"),
         ([trained, "--attack", "fgsm", "--steps", "3"], "--steps: the attack fgsm has none"),
+        ([trained, "--attack", "square", "--norm", "l2"], "--norm: the attack square has none"),
         ([trained, "--source", "nobody"], "there is no such run"),
         (["7.1", "--row", "AIP", "--column", "CIFAR-10", "--seed", "0"], "run 7.1 with the same"),
     ]:

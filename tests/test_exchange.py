@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 
+import numpy as np
 import pytest
 
 from thesis_repro import exchange, pieces, settings
@@ -113,6 +114,23 @@ def test_a_run_that_is_being_trained_is_left_alone(there, tmp_path):
 
 
 @pytest.mark.parametrize("differs", [False, True])
+def test_the_place_of_a_file_of_images_is_no_difference(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8), np.arange(60) % 4
+    homes = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "photos.npz"
+        np.savez(file, x_train=x[8:], y_train=y[8:], x_test=x[:8], y_test=y[:8])
+        recipe = Classify("preactresnet18", Plain(), width=0.03)
+        run = Run(Named(f"npz:{file}", 32, 8, 8), recipe, Length(1, 16))
+        store = Store(settings.load("smoke", device="cpu", jobs=1), tmp_path / name / "outputs")
+        store.make(run, progress=False)
+        homes.append(store.folder)
+    sent = exchange.export(homes[0], tmp_path / "sent.json")
+    assert exchange.merge([sent], homes[1])["present"] == 1
+
+
 def test_a_run_that_is_finished_meanwhile_is_not_written_twice(
     there, tmp_path, monkeypatch, differs
 ):

@@ -104,6 +104,8 @@ def test_the_network_of_a_tables_cell_is_an_ordinary_module(tiny):
     x, _ = store.batch(run, 4)
     with torch.no_grad():
         assert torch.equal(net(x), store.weights(run)(x))
+        for named in (run.key, run.name):
+            assert torch.equal(thesis_repro.load_model(named, preset="tiny")(x), net(x))
     with pytest.raises(
         BadInput,
         match=r"2 runs match: say --seed too: mixup \(CIFAR-10, seed 0\); mixup \(.*, seed 1\)",

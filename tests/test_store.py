@@ -372,11 +372,29 @@ def test_a_command_on_a_file_system_without_locks_is_one_line(tmp_path, monkeypa
 
 def test_a_run_is_found_by_key_or_name(kept):
     at, run = kept
-    for text in (run.key, run.key[:5], run.name, "small-seed-0"):
+    folder = at.record(run).folder  # as `run` prints it; `runs` prints it below the outputs
+    named = (run.key, run.key[:5], run.name, "small-seed-0")
+    for text in (*named, f"{folder}", f"own/runs/{run.name}/"):
         assert at.find(text) == run, text
     refused(lambda: at.find("nobody"), "nobody: there is no such run at preset smoke")
     at.make(small(Weighed(), seed=1, epochs=1), progress=False)
     refused(lambda: at.find("small"), "2 runs begin so")
+
+
+def test_the_run_of_a_file_that_was_moved_is_found_with_its_images(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8), np.arange(60) % 4
+    old, new = tmp_path / "old.npz", tmp_path / "new.npz"
+    np.savez(old, x_train=x[8:], y_train=y[8:], x_test=x[:8], y_test=y[:8])
+    recipe = Classify("preactresnet18", Plain(), width=0.03)
+    run = Run(Named(f"npz:{old}", 32, 8, 8), recipe, Length(1, 16))
+    Store(settings.load("smoke", device="cpu"), tmp_path / "outputs").make(run, progress=False)
+    old.rename(new)
+    here = settings.load("smoke", device="cpu", cifar10=f"npz:{new}")
+    at = Store(here, tmp_path / "outputs")
+    found = at.find(run.key)
+    assert found.key == run.key and found.data.name.startswith(f"npz:{new}@")
+    assert len(at.images(found.data).x_test) == 8
 
 
 HOSTILE = [

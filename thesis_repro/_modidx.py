@@ -4147,6 +4147,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'thesis_repro.store.Dated.outdated': ('engine/store.html#dated.outdated', 'thesis_repro/store.py'),
                                     'thesis_repro.store.Folders': ('engine/store.html#folders', 'thesis_repro/store.py'),
                                     'thesis_repro.store.Folders.__init__': ('engine/store.html#folders.__init__', 'thesis_repro/store.py'),
+                                    'thesis_repro.store.Folders._with_file_here': ( 'engine/store.html#folders._with_file_here',
+                                                                                    'thesis_repro/store.py'),
                                     'thesis_repro.store.Folders.find': ('engine/store.html#folders.find', 'thesis_repro/store.py'),
                                     'thesis_repro.store.Folders.folders': ('engine/store.html#folders.folders', 'thesis_repro/store.py'),
                                     'thesis_repro.store.Folders.home': ('engine/store.html#folders.home', 'thesis_repro/store.py'),

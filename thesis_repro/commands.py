@@ -366,10 +366,11 @@ def _fraction(text: str) -> float:
 
 def attack_of(args, given=None):
     "The attack that the options describe, or the `given` one with their changes. BadInput."
-    from thesis_repro import attacks, strong_attacks
+    from thesis_repro import attacks, square_attack, strong_attacks
 
     kinds = {"fgsm": attacks.FGSM, "pgd": attacks.PGD, "apgd": strong_attacks.APGD}
     kinds |= {"cw": strong_attacks.CarliniWagner, "autoattack": strong_attacks.AutoAttack}
+    kinds["square"] = square_attack.Square
     kind = kinds[args.attack or "pgd"] if given is None else type(given)
     names = ("epsilon", "step", "steps", "norm", "loss", "restarts")
     asked = {k: v for k in names if (v := getattr(args, k)) is not None}

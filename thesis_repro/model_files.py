@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from . import published, registry
+from . import published, registry, settings
 from .files import BadInput, Unwritable
 from .gans import generator_of
 from .runs import Run
@@ -121,17 +121,21 @@ def network_of(store: Store, run: Run, which: str = "last") -> torch.nn.Module:
 
 
 def load_model(
-    table: str,
+    table: str,  # its number, or a run's key or name
     row: str | None = None,
     seed: int = 0,
     column: str | None = None,
     preset: str = "smoke",
     which: str = "last",  # or best
 ) -> torch.nn.Module:
-    """The trained network behind a cell of a table, in eval mode. BadInput if it is not there.
+    """The trained network behind a cell of a table, or of a run by its key or name, in eval mode.
 
+    BadInput if it is not there.
     A classifier takes images (n, c, h, w), float32 in [0, 1], and gives logits (n, k).
     """
+    if row is None and column is None and "." not in table:  # no run's key or name has one
+        store = Store(settings.load(preset))
+        return network_of(store, store.find(table), which)
     chosen = registry.find("table", table).preset(preset)
     if seed >= chosen.seeds:  # a run of more seeds than the preset's
         chosen = dataclasses.replace(chosen, seeds=seed + 1)

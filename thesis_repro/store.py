@@ -7,6 +7,7 @@ __all__ = ['Busy', 'locked', 'RunsFailed', 'Folders', 'Dated', 'Again', 'Trained
 
 # %% ../nbs/engine/038_store.ipynb #f0c696be
 import contextlib
+import dataclasses
 import fcntl
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from thesis_repro import (
     training,
 )
 from .checkpoints import copy_weights, weights_digest
+from .data import content
 from .devices import arithmetic, failure
 from .files import BadInput, Unwritable, lock, lock_file, unreadable
 from .images import Images, pixels
@@ -97,16 +99,26 @@ class Folders:
 
     def find(self, text: str) -> Run:
         "The run whose key or folder begins with `text`. BadInput if there is none, or several."
-        begins = [
-            f for f in self.folders() if text in (f.name[: len(text)], f.name[-12:][: len(text)])
-        ]
+        name = text.rstrip("/").rpartition("/")[2]  # `runs` prints folders
+        n = len(name)
+        begins = [f for f in self.folders() if name in (f.name[:n], f.name[-12:][:n])]
         found = {r.key: r for f in begins if (r := records.read(f))}
         if len(found) != 1:
             near = ", ".join(r.folder.name for r in list(found.values())[:5])
             many = f"{len(found)} runs begin so ({near})" if found else "there is no such run"
             place = f"outputs/{self.preset.name}/runs has them all"
             raise BadInput(f"{text}: {many} at preset {self.preset.name}; {place}")
-        return run_of(next(iter(found.values())).run)
+        return self._with_file_here(run_of(next(iter(found.values())).run))
+
+    def _with_file_here(self, run: Run) -> Run:
+        "The run; its file of images where the preset has it, which may not be where it was."
+        known = getattr(run.data, "name", "")
+        names = {getattr(self.preset, key) for key in settings.PARTS.values()}
+        for name in names if known.startswith("npz:") else ():
+            with contextlib.suppress(BadInput):  # a file that is not there
+                if content(name) == content(known):
+                    return dataclasses.replace(run, data=dataclasses.replace(run.data, name=name))
+        return run
 
 # %% ../nbs/engine/038_store.ipynb #499c1d43
 class Dated(Folders):
