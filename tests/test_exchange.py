@@ -113,7 +113,6 @@ def test_a_run_that_is_being_trained_is_left_alone(there, tmp_path):
     assert exchange.merge([file], here) == counts(1, present=3)
 
 
-@pytest.mark.parametrize("differs", [False, True])
 def test_the_place_of_a_file_of_images_is_no_difference(tmp_path):
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8), np.arange(60) % 4
@@ -131,6 +130,7 @@ def test_the_place_of_a_file_of_images_is_no_difference(tmp_path):
     assert exchange.merge([sent], homes[1])["present"] == 1
 
 
+@pytest.mark.parametrize("differs", [False, True])
 def test_a_run_that_is_finished_meanwhile_is_not_written_twice(
     there, tmp_path, monkeypatch, differs
 ):
