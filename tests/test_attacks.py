@@ -1285,3 +1285,333 @@ def test_accuracy_is_measured_in_float32_within_autocast(digits):
     plain = evaluate(model, x, y)
     with torch.autocast("cpu", torch.bfloat16):
         assert evaluate(model, x, y) == plain
+
+
+# Numbers and rules that no ascent above rests on
+
+
+def test_the_numbers_where_nothing_else_is_said():
+    "8/255 in L∞; APGD's hundred steps, nine targets; C&W's nine searches of a thousand steps."
+    assert FGSM() == FGSM(8 / 255) and FGSM().steps == 1
+    assert PGD() == PGD(8 / 255, 2 / 255, 10, restarts=1, logit_scale=1.0, fill=1.0)
+    assert MomentumFGSM() == MomentumFGSM(8 / 255, 10, 1.0)
+    assert APGD() == APGD(8 / 255, 100, restarts=1, targets=9)
+    assert LBFGS() == LBFGS(1.0, 8, 50)
+    assert CarliniWagner() == CarliniWagner(0.0, 0.001, 9, 1000, 0.01)
+    assert AutoAttack() == AutoAttack(8 / 255)
+
+
+@pytest.mark.parametrize("norm", EPSILON)
+def test_what_is_inside_stays_to_the_last_bit(norm):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((20, 3, 4, 4), generator=generator)
+    z = (x + 1e-3 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+    assert torch.equal(Ball(x, 0.5, norm).project(z), z)
+
+
+def test_a_step_in_l1_is_shared_by_the_steepest_twentieth_that_can_move():
+    "Of 40 pixels two; the steepest two are white and pushed up, or black and pushed down."
+    x = torch.full((1, 1, 5, 8), 0.5, dtype=torch.float64)
+    gradient, expected = torch.full_like(x, 0.01), torch.zeros_like(x)
+    x[0, 0, 0, :2] = torch.tensor([1.0, 0.0])
+    gradient[0, 0, 0, :5] = torch.tensor([0.5, -0.4, 0.3, -0.2, 0.1])
+    expected[0, 0, 0, 2:4] = torch.tensor([0.05, -0.05])
+    torch.testing.assert_close(Ball(x, 1.0, "l1").climb(x, gradient, 0.1) - x, expected)
+
+
+@pytest.mark.parametrize("norm", EPSILON)
+def test_one_image_starts_anywhere_in_the_whole_ball(norm):
+    x = torch.full((1, 1, 2, 2), 0.5)
+    ball, z = Ball(x, 0.1, norm), begun(Ball(x, 0.1, norm), "uniform")
+    assert 0 < distance(z, x, norm) <= 0.1
+    noise = ball.drawn("uniform", torch.Generator().manual_seed(0))
+    assert torch.equal(ball.start("uniform", noise), z)
+
+
+def test_ratios_of_logits_that_tie_keep_their_sign():
+    "The first logits are all equal, and the right one is below them: misclassified."
+    z, y, target = torch.tensor([[1.0, 1, 1, 1, 0]]), torch.tensor([4]), torch.tensor([0])
+    assert attacks.dlr_loss(z, y) > 0 and attacks.targeted_dlr_loss(z, y, target) > 0
+
+
+@pytest.mark.parametrize("pixel", [-0.1, 1.1])
+def test_one_pixel_a_little_out_of_range(pixel):
+    x, y = inner()
+    x[0, 0, 0, 0] = pixel
+    with pytest.raises(BadInput, match=r"must be in \[0, 1\]"):
+        FGSM()(Linear(), x, y, Draws(0))
+
+
+def test_a_search_notes_only_what_it_is_asked_to():
+    model, (x, _) = Linear(), inner()
+    y = (model(x).argmax(1) + 1) % 4
+    s = attacks.Search(model, LOSSES["ce"], x, y, (y, y))
+    attacks.climb(s, x + 0.01)
+    assert torch.equal(s.found, x) and not s.hit.any()
+    attacks.look(s, x + 0.01)
+    assert torch.equal(s.found, x + 0.01) and s.hit.all()
+
+
+class Hill(torch.nn.Module):
+    "Two classes; the second is the likelier, the nearer the first pixel is to 0.5."
+
+    def forward(self, x):
+        height = 1 - 100 * (x.flatten(1)[:, 0] - 0.5) ** 2
+        return torch.stack([torch.zeros_like(height), height], 1)
+
+
+def over_the_hill(attack, x):
+    "What an attack finds, and the images that it showed."
+    y, shown = torch.zeros(len(x), dtype=torch.long), []
+    found = attack(Hill(), x, y, Draws(0), seen=lambda i, z, _: shown.append(z))
+    return found, shown
+
+
+def test_pgd_gives_its_last_image_and_of_two_restarts_the_worse():
+    x = torch.full((8, 1, 1, 1), 0.45, dtype=torch.float64)
+    found, _ = over_the_hill(PGD(0.2, 0.2, 1, start="none"), x)
+    torch.testing.assert_close(found, x + 0.2)  # beyond the top: lower than where it began
+    found, (one, two) = over_the_hill(PGD(0.2, 0.0, 1, restarts=2), x)
+    nearer = (one - 0.5).abs() < (two - 0.5).abs()
+    assert 0 < nearer.sum() < 8 and torch.equal(found, torch.where(nearer, one, two))
+
+
+@pytest.mark.parametrize("attack", [FGSM(), MomentumFGSM(steps=3), PGD(steps=3)], ids=repr)
+def test_an_attack_begins_once_where_nothing_else_is_said(attack):
+    _, shown = over_the_hill(attack, torch.full((2, 1, 1, 1), 0.4))
+    assert len(shown) == attack.steps
+
+
+def test_apgd_gives_the_worst_of_its_images():
+    x = torch.full((20, 1, 1, 1), 0.45, dtype=torch.float64)
+    found, shown = over_the_hill(APGD(0.2, 2), x)
+    nearest = torch.stack([(z - 0.5).abs() for z in shown]).amin(0)
+    assert len(shown) == 2 and ((found - 0.5).abs() <= nearest).all()
+
+
+def test_the_clean_prediction_is_scaled_like_the_attacked_one():
+    model, (x, y) = Linear(), inner()
+    known = PGD(loss="kl", logit_scale=0.5).known(model, x, y)
+    torch.testing.assert_close(known, (0.5 * model(x)).softmax(1).detach())
+
+
+def test_every_wrong_class_can_be_the_target():
+    x, _ = inner(200)
+    targets = attacks.random_targets(Linear(), x, torch.zeros(200, dtype=torch.long), Draws(0))
+    assert targets.unique().tolist() == [1, 2, 3]
+
+
+def test_apgd_takes_the_course_of_its_paper(monkeypatch):
+    "From 2ε on, the first step plain, and it looks back at every w_j; one gradient an image."
+    (x, y), begun_at, gaps, shown = inner(), [], [], []
+    advance, look_back = strong_attacks._advance, strong_attacks._look_back
+
+    def noted_advance(a, ball, first):
+        begun_at.append((a.step.clone(), a.halved.clone(), first))
+        advance(a, ball, first)
+
+    def noted_look_back(a, steps):
+        gaps.append(steps)
+        look_back(a, steps)
+
+    monkeypatch.setattr(strong_attacks, "_advance", noted_advance)
+    monkeypatch.setattr(strong_attacks, "_look_back", noted_look_back)
+    radius = torch.linspace(0.01, 0.06, 6, dtype=x.dtype)
+    how = {"seen": lambda *c: shown.append(c), "radius": radius}
+    APGD(steps=100)(Linear(), x, y, Draws(0), **how)
+    step, halved, _ = begun_at[0]
+    torch.testing.assert_close(step, 2 * radius.view(-1, 1, 1, 1))
+    assert not halved.any() and [f for *_, f in begun_at] == [True] + 99 * [False]
+    assert gaps == [22, 19, 16, 13, 10, 7, 6, 6] and len(shown) == 100
+
+
+def test_targets_of_apgd_are_the_wrong_classes_the_likeliest_first():
+    model, (x, y) = Linear(classes=5), inner()
+    known = APGD(loss="dlr-targeted").known(model, x, y).tolist()
+    for row, z, right in zip(known, model(x).tolist(), y.tolist(), strict=True):
+        assert row == sorted((k for k in range(5) if k != right), key=lambda k: -z[k])
+
+
+def test_lbfgs_asks_for_no_image_out_of_range():
+    class Asked(Linear):
+        def forward(self, x):
+            ends.extend([x.min().item(), x.max().item()])
+            return super().forward(x)
+
+    ends, (x, y) = [], inner(2, low=0.9, high=1.0)
+    LBFGS(0.01, 1, 20)(Asked(), x, y, Draws(0))
+    assert min(ends) >= 0 and max(ends) <= 1
+
+
+class Brighter(torch.nn.Module):
+    "Two classes: the second where the one pixel is above zero."
+
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x), x], 1).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("largest", "course"),
+    [
+        (10.0, [1.0, 4.0, 16.0, 8.0, 128**0.5]),
+        (0.3, [1.0, 0.25, 0.5, 0.125**0.5, (0.25 * 0.125**0.5) ** 0.5]),
+    ],
+)
+def test_lbfgs_brackets_the_largest_c_that_reaches_its_class(monkeypatch, largest, course):
+    "By fours, and then by geometric means; the nearest image is kept."
+    asked = []
+
+    def minimised(model, x, target, c, steps):
+        asked.append(c)
+        return x + (0.01 / c if c <= largest else 0.0)
+
+    monkeypatch.setattr(strong_attacks, "_minimised", minimised)
+    x, y = torch.zeros(1, 1, 1, 1), torch.tensor([0])
+    found = LBFGS(searches=5)(Brighter(), x, y, Draws(0))
+    assert asked == pytest.approx(course)
+    assert found.item() == pytest.approx(0.01 / max(c for c in course if c <= largest))
+
+
+def test_carlini_wagner_brackets_the_smallest_c_of_each_sample(monkeypatch):
+    "Tenfold until the class is wrong, then by halves, from zero if the first c was enough."
+    asked = []
+
+    def descended(self, model, x, y, c, best, nearest):
+        asked.append(c.tolist())
+        return c >= torch.tensor([0.3, 0.0002])
+
+    monkeypatch.setattr(CarliniWagner, "_descended", descended)
+    CarliniWagner(searches=6)(Linear(), *inner(2), Draws(0))
+    one, two = zip(*asked, strict=True)
+    assert one == pytest.approx([0.001, 0.01, 0.1, 1.0, 0.55, 0.325])
+    assert two == pytest.approx([0.001, 0.0005, 0.00025, 0.000125, 0.0001875, 0.00021875])
+
+
+def test_carlini_wagners_confidence_is_zero_where_nothing_else_is_said():
+    z, x = torch.tensor([[0.0, 1.0]]), torch.zeros(1, 1, 1, 1)
+    assert strong_attacks.cw_objective(z, torch.tensor([0]), x, x, 3.0).item() == 0
+
+
+def test_autoattack_computes_in_float32_within_autocast(monkeypatch):
+    asked = []
+
+    class Library:
+        def __init__(self, model, **how):
+            self.fab = self.apgd_targeted = SimpleNamespace(n_target_classes=9)
+
+        def run_standard_evaluation(self, x, y, batch_size):
+            asked.append(torch.is_autocast_enabled("cpu"))
+            return x, y
+
+    monkeypatch.setattr(strong_attacks, "pyautoattack", lambda: SimpleNamespace(AutoAttack=Library))
+    with torch.autocast("cpu", torch.bfloat16):
+        AutoAttack()(Linear(), *inner(), Draws(0))
+    assert asked == [False]
+
+
+def grey(n, model):
+    "Random uint8 images, and what the model says of them."
+    x = torch.randint(0, 256, (n, 3, 2, 2), generator=torch.Generator().manual_seed(0))
+    return x.to(torch.uint8), model(x / 255).argmax(1)
+
+
+def test_an_evaluation_where_nothing_else_is_said(monkeypatch):
+    "Batches of 500, seed 0, float32, a bar; an attack that is not targeted is told the labels."
+    model, calls, bars, bar = Linear(), [], [], robustness.Bar
+    x, y = grey(501, model)
+
+    def attack(model, x, y, draws, seen=None):
+        calls.append((y, draws.seed, draws.step, torch.is_autocast_enabled("cpu")))
+        return x
+
+    def noted(**how):
+        bars.append(how)
+        return bar(**how | {"disable": True})
+
+    monkeypatch.setattr(robustness, "Bar", noted)
+    assert robust_accuracy(model, x, y, attack)["accuracy"] == 100
+    assert [how for _, *how in calls] == [[0, 0, False], [0, 500, False]]
+    assert all(torch.equal(a, b) for (a, *_), b in zip(calls, y.split(500), strict=True))
+    assert bars[0]["disable"] is False
+    assert robust_accuracy(model, x[:2], y[:2], None, batch_size=1)["n"] == 2
+    y[:101] = (y[:101] + 1) % 4
+    assert evaluate(model, x, y)["accuracy"] == 100 * 400 / 501
+
+
+class Twice(torch.nn.Module):
+    "Its margin is − 2 times the pixel."
+
+    def __init__(self):
+        super().__init__()
+        self.p = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return torch.cat([2 * x, 0 * x + self.p.view(1, 1, 1, 1)], 1).flatten(1)
+
+
+@pytest.mark.parametrize(("bf16", "made"), [(True, [(True, 3), (False, 1)]), (False, [(False, 3)])])
+def test_what_nearly_fell_in_bf16_is_attacked_in_float32(bf16, made):
+    "Of a margin of − 2 on the clean image a twentieth is left, more than a tenth, and a half."
+    calls, left = [], torch.tensor([0.05, 0.15, 0.5]).view(3, 1, 1, 1)
+
+    def attack(model, x, y, draws, seen=None):
+        calls.append((torch.is_autocast_enabled("cpu"), len(x)))
+        return left[: len(x)]
+
+    x, y = torch.full((3, 1, 1, 1), 255, dtype=torch.uint8), torch.zeros(3, dtype=torch.long)
+    assert robust_accuracy(Twice(), x, y, attack, bf16=bf16)["accuracy"] == 100
+    assert calls == made
+
+
+def test_every_image_decides_which_evaluation_it_is():
+    marks = set()
+    for places in ([], [0], [1], [999], [1000]):
+        x, y = torch.zeros((1001, 1, 1, 1), dtype=torch.uint8), torch.zeros(1001, dtype=torch.long)
+        x[places] = 1
+        marks.add(robustness._fingerprint((Linear(),), x, y))
+    assert len(marks) == 5
+
+
+def test_the_warning_about_steps_names_who_asked():
+    model = Linear()
+    with pytest.warns(UserWarning, match="do not reach the radius") as found:
+        robust_accuracy(model, *grey(2, model), PGD(steps=1))
+    assert found[0].filename == __file__
+
+
+def test_a_step_that_is_named_grows_with_the_radius(monkeypatch):
+    asked = []
+
+    def noted(model, x, y, attack, **options):
+        asked.append((attack.epsilon, attack.step))
+        return {"correct": [True] * len(y)}
+
+    monkeypatch.setattr(robustness, "robust_accuracy", noted)
+    x, y = torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.long)
+    robustness.accuracy_over_epsilon(None, x, y, PGD(0.1, 0.2), [0.8, 0.04, 0.2])
+    assert asked == [(0.04, pytest.approx(0.08)), (0.2, pytest.approx(0.4)), (0.8, 1.0)]
+
+
+def test_probabilities_of_attacked_images():
+    model, (x, y), attack = Linear(), inner(), PGD(steps=2)
+    found = attack(model, x, y, Draws(0))
+    for images, how in ((x, ()), (found, (attack,))):
+        expected = model(images).softmax(1).detach()
+        torch.testing.assert_close(robustness.probabilities(model, x, y, *how), expected)
+
+
+@pytest.mark.parametrize("attack", [FGSM(), PGD(steps=1), APGD(steps=1)], ids=repr)
+def test_images_with_a_graph_give_images_without(attack):
+    x, y = inner()
+    assert not attack(Linear(), x.requires_grad_(), y, Draws(0)).requires_grad
+
+
+def test_an_evaluation_that_fails_leaves_every_mode_as_it_was():
+    def attack(*_):
+        assert not model.training
+        raise KeyboardInterrupt
+
+    model = Linear().train()
+    with pytest.raises(KeyboardInterrupt):
+        robust_accuracy(model, *grey(4, model), attack)
+    assert model.training
