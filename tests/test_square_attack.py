@@ -109,3 +109,21 @@ def test_bad_input():
         Square(epsilon=8.0)
     with pytest.raises(BadInput, match="labels from 0 to 9"):
         Square(0.1, 1)(net, x, torch.tensor([0, 1, 2, 3, 9]), Draws(0))
+
+
+def test_the_squares_halve_where_the_paper_halves_them():
+    "Of 10,000 steps after 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and 8,000, not before."
+    points = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+    for i, point in enumerate(points):
+        before, after = (side(100 * point + k, 1_000_000, 0.8, (320, 320)) for k in (-1, 0))
+        assert (before, after) == tuple(round(320 * (0.8 / 2**k) ** 0.5) for k in (i, i + 1))
+    assert Square() == Square(8 / 255, 1000, 0.8)
+
+
+def test_statistics_are_left_alone_and_are_the_running_ones():
+    x, y = batch()
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(108), network()[1])
+    before = {k: v.clone() for k, v in net.double().train().state_dict().items()}
+    found = Square(0.1, 5)(net, x, y, Draws(0))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()) and net.training
+    assert torch.equal(found, Square(0.1, 5)(net.eval(), x, y, Draws(0)))
