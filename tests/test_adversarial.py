@@ -1138,3 +1138,71 @@ def test_a_batch_of_one_class_has_no_triplets(loss, y):
         return dataclasses.replace(loss, **how)(e)
 
     torch.testing.assert_close(measured(), measured(lambda1=0.0))
+
+
+# Numbers and rules that no composition above rests on
+
+
+def test_the_numbers_where_nothing_else_is_said():
+    assert AVmixup() == AVmixup(2.0, 1.0, 0.1, 1.0) and Regional() == Regional(1.0, 0.55)
+    assert InterpolatedAT() == InterpolatedAT(1.0)
+    assert GuidedInterpolation() == GuidedInterpolation(0.5)
+    assert TargetedMixup() == TargetedMixup(PGD(steps=10, targeted=True), 1.0, 0.1)
+    assert ALP() == ALP(1.0) and Trades() == Trades(6.0) and Mart() == Mart(6.0)
+    assert Gairat() == Gairat(lam=-1.0) and Adversarial().selection == PGD(steps=20)
+
+
+def test_the_numbers_of_the_losses_where_nothing_else_is_said():
+    c, a, rows = t64(CLEAN), t64(ATTACKED), range(N)
+    eye = t64(np.eye(K)[Y])
+    for ours, reference in (
+        (module.alp_loss(a, c, eye), [alp(CLEAN[i], ATTACKED[i], Y[i], 1.0) for i in rows]),
+        (module.trades_loss(c, a, LABELS), [trades(CLEAN[i], ATTACKED[i], Y[i], 6) for i in rows]),
+        (module.mart_loss(c, a, LABELS), [mart(CLEAN[i], ATTACKED[i], Y[i], 6) for i in rows]),
+    ):
+        np.testing.assert_allclose(ours, reference, rtol=1e-10)
+    m = torch.linspace(-1, 1, 5)
+    torch.testing.assert_close(module.mail_weight(m), torch.sigmoid(10 * (m - 0.5)))
+    torch.testing.assert_close(module.wmmr_weight(m), torch.exp(2 * m))
+    kappa = torch.arange(11)
+    torch.testing.assert_close(
+        module.gairat_weight(kappa, 10), module.gairat_weight(kappa, 10, -1.0)
+    )
+
+
+def test_marts_factor_is_no_constant_where_nothing_else_is_said():
+    gradients = []
+    for how in ((), (6.0, "adversarial", False)):
+        c = t64(CLEAN, grad=True)
+        sum(module.mart_terms(c, t64(ATTACKED), LABELS, *how)).sum().backward()
+        gradients.append(c.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_every_wrong_class_can_be_aimed_at():
+    e = Examples(None, torch.rand(200, 1, 1, K), torch.zeros(200).long(), Draws(0), classes=K)
+    assert module.other_classes(e).unique().tolist() == [1, 2, 3, 4]
+
+
+def test_an_attack_that_knows_no_target_is_not_targeted():
+    with pytest.raises(BadInput, match="must be targeted"):
+        TargetedMixup(Minus())
+
+
+def test_no_label_is_smoother_than_that_of_the_attacks_end():
+    "Where the attack was farther away halfway than at its end."
+    x = torch.full((200, 1, 1, 1), 0.5)
+    how = {"adversarial": x + 0.1, "halfway": x + 0.4, "classes": 4}
+    e = Examples(None, x, torch.zeros(200, dtype=torch.long), Draws(0), **how)
+    inputs, target = Regional(0.9, 0.5)(e)
+    beyond = (inputs - x).flatten() > 0.101
+    assert 0 < beyond.sum() < 200
+    torch.testing.assert_close(target[beyond, 0], torch.full((int(beyond.sum()),), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"), [({"loss": None}, "with the batch$"), ({"mix": 1}, "with the batch, or None$")]
+)
+def test_only_the_loss_cannot_be_left_out(how, says):
+    with pytest.raises(BadInput, match=says):
+        Adversarial(**how)
