@@ -37,7 +37,7 @@ from thesis_repro.images import batches, pixels, random_batch
 from thesis_repro.learned_ratios import AdaMixup, MetaMixup
 from thesis_repro.mixup import Beta, Fixed, Mixup, Pairs, mix, mixed_loss
 from thesis_repro.ratio_search import Golden, Parabolic
-from thesis_repro.recipes import SGD, Batch, Classify, Decay
+from thesis_repro.recipes import SGD, Adam, Batch, Classify, Decay
 from thesis_repro.store import Store
 from thesis_repro.training import Compute, Length
 
@@ -992,3 +992,104 @@ def test_shares_of_the_loss_are_of_all_batches_together(monkeypatch):
     searches = {"ternary": Ternary(8), "fast": LogitCurve(3), "λ = 0.5": Fixed(0.5)}
     whole = reached(Ternary(8))
     assert found == pytest.approx({name: reached(s) / whole for name, s in searches.items()})
+
+
+def test_the_numbers_of_the_searches_where_nothing_else_is_said(monkeypatch):
+    "Six passes, 201 points of a grid, three passes and 65 points of the fast search; 128 images."
+    asked = []
+    ratio_search.golden_search(lambda lam: asked.append(lam) or lam, 2)
+    ratio_search.parabolic_search(lambda lam: asked.append(lam) or lam, 2)
+    assert len(asked) == 12 and [v[0].item() for v in asked[6:9]] == [0.25, 0.5, 0.75]
+    assert Golden() == Golden(6) and Parabolic() == Parabolic(6)
+    assert LogitCurve() == LogitCurve(3, 65)
+    pairs, _ = linear_pairs()
+    assert len(ratio_search.loss_curves(pairs)[0]) == 201
+    lam, grid = ratio_search.worst_case(pairs)[0], torch.linspace(0, 1, 201)
+    assert torch.equal(lam, grid[(lam * 200).round().long()])
+    calls = []
+    monkeypatch.setattr(ratio_search, "random_batch", lambda *a: calls.append(a) or (0, 1))
+    monkeypatch.setattr(ratio_search, "pairs_at", lambda *a, **k: (*a[1:], k))
+    found = list(ratio_search.random_pairs("net", "images", "why", statistics="frozen"))
+    assert calls == [("images", 128, Draws(0), "why")]
+    assert found == [(0, 1, layer, 0, {"statistics": "frozen"}) for layer in (1, 2, 3)]
+
+
+def test_the_pairs_of_a_layer_are_those_of_seed_0():
+    x, y = tensor(rng().random((20, 2, 3))), tensor(rng().integers(0, 5, 20))
+    pairs = ratio_search.pairs_at(Linear(6, 5), x, y, 0)
+    assert pairs.partner.tolist() == Draws(0).numpy("partner").permutation(20).tolist()
+
+
+def test_a_valley_of_one_percent_parts_two_tops():
+    shallow, deep = torch.tensor([1.0, 0.995, 1.0]), torch.tensor([1.0, 0.985, 1.0])
+    assert ratio_search.unimodal(torch.stack([shallow, deep], 1)).tolist() == [True, False]
+
+
+def test_golden_section_shortens_the_bracket_by_the_golden_ratio():
+    "Both candidates divide every bracket alike; the answer is the best that was asked for."
+    top, trace = torch.linspace(0.05, 0.95, 50), []
+    answers = ratio_search.golden_search(lambda lam: -((lam - top) ** 2), 50, 9, trace=trace)
+    golden = (5**0.5 - 1) / 2
+    for i, at in enumerate(trace):
+        width, (c1, _), (c2, _) = at["upper"] - at["lower"], at["c1"], at["c2"]
+        places = (c1 - at["lower"]) / width, (c2 - at["lower"]) / width
+        for found, expected in zip((width, *places), (golden**i, 1 - golden, golden), strict=True):
+            assert found.tolist() == pytest.approx([expected] * 50, abs=1e-3)
+        assert (at["lower"] <= top).all() and (top <= at["upper"]).all()
+    reached = torch.stack([at[c][1] for at in trace for c in ("c1", "c2")]).amax(0)
+    assert len(trace) == 7 and (-((answers - top) ** 2) >= reached).all()
+
+
+@pytest.mark.parametrize(
+    ("lam", "loss", "top"),
+    [
+        ((0.2, 0.5, 0.9), (-0.16, -0.01, -0.09), 0.6),  # −(λ − 0.6)²
+        ((0.25, 0.5, 0.75), (-0.1225, -0.01, -0.0225), 0.6),
+        ((0.25, 0.5, 0.75), (2.0, 1.0, 1.5), 0.02),  # a valley: up the higher side, to the end
+        ((0.25, 0.5, 0.75), (1.5, 1.0, 2.0), 0.98),
+        ((0.25, 0.5, 0.75), (1.0, 2.0, 3.0), 0.98),  # a line
+        ((0.4, 0.5, 0.6), (2.0, 1.0, 1.9), 0.3),  # not farther than half of what is spanned
+        ((0.4, 0.5, 0.6), (1.9, 1.0, 2.0), 0.7),
+        ((0.4, 0.5, 0.6), (-1.96, -1.69, -1.44), 0.7),  # −(λ − 1.8)²
+        ((0.4, 0.5, 0.6), (-1.44, -1.69, -1.96), 0.3),  # −(λ + 0.8)²
+        ((0.25, 0.5, 0.75), (0.0, 1.0, 0.0), 0.625),  # at ½ it was: between, where it is higher
+        ((0.25, 0.5, 0.75), (-0.065025, -2.5e-5, -0.060025), 0.625),  # −(λ − 0.505)²
+        ((0.25, 0.5, 0.75), (-0.060025, -2.5e-5, -0.065025), 0.375),  # −(λ − 0.495)²
+        ((0.25, 0.5, 0.75), (-0.070225, -2.25e-4, -0.055225), 0.515),  # −(λ − 0.515)²
+    ],
+)
+def test_where_a_parabola_says_to_look_next(lam, loss, top):
+    columns = (torch.tensor(v, dtype=torch.float64)[:, None] for v in (lam, loss))
+    assert ratio_search._next_ratio(*columns).item() == pytest.approx(top, abs=1e-9)
+
+
+def test_qualities_of_searches_are_one_table(monkeypatch):
+    "A row a search, in the order they were asked for, with what each evaluates of the loss."
+    made, calls = linear_pairs()[0], []
+    monkeypatch.setattr(ratio_search, "random_pairs", lambda *a, **k: calls.append(a) or [made])
+    searches = {"middle": Fixed(0.5), "golden": Golden(5)}
+    table = ratio_search.quality_over({1: "net"}, "images", searches)
+    assert calls[0] == ("net", "images", "quality", 1, 128) and len(calls) == 2
+    assert [*table.columns[:2]] == ["search", "evaluations"]
+    assert table.search.tolist() == ["middle", "golden", "dense grid of 201"] * 2
+    assert table.evaluations.tolist() == [0, 5, 201] * 2
+    alone = ratio_search.search_losses(made, searches)
+    assert "dense grid of 201" in set(alone.search)
+
+
+def test_the_fast_curve_is_computed_in_float32():
+    "Of logits that are linear in λ it is the loss itself, closer than bf16 would allow."
+    pairs, _ = linear_pairs()
+    pairs = replace(pairs, h=pairs.h.float())
+    for on in (False, True):
+        with bf16(on):
+            _, losses = LogitCurve(2, 9).curve(pairs)
+        expected = ratio_search.loss_curves(pairs, 9)[1]
+        torch.testing.assert_close(losses, expected.to(losses.dtype), rtol=1e-4, atol=1e-4)
+
+
+def test_the_small_network_has_two_convolutions_that_halve():
+    net, x = learned_ratios.small_network(6, 1), torch.rand(2, 6, 32, 32)
+    assert net[:2](x).shape == (2, 16, 16, 16) and net[:4](x).shape == (2, 32, 8, 8)
+    assert sum(p.numel() for p in net.parameters()) == 9 * 6 * 16 + 16 + 9 * 16 * 32 + 32 + 33
+    assert MetaMixup().optimiser == AdaMixup().optimiser == Adam(1e-3, betas=(0.9, 0.999))
