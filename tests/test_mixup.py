@@ -5,7 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from thesis_repro.mixup import binary_cross_entropy, mix, summed_binary_cross_entropy
+from thesis_repro.mixup import (
+    Beta,
+    Fixed,
+    Mixup,
+    Pairs,
+    binary_cross_entropy,
+    mix,
+    summed_binary_cross_entropy,
+)
 
 
 def exact(z: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
@@ -48,3 +56,23 @@ def test_whole_numbers_are_mixed_and_not_cut_off(kind):
     found = mix(a, b, torch.tensor([0.7]))
     assert found.is_floating_point() and (found.dtype == kind or not kind.is_floating_point)
     torch.testing.assert_close(found.float(), torch.tensor([[0.7, 0.3]]), rtol=0, atol=2e-3)
+
+
+def test_the_numbers_where_nothing_else_is_said():
+    "mixup: at the image, λ ~ Beta(1, 1), one for the batch."
+    assert Mixup() == Mixup((0,), Beta(1.0, "batch"))
+    assert Beta() == Beta(1.0) and Fixed() == Fixed(0.5)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_pairs_are_asked_in_float32(bf16):
+    g = torch.Generator().manual_seed(0)
+    h, lam = torch.rand(6, 3, 2, 2, generator=g), torch.rand(6, generator=g)
+    places = torch.arange(6)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    pairs = Pairs(net, 0, h, places.flip(0), places % 4)
+    expected = net(mix(h, h.flip(0), lam)).detach()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        torch.testing.assert_close(pairs.logits_at(lam), expected)
