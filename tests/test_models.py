@@ -645,3 +645,42 @@ def test_logits_are_at_least_float32():
     ):
         z = torch.rand(2, 3, dtype=getattr(torch, given))
         assert models.full(z).dtype == getattr(torch, expected)
+
+
+# ---- the tables, and what is taken where nothing else is said
+
+
+def test_the_tables_as_published():
+    "Channels double with every stage; wide ones are 16, 32 and 64 times k of n = (d − 4) / 6."
+    for name, a in models.ARCHITECTURES.items():
+        if name.startswith("wrn"):
+            depth, k = map(int, name.removeprefix("wrn").split("_"))
+            own = (16, ((depth - 4) // 6,) * 3, (16 * k, 32 * k, 64 * k))
+        elif name == "vgg16":  # the first of 2, 2, 3, 3, 3 is the stem
+            own = (64, (1, 2, 3, 3, 3), (64, 128, 256, 512, 512))
+        else:
+            own = (64, (3, 4, 6, 3) if "34" in name else (2,) * 4, (64, 128, 256, 512))
+        assert (a.stem, a.blocks, a.channels) == own, name
+        assert a.stride == (2 if name.endswith("stride2") else 1)
+
+
+def test_all_pools_of_vgg16_halve():
+    with torch.device("meta"):
+        net = models.blueprint("vgg16", 2, 0.0625)
+    pools = [m for m in net.modules() if isinstance(m, nn.MaxPool2d)]
+    assert [m.kernel_size for m in pools] == [2] * 5
+
+
+def test_a_network_where_nothing_else_is_said():
+    "Its seed is 0; two classes are enough; a blueprint has full width and three channels."
+    assert same(build("resnet18", 2, 0.0625), snapshot(build("resnet18", 2, 0.0625, seed=0)))
+    with torch.device("meta"):
+        plan = models.blueprint("resnet18", 10)
+        assert models.parameter_count(plan) == 11_173_962
+    normalise = models.blueprint("resnet18", 2, 0.0625).stages[0][0]
+    assert (normalise.mean.item(), normalise.std.item()) == (0.5, 0.25)
+
+
+def test_counting_flops_prints_nothing(capsys):
+    models.flops(build("resnet18", 2, 0.0625), 8)
+    assert capsys.readouterr().out == ""
