@@ -25,6 +25,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".make" / "mutations"
 TESTS = {  # module → its tests, the fastest first
+    "attacks": ("attacks", "masked_gradients"),
+    "strong_attacks": ("attacks",),
+    "square_attack": ("square_attack",),
+    "robustness": ("attacks", "adversarial"),
+    "adversarial": ("adversarial",),
+    "mixup": ("mixup", "aip"),
+    "models": ("models",),
+    "draws": ("draws", "augmented"),
+    "ratio_search": ("aip",),
+    "fast_search": ("aip",),
+    "learned_ratios": ("aip",),
     "aip": ("aip_tables", "aip"),
     "measured_facts": ("aip_tables", "aip"),
     "m2at": ("m2at",),
