@@ -127,3 +127,11 @@ def test_statistics_are_left_alone_and_are_the_running_ones():
     found = Square(0.1, 5)(net, x, y, Draws(0))
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()) and net.training
     assert torch.equal(found, Square(0.1, 5)(net.eval(), x, y, Draws(0)))
+
+
+def test_no_image_out_of_range_is_asked_about():
+    asked, (x, y) = [], batch()
+    net = network()
+    net.register_forward_pre_hook(lambda m, z: asked.append((z[0].min(), z[0].max())))
+    Square(0.5, 3)(net, x, y, Draws(0))
+    assert len(asked) == 4 and all(low >= 0 and high <= 1 for low, high in asked)
