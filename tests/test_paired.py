@@ -175,3 +175,23 @@ def test_differences_that_differ_by_rounding_only_have_no_spread():
     found = gap([70.0, 70.2], [69.9, 70.1])
     assert found.value == pytest.approx(0.1) and math.isnan(found.low) and math.isnan(found.p)
     assert verdict_of_many([found])["up, by Holm"] == 0
+
+
+# Numbers that no difference above tells
+
+
+def test_cells_of_unlike_numbers_of_runs_are_no_pairs():
+    "Also where no run has a number; and of one run without a number there is no difference."
+    with pytest.raises(BadInput, match="1 runs and 3: one of each for every seed"):
+        gap_of_cells(None, cell(Told(math.nan)), cell(Told(1.0, 2.0, 3.0)))
+    assert math.isnan(gap_of_cells(None, cell(Told(math.nan)), cell(Told(1.0))).value)
+
+
+def test_what_is_said_does_not_depend_on_the_unit():
+    "Points, shares or nats: the counts are the same."
+    differences = (3.5, 2.2, 0.1, -2.2, -3.6, 0.0)
+    found = [
+        verdict_of_many([gap_of(d * unit, unit) for d in differences]) for unit in (100, 1, 1e-3)
+    ]
+    assert found[0] == found[1] == found[2]
+    assert (found[0]["up, by Holm"], found[0]["down, by Holm"]) == (1, 1)
