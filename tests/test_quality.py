@@ -2,12 +2,14 @@
 
 import dataclasses
 import gc
+import itertools
 import math
 import warnings
 import weakref
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -638,3 +640,163 @@ def test_generated_images_do_not_depend_on_how_many_follow(trained):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(quality.chosen(120, 7).unique()) == 7
+
+
+# What is not asked for, and numbers that no reference above tells
+
+
+def test_what_is_not_said_of_a_measurement():
+    "KD of 50 subsets of 1,000 features; 3 neighbours; 10 groups, drawn 30 times; ε = 1e-4."
+    own = Squares()
+    assert Quality(own) == Quality(own, 10_000, 0, "test", "last", 10, 30, 3)
+    assert PathLength(own) == PathLength(own, 1000, "z", 1e-4, "last")
+    assert AskedFor() == AskedFor(None, 1000, "last") and Modes(0) == Modes(0, 1000, 0.1, "last")
+    a, b = clouds(1010, 1005, 4)
+    found = quality.kernel_distances(a, b)
+    assert len(found) == 50 and np.array_equal(found, quality.kernel_distances(a, b, 50, 1000))
+    assert torch.equal(quality.radii(a), quality.radii(a, 3))
+    few = [v[:4] for v in (a, b)]  # each of four features has three others
+    assert quality.precision_recall(*few) == quality.precision_recall(*few, 3)
+    pair, t = ends(5), torch.full((5, 1), 0.3, dtype=torch.float64)
+    lengths = quality.path_lengths(Bent(), Flat(), None, pair, t)
+    assert torch.equal(lengths, quality.path_lengths(Bent(), Flat(), None, pair, t, "z", 1e-4))
+
+
+def test_the_distance_to_the_third_neighbour():
+    x = torch.tensor([[0.0], [1.0], [3.0], [7.0], [20.0]])
+    assert quality.radii(x).flatten().tolist() == [7, 6, 4, 7, 19]
+
+
+def test_the_spread_of_fd_is_that_of_drawn_groups():
+    "Against all 4 draws of two groups from two, and 27 of three; the draws are fixed."
+    draw = torch.Generator().manual_seed(1)
+    real = Moments().add(torch.randn(500, 2, generator=draw))
+    parts = [torch.randn(30, 2, generator=draw) + shift for shift in (0.0, 0.5, 1.5)]
+    for n in (2, 3):
+        drawn = itertools.product(parts[:n], repeat=n)
+        every = [frechet_distance(real, Moments().add(torch.cat(some))) for some in drawn]
+        groups = [Moments().add(part) for part in parts[:n]]
+        expected = np.std(every) * math.sqrt(n / (n - 1))
+        assert quality.spread(real, groups, 1000) == pytest.approx(expected, rel=0.1)
+    assert quality.spread(real, groups) == quality.spread(real, groups, 30)
+
+
+def test_an_interval_of_fd_is_that_of_students_t():
+    "As wide as its t of one fewer than the groups with an image, thirty times drawn."
+    draw = torch.Generator().manual_seed(2)
+    real = Moments().add(torch.randn(500, 2, generator=draw))
+    for size in (30, 1):
+        groups = [Moments().add(torch.randn(size, 2, generator=draw)) for _ in range(4)]
+        value, low, high = quality.interval(real, [*groups, Moments()])
+        half = scipy.stats.t.ppf(0.975, 3) * quality.spread(real, groups, 30)
+        assert value == frechet_distance(real, quality.joined(groups))
+        assert (value - low, high - value) == pytest.approx((half, half))
+
+
+def test_all_numbers_beside_real_images():
+    "Generated images in one corner of the real ones: all are near, and most real ones are not."
+    draw = torch.Generator().manual_seed(3)
+    real = torch.randn(400, 3, generator=draw)
+    made = 0.2 * torch.randn(200, 3, generator=draw)
+    of = [quality.Cloud([Moments().add(v)], [], v) for v in (made, real)]
+    of[0].groups = [Moments().add(part) for part in made.split(50)]
+    found = quality.compared(*of)
+    shares, distances = (
+        quality.precision_recall(made, real, 3),
+        quality.kernel_distances(made, real),
+    )
+    assert found["precision"] == 100 * shares[0] > 90 and found["recall"] == 100 * shares[1] < 50
+    assert found["FD interval"] == quality.interval(of[1].moments, of[0].groups, 30)[1:]
+    assert (found["KD"], found["KD deviation"]) == (distances.mean(), distances.std())
+
+
+def test_features_are_kept_where_they_are_asked_for(trained):
+    x = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    net = Looking(nn.Identity(), Features(), nn.Linear(12, 4).double())
+    assert quality.cloud_of(net, x.split(10)).kept.shape == (0, 12)
+    assert not len(quality.real_cloud(trained[0], DATA, Squares(0.75), 20).kept)
+
+
+def test_a_kept_cloud_that_holds_more_than_numbers_is_not_run(trained, tmp_path):
+    "And whoever asked for it is told, at the line that asks."
+
+    class Dangerous:
+        def __reduce__(self):
+            return quality.Path.mkdir, (tmp_path / "made",)
+
+    store = Store(trained[0].preset, tmp_path / "store")
+    quality.real_cloud(store, DATA, Squares(), 20)
+    (path,) = store.folder.glob("clouds/*.npz")
+    np.savez(path, n=np.array([Dangerous()], dtype=object))
+    with pytest.warns(UserWarning, match="damaged: it is made again") as told:
+        quality.real_cloud(store, DATA, Squares(), 20)
+    assert not (tmp_path / "made").exists() and told[0].filename == __file__
+
+
+def test_images_are_made_a_hundred_at_once_or_as_many_as_a_group_has(trained, monkeypatch):
+    store, run = trained[0], trained[1]["gan"]
+    labels = store.images(run.data).y_test.repeat(2)[:150]
+    assert [len(y) for _, y in quality.images_for(store, run, labels)] == [100, 50]
+    asked = []
+    monkeypatch.setattr(quality, "generated", lambda *how: asked.append(how[-1]) or ())
+    monkeypatch.setattr(quality, "compared", lambda *how: {})
+    monkeypatch.setattr(quality, "scored", lambda *how: {})
+    for count, groups in ((100, 10), (101, 10), (250, 2)):
+        Quality(Squares(), count, groups=groups).compute(store, run)
+    assert asked == [10, 11, 100]
+
+
+@pytest.mark.parametrize("split, other", [("test", "train"), ("train", "test")])
+def test_the_floor_of_fd_is_between_the_splits(trained, split, other):
+    store, own = trained[0], Squares()
+    m, of = Quality(own, 100, split=split), (split, other)
+    clouds = [quality.real_cloud(store, DATA, own, 100, 0, s).moments for s in of]
+    assert m.floor(store, DATA) == frechet_distance(*clouds) > 0
+
+
+def test_paths_are_seen_as_images_from_0_to_255():
+    seen = []
+
+    class Noting(Flat):
+        def forward(self, x):
+            seen.append(x)
+            return super().forward(x)
+
+    pair, t = ends(4), torch.full((4, 1), 0.25, dtype=torch.float64)
+    quality.path_lengths(Bent(), Noting(), None, pair, t, "z", 1e-3)
+    for x, at in zip(seen, (t + 1e-3, t), strict=True):
+        torch.testing.assert_close(x, 127.5 + 127.5 * Bent()(quality.slerp(*pair, at)))
+
+
+def test_the_error_of_path_lengths_is_that_of_their_mean(trained, monkeypatch):
+    lengths = torch.arange(60, dtype=torch.float64).square()
+    parts = iter(lengths.split(50))
+    monkeypatch.setattr(quality, "path_lengths", lambda *how: next(parts))
+    found = PathLength(Squares(), 60).compute(trained[0], trained[1]["gan"])
+    error = scipy.stats.sem(lengths.numpy())
+    assert found == {"PPL": pytest.approx(lengths.mean()), "error": pytest.approx(error), "n": 60}
+
+
+def test_shares_of_what_was_asked_for_on_numbers():
+    "Two of three that should show it, one of four that should not."
+    wanted, found = torch.tensor([1, 1, 1, 0, 0, 0, 0]), torch.tensor([1, 1, 0, 1, 1, 1, 0])
+    shares = {"asked": 200 / 3, "not asked": 25, "mean": (200 / 3 + 25) / 2}
+    assert quality.balanced(wanted, found) == pytest.approx(shares)
+    variance = (2 / 9 / 3 + 3 / 16 / 4) / 4  # of two binomial shares, each of half the weight
+    error = quality.balanced_error(wanted[:, None], found[:, None])
+    assert error == pytest.approx(100 * math.sqrt(variance))
+
+
+def test_right_is_the_mean_over_attributes(trained):
+    store, faces = trained[0], trained[1]["faces"]
+    images = faces.data.images()
+    found = AskedFor(count=100).shares(store, faces, images.x_test, images.y_test.roll(1, 0))
+    means = [f["mean"] for f in found["attributes"].values()]
+    assert len(means) == 2 and found["right"] == pytest.approx(np.mean(means))
+
+
+def test_a_class_with_a_tenth_of_its_share_is_found():
+    "Of four classes that is one answer in forty."
+    for n, found in ((25, 2), (24, 1)):
+        answers = torch.cat([torch.zeros(1000 - n), torch.full((n,), 3.0)]).long()
+        assert quality.modes(answers, 4)["found"] == found
