@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,10 @@ import torch.nn.functional as F
 from thesis_repro import extractors
 from thesis_repro.extractors import EfficientNetLite, Inception, Looking, Own, Prepared, look
 from thesis_repro.files import BadInput
+from thesis_repro.mixup import Plain
+from thesis_repro.recipes import Classify
+from thesis_repro.runs import Named, Run
+from thesis_repro.training import Length
 
 NEEDS = 'needs the reference: pip install "thesis-repro[metrics]"'
 
@@ -211,3 +216,38 @@ def test_nothing_is_imported_unless_asked_for():
 def test_own_needs_a_run():
     with pytest.raises(BadInput, match="must be a run that trains a classifier"):
         Own(Inception())
+
+
+def test_how_many_features_there_are_is_known_before():
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("meta"):
+        net = models.inception_v3(weights=None, init_weights=False)
+    assert Inception.features == net.fc.in_features
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason=NEEDS)
+    net = package.EfficientNet.from_name("efficientnet-lite0")
+    assert EfficientNetLite.features == net._fc.in_features
+
+
+def test_only_the_inception_of_2015_needs_torch_fidelity(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    for name in ("torchvision", "TF"):
+        file(name, {name: torch.zeros(1)})
+    assert Inception("torchvision").missing() == ""
+    assert Inception("TF").missing().startswith("torch_fidelity is not installed")
+
+
+@pytest.mark.parametrize("attributes", [(), ("Red", "Large")])
+def test_own_looks_with_all_but_the_last_layer_of_a_run(attributes):
+    "At images from 0 to 1, as it was trained."
+    torch.manual_seed(0)
+    widths = [nn.Linear(a, b) for a, b in ((12, 7), (7, 5), (5, 2))]
+    net = nn.Sequential(nn.Flatten(), widths[0], nn.Tanh(), widths[1], nn.Tanh(), widths[2])
+    x = images(size=2)
+    with torch.no_grad():
+        expected, logits = net[:-1](x / 255), net(x / 255)
+    given = SimpleNamespace(x_train=x, attributes=attributes)
+    store = SimpleNamespace(networks=lambda *a: {"model": net}, images=lambda data: given)
+    run = Run(Named("plain10", 20, 10, 10), Classify("resnet18", Plain()), Length(1, 10))
+    features, p = seen(Own(run).build(store), x)
+    torch.testing.assert_close(features, expected)
+    torch.testing.assert_close(p, logits.sigmoid() if attributes else logits.softmax(1))
