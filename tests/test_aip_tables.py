@@ -10,7 +10,9 @@ import torch
 
 from thesis_repro import aip, data, measured_facts, settings, step_times
 from thesis_repro.claims import quantity_cells
+from thesis_repro.files import BadInput
 from thesis_repro.images import pixels
+from thesis_repro.measures import Planned
 from thesis_repro.mixup import Beta, Fixed, Mixup
 from thesis_repro.published import claims, published
 
@@ -396,3 +398,38 @@ def test_facts_are_of_128_images_at_three_layers_and_surfaces_of_256(monkeypatch
     surfaces = measured_facts.surfaces_of(preset, run)
     assert [s.how[0] for s in surfaces] == [(256, 0.5, 5, pair) for pair in (0, 1)]
     assert [on["radius"] for on in asked[1:]] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "tf32"])
+def test_seconds_are_kept_with_what_they_were_measured_with(precision, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measured_facts, "Store", lambda preset: None)
+    monkeypatch.setattr(measured_facts, "kept_file", lambda *of: None)
+    monkeypatch.setattr(measured_facts, "read_kept", lambda file: None)
+    monkeypatch.setattr(measured_facts, "measure", lambda *given, by: asked.append(given))
+    preset = dataclasses.replace(THESIS, precision=precision)
+    measured_facts.kept_seconds(preset, "seconds", {})
+    ((_, name, on, _, fresh),) = asked
+    how = {"batch": preset.timing_batch, "repeats": preset.timing_repeats, "device": "cpu"}
+    how |= {"progress": False, "channels_last": preset.channels_last, "methods": {}}
+    how |= {"bf16": precision == "bf16"} | ({"tf32": True} if precision == "tf32" else {})
+    assert (name, on, fresh) == ("seconds", how, False)
+
+
+def test_facts_of_weights_that_are_elsewhere_are_not_measured(tmp_path, monkeypatch):
+    "Where they are here, what is wrong with them is said."
+    monkeypatch.setattr(
+        measured_facts, "Store", lambda preset: SimpleNamespace(home=tmp_path.joinpath)
+    )
+    monkeypatch.setattr(measured_facts, "no_evidence", lambda store, runs: "")
+
+    def kept(preset, run, statistics):
+        raise BadInput("weights.ckpt: damaged")
+
+    cells = measured_facts.search_cells(THESIS, Planned(("run",)), kept)
+    assert len(cells) == 8 and not any(cell.values for cell in cells)
+    assert {cell.reason for cell in cells} == {"not measured: the weights are not here"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights.ckpt").touch()
+    with pytest.raises(BadInput, match="damaged"):
+        measured_facts.search_cells(THESIS, Planned(("run",)), kept)
