@@ -20,7 +20,7 @@ from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.margin_reweighting import MarginReweighting
 from thesis_repro.measures import Planned, Recorded, Robustness
-from thesis_repro.meeting_classes import toy_points
+from thesis_repro.meeting_classes import leads, moved_boundaries, toy_points, toy_steps
 from thesis_repro.published import published
 from thesis_repro.registry import TABLES
 from thesis_repro.runs import Named
@@ -694,3 +694,55 @@ def test_a_thousand_images_stand_behind_a_figure(monkeypatch):
     monkeypatch.setattr(mr, "measure", lambda *a, **k: [[0.5, 0.5]])
     _, y = mr.probabilities(SimpleNamespace(stream=False), run, attacked=False)
     assert len(y) == 1000
+
+
+# The sketch where three classes meet
+
+
+def test_three_clouds_stand_around_the_middle():
+    "At 90°, 210° and 330° of the unit circle, as wide as 0.7."
+    x, y = toy_points(4000, seed=1)
+    assert x.shape == (12_000, 2) and torch.bincount(y).tolist() == [4000] * 3
+    for k, degrees in enumerate((90, 210, 330)):
+        angle = math.radians(degrees)
+        middle = torch.tensor([math.cos(angle), math.sin(angle)])
+        assert (x[y == k].mean(0) - middle).abs().max() < 0.05
+        assert x[y == k].std(0).tolist() == pytest.approx([0.7, 0.7], rel=0.05)
+    (x, y), again = toy_points(), toy_points(20)
+    assert torch.equal(x, again[0]) and len(y) == 60
+
+
+def test_the_sketch_learns_by_gradient_descent_on_the_weighted_mean():
+    x, y = toy_points(5)
+    w = torch.linspace(0, 2, 15)
+    made = [torch.nn.Linear(2, 3) for _ in range(2)]
+    made[1].load_state_dict(made[0].state_dict())
+    toy_steps(made[0], x, y, w, 2)
+    for _ in range(2):
+        p = made[1](x).softmax(1).detach()
+        back = w[:, None] * (p - torch.nn.functional.one_hot(y, 3)) / 15
+        with torch.no_grad():
+            made[1].weight -= 0.3 * back.T @ x
+            made[1].bias -= 0.3 * back.sum(0)
+    for ours, expected in zip(made[0].parameters(), made[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_leads_of_classes():
+    "Of class 0 over the better other one; elsewhere of class 1 over 2."
+    z = torch.tensor([[0.5, 0.0, -1.0], [0.0, 2.0, 0.5], [1.0, -1.0, 3.0], [1.0, 1.0, 0.0]])
+    found = leads(lambda grid: z, torch.zeros(4, 2), "now")
+    assert found["now 0"].tolist() == [0.5, -2.0, -2.0, 0.0]
+    assert math.isnan(found["now 1"][0]) and found["now 1"].tolist()[1:] == [1.5, -4.0, 1.0]
+
+
+def test_the_grid_of_the_sketch_reaches_around_its_points():
+    seen = []
+    frame = moved_boundaries(lambda p, y: seen.append(p) or {"even": torch.ones(len(y))}, 0, 7)
+    assert frame.index.is_unique and seen[0].shape == (60, 3)
+    grid, points = frame[frame.kind == "grid"], frame[frame.kind == "point"]
+    assert len(grid[["x1", "x2"]].drop_duplicates()) == 49
+    for x in ("x1", "x2"):
+        assert grid[x].min() < points[x].min() < points[x].max() < grid[x].max()
+    for lead in ("0", "1"):  # after no step
+        np.testing.assert_array_equal(grid[f"before {lead}"], grid[f"after {lead}"])
