@@ -585,3 +585,48 @@ def test_recall_of_one_image_is_no_number():
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
+
+
+# ---- what is not said, and batches and sets at the edge
+
+
+def test_what_is_not_said_of_a_positive():
+    "ε = 10 at 224 pixels, one step, at a tenth of ε; a hinge without a margin."
+    assert AdversarialPositive() == AdversarialPositive(10.0, 1, 0.1)
+    assert RandomPositive() == RandomPositive(10.0) and Triplets() == Triplets("logistic", 0.2)
+    assert hinge(torch.tensor([-0.5, 0.5])).tolist() == [0, 0.5]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_positive_is_eq_5_and_6_step_by_step(steps):
+    "From the random direction of the control, at ξ of the whole length each time."
+    z, J = some(2, 3 * 4 * 4).view(2, 3, 4, 4), some(5, 3 * 4 * 4, 3)
+
+    def f(z):
+        return (z.flatten(1) @ J.T).tanh()
+
+    length = 16 * math.sqrt(3 * 16 / WHOLE)
+    d = (RandomPositive(16.0)(f, z, f(z), Draws(0)) - z) / length
+    for _ in range(steps):
+        d = farther(f, z, f(z), d, 0.25 * length)
+    found = AdversarialPositive(16.0, steps, 0.25)(f, z, f(z), Draws(0))
+    torch.testing.assert_close(found, z + length * d)
+
+
+def test_recall_of_few_images():
+    "Of one image nothing is near; of two the other; all others, where k is more than these."
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    assert math.isnan(recall(z[:1], torch.zeros(1))[1])
+    assert recall(z[:2], torch.tensor([0, 0]))[1] == 100
+    assert recall(z[:2], torch.tensor([0, 1]))[1] == 0
+    found = recall(z, torch.tensor([0, 1, 0]), (1, 2, 5))
+    assert found == pytest.approx({1: 0, 2: 200 / 3, 5: 200 / 3})
+
+
+def test_a_loss_with_weights_of_its_own_is_refused(monkeypatch):
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning import losses
+
+    monkeypatch.setattr(losses, "Weighted", lambda: torch.nn.Linear(2, 2), raising=False)
+    with pytest.raises(BadInput, match="Weighted: has weights of its own, which nobody trains"):
+        FromLibrary("Weighted").made()
