@@ -222,3 +222,33 @@ def test_bad_input_is_one_line():
             corrupted(x, kind, severity)
     with pytest.raises(BadInput, match="rain: unknown corruption: known are gaussian_noise"):
         CorruptionError(("rain",))
+
+
+# Edges, and what is not said
+
+
+def test_severities_and_what_is_not_said(tmp_path):
+    assert SEVERITIES == (1, 2, 3, 4, 5)
+    assert CorruptionError() == CorruptionError(tuple(CORRUPTIONS), 0)
+    assert CorruptionError(("fog", "snow")).passes(small()) == (10, 0)
+
+
+def test_white_stays_white_where_noise_goes_beyond():
+    "Cut at 255, and not wrapped round."
+    x = torch.full((1, 3, 64, 64), 255, dtype=torch.uint8)
+    found = corrupted(x, "gaussian_noise", 5)
+    assert (found == 255).double().mean() == pytest.approx(0.5, abs=0.03) and found.min() > 120
+
+
+def test_an_image_that_is_too_small_to_shrink_keeps_a_pixel():
+    "The mean of both, along either side."
+    x = torch.full((1, 3, 1, 2), 100, dtype=torch.uint8)
+    x[..., 1] = 200
+    for image in (x, x.mT.contiguous()):
+        assert corrupted(image, "pixelate", 5).flatten().tolist() == [150] * 6
+
+
+@pytest.mark.parametrize("radius", [7, 8, 9])
+def test_a_disk_beyond_eight_pixels_is_blurred_further(radius):
+    ours, kernel = corruptions.disk(radius, 0.5), kernel_of(radius, 0.5)
+    np.testing.assert_allclose(np.pad(ours, (len(kernel) - len(ours)) // 2), kernel, atol=1e-15)
