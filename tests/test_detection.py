@@ -608,3 +608,20 @@ def test_the_second_box_on_an_object_is_a_false_alarm():
     assert hits(seen[0], y[0], 0) == [] and math.isnan(precisions(seen, y, 1)["mAP"])
     with pytest.raises(BadInput, match="must be as many"):
         precisions([], y, 1)
+
+
+def test_half_of_the_area_is_enough():
+    "A box that shares exactly half is a hit; one that shares less is not."
+    y = objects([[(0, 0.0, 0.0, 1.0, 1.0, 0)]])
+    seen = torch.tensor([[0, 0.9, 0.0, 0.0, 1.0, 0.499], [0, 0.8, 0.0, 0.0, 1.0, 0.5]])
+    assert [hit for _, hit in hits(seen, y[0], 0)] == [0, 1]
+    assert [hit for _, hit in hits(seen, y[0], 0, 0.6)] == [0, 0]
+    elsewhere = hits(seen, y[0], 1) + hits(seen + torch.tensor([1, 0, 0, 0, 0, 0]), y[0], 1)
+    assert elsewhere == [(pytest.approx(0.9), 0), (pytest.approx(0.8), 0)]
+
+
+def test_a_recall_on_a_point_of_the_grid_counts():
+    "One of two objects, at once: precision one from recall 0 to 0.5, both included."
+    for points, expected in ((0, 0.5), (11, 6 / 11), (101, 51 / 101)):
+        assert area([(0.9, 1)], 2, points) == pytest.approx(expected)
+        assert area([], 2, points) == 0 and math.isnan(area([], 0, points))

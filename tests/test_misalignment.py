@@ -214,3 +214,46 @@ def test_a_share_of_some_test_images_says_of_how_many(made):
     assert Known(size=15).images(store, run) == (10, round(10 * there / 15))
     for whole in (Known(), Known(size=there), Known(split="val", size=15)):
         assert whole.images(store, run) is None
+
+
+# Edges, and what is not said
+
+
+def test_what_is_not_said_of_a_penalty_and_of_an_angle():
+    assert Misaligned() == Misaligned(4.0) and Angle() == Angle(0) and Angle.margin == 0.05
+    net, (x, y) = mlp(0), batch()
+    graphs = [losses_and_gradients(net, x, y, *graph)[1].requires_grad for graph in ((), (True,))]
+    assert graphs == [False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_cosine_is_above_one(dtype):
+    "Also of a vector whose squares are zero."
+    length = torch.finfo(dtype).tiny ** 0.75
+    a = torch.tensor([[length, length]], dtype=dtype)
+    assert 0 <= squared_cosine(a, torch.ones(1, 2, dtype=dtype)).item() <= 1
+
+
+def test_a_share_of_one_image_or_none(made):
+    store, run, _ = made
+    there = store.record(run).data["test"]
+
+    class Known(Transfer):
+        fooled = 1.0
+
+        def number(self, store, run, name):
+            return self.fooled
+
+    measured = Known(size=15)
+    assert measured.images(store, run) == (1, round(there / 15))
+    for fooled in (0.0, math.nan):
+        Known.fooled = fooled
+        assert measured.images(store, run) is None
+
+
+def test_the_angle_is_the_mean_over_all_images(monkeypatch):
+    "Of 501, a few at a time."
+    nets, (x, y) = (mlp(0), mlp(1)), batch(501)
+    monkeypatch.setattr(Angle, "given", lambda *how: (*nets, x, y))
+    each = squared_cosine(*(gradient_by_hand(net, x, y) for net in nets)).sqrt()
+    assert Angle().compute(None, None)["cosine"] == pytest.approx(each.mean().item())

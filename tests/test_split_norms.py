@@ -199,3 +199,8 @@ def test_bad_input_is_one_line():
     with pytest.raises(BadInput, match="the network has no such norm: these are another's"):
         Branch(other, norms, 1)(batches()[0])
     assert all(a is b for a, b in zip(own, other.modules(), strict=True))
+
+
+def test_one_further_set_where_no_number_is_given():
+    norms = AuxiliaryNorms(network("resnet18"))
+    assert len(norms.sets) == 1 and norms.per_row  # of processes that share a run, too
