@@ -257,3 +257,12 @@ def test_the_angle_is_the_mean_over_all_images(monkeypatch):
     monkeypatch.setattr(Angle, "given", lambda *how: (*nets, x, y))
     each = squared_cosine(*(gradient_by_hand(net, x, y) for net in nets)).sqrt()
     assert Angle().compute(None, None)["cosine"] == pytest.approx(each.mean().item())
+
+
+def test_two_of_two_that_are_fooled_are_a_hundred_percent():
+    x, y = torch.arange(5).view(5, 1, 1, 1) / 10, torch.ones(5, dtype=torch.long)
+    source = Table([1, 1, 1, 1, 0, 0, 0, 0, 1, 0])
+    target = Table([1, 1, 0, 1, 1, 2, 2, 1, 1, 2])
+    found = transfer(source, target, x, y, lambda model, x, y, draws: x + 0.5)
+    expected = {"right": 3, "fooled": 2, "moved": 2, "accuracy": 80.0, "transfer": 100.0}
+    assert found == expected

@@ -195,3 +195,9 @@ def test_what_is_said_does_not_depend_on_the_unit():
     ]
     assert found[0] == found[1] == found[2]
     assert (found[0]["up, by Holm"], found[0]["down, by Holm"]) == (1, 1)
+
+
+def test_what_chance_alone_gives_has_half_of_the_level_at_either_end():
+    "Of 20: up to 5 in 2.07 of 100 cases, up to 6 in 5.77."
+    many = [gap_of(d, 1.0) for d in [0.1] * 11 + [-0.1] * 9]
+    assert verdict_of_many(many)["up by chance"] == "6 to 14"
