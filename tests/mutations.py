@@ -68,6 +68,12 @@ TESTS = {  # module → its tests, the fastest first
     "conditional_gans": ("wcgan",),
     "wcgan": ("wcgan",),
     "d2a2gan": ("d2a2gan",),
+    "metric_learning": ("virtual_positives",),
+    "adversarial_positives": ("virtual_positives",),
+    "corruptions": ("corruptions",),
+    "split_norms": ("split_norms",),
+    "misalignment": ("misalignment",),
+    "average_precision": ("detection",),
 }
 OTHERS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*"}
 OTHERS |= {ast.Lt: ">", ast.Gt: "<", ast.LtE: ">=", ast.GtE: "<=", ast.Eq: "!="}
