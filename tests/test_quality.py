@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -800,3 +801,22 @@ def test_a_class_with_a_tenth_of_its_share_is_found():
     for n, found in ((25, 2), (24, 1)):
         answers = torch.cat([torch.zeros(1000 - n), torch.full((n,), 3.0)]).long()
         assert quality.modes(answers, 4)["found"] == found
+
+
+def test_the_error_of_a_share_of_classes_is_that_of_a_binomial(monkeypatch):
+    "Thirty right of ninety."
+    y, images = torch.arange(90) % 10, SimpleNamespace(attributes=())
+    found = torch.where(torch.arange(90) < 30, y, y + 1)
+    monkeypatch.setattr(quality, "Own", lambda run: run)
+    monkeypatch.setattr(quality, "looking", lambda *of: SimpleNamespace(classes=True))
+    monkeypatch.setattr(quality, "answers", lambda net, x: found)
+    store, run = SimpleNamespace(images=lambda data: images), SimpleNamespace(data=None)
+    shares = AskedFor("a classifier").shares(store, run, None, y)
+    assert shares == pytest.approx({"right": 100 / 3, "error": 100 * math.sqrt(2 / 9 / 90)})
+
+
+def test_an_attribute_is_there_from_a_half_on(monkeypatch):
+    p = torch.tensor([[0.4, 0.6], [0.9, 0.1]])
+    monkeypatch.setattr(quality, "look", lambda net, x: [(None, part) for part in p.split(1)])
+    for classes, found in ((False, [[0, 1], [1, 0]]), (True, [1, 0])):
+        assert quality.answers(SimpleNamespace(classes=classes), None).tolist() == found
