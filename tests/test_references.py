@@ -7,7 +7,7 @@ import shutil
 import pytest
 from kept_results import noting, places_in
 
-from thesis_repro import data, paths, records, registry, settings
+from thesis_repro import aip, data, paths, records, registry, settings
 from thesis_repro.runs import run_of
 from thesis_repro.store import Store
 
@@ -16,7 +16,9 @@ KEPT = {  # folder → the part that its data play, its tables
     "cars196-cpu": ("Cars196", ["virtual_positives.controls.ours", "virtual_positives.1"]),
     "evolution-cpu": ("CIFAR-10", ["transferability.1.ours"]),
     "faces-cpu": ("CelebA", ["3.2.grid.ours"]),
+    "mixing-cpu": ("CIFAR-10", ["7.1"]),
 }
+MEASURED = {"mixing-cpu": {"7.1": "draw_ratios", "7.2": "draw_trace", "7.3": "draw_surfaces"}}
 OLD = {"cifar10-cpu", "speed-cpu"}  # by version 0.1 (test_former), and without runs
 FILES = [f for name in KEPT for f in sorted((REFERENCES / name).rglob("*")) if f.is_file()]
 
@@ -50,6 +52,10 @@ def test_its_records_and_measurements_are_those_of_its_tables(name, tmp_path, mo
             made.cells(store, plan, {})
             for run in (r for p in plan.values() for r in p.runs if hasattr(r.data, "keeps")):
                 run.data.keeps().kept(store, run)  # how its data were found
+        for number, drawing in MEASURED.get(name, {}).items():
+            monkeypatch.setattr(aip, drawing, lambda *columns: None)
+            made = registry.FIGURES[number]
+            made.draw(made.preset(f"reference/{name}"), (part,))
     assert runs == {r.key for r in recorded(name)}
     assert seen == {f.name for f in (REFERENCES / name).glob("measurements/*.json")}
 
