@@ -382,8 +382,8 @@ def test_facts_are_of_128_images_at_three_layers_and_surfaces_of_256(monkeypatch
     run = SimpleNamespace(recipe=SimpleNamespace(method=method), seed=3)
     preset = SimpleNamespace(search_points=9, surface_points=5, surface_pairs=2)
 
-    def measured(store, name, on, compute):
-        asked.append(on)
+    def measured(store, name, on, compute, by=()):
+        asked.append((on, [*by]))
         return compute()
 
     made = {"Store": lambda preset: None, "network_and_images": lambda *given: ("net", "images")}
@@ -393,11 +393,13 @@ def test_facts_are_of_128_images_at_three_layers_and_surfaces_of_256(monkeypatch
     made |= {"surface_columns": lambda net, x, y, *how: {"how": [(x, *how)]}}
     for name, made_up in made.items():
         monkeypatch.setattr(measured_facts, name, made_up)
-    facts = measured_facts.facts_of(preset, "facts", run, "frozen", {})
+    facts = measured_facts.facts_of(preset, "facts", run, "frozen", {"K=6": Ternary(6)})
     assert facts == ([(128, layer, "frozen", "ce") for layer in (1, 2, 3)], 9)
     surfaces = measured_facts.surfaces_of(preset, run)
     assert [s.how[0] for s in surfaces] == [(256, 0.5, 5, pair) for pair in (0, 1)]
-    assert [on["radius"] for on in asked[1:]] == [0.5, 0.5]
+    (_, by), *of_surfaces = asked
+    assert by == [Ternary]  # whose code makes the facts stale
+    assert [on["radius"] for on, _ in of_surfaces] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "tf32"])
