@@ -393,12 +393,12 @@ def test_facts_are_of_128_images_at_three_layers_and_surfaces_of_256(monkeypatch
     made |= {"surface_columns": lambda net, x, y, *how: {"how": [(x, *how)]}}
     for name, made_up in made.items():
         monkeypatch.setattr(measured_facts, name, made_up)
-    facts = measured_facts.facts_of(preset, "facts", run, "frozen", {"K=6": Ternary(6)})
+    facts = measured_facts.facts_of(preset, "facts", run, "frozen", {"K=6": aip.Ternary(6)})
     assert facts == ([(128, layer, "frozen", "ce") for layer in (1, 2, 3)], 9)
     surfaces = measured_facts.surfaces_of(preset, run)
     assert [s.how[0] for s in surfaces] == [(256, 0.5, 5, pair) for pair in (0, 1)]
     (_, by), *of_surfaces = asked
-    assert by == [Ternary]  # whose code makes the facts stale
+    assert by == [aip.Ternary]  # whose code makes the facts stale
     assert [on["radius"] for on, _ in of_surfaces] == [0.5, 0.5]
 
 
