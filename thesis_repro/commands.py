@@ -369,8 +369,8 @@ def attack_of(args, given=None):
     from thesis_repro import attacks, square_attack, strong_attacks
 
     kinds = {"fgsm": attacks.FGSM, "pgd": attacks.PGD, "apgd": strong_attacks.APGD}
-    kinds |= {"cw": strong_attacks.CarliniWagner, "autoattack": strong_attacks.AutoAttack}
-    kinds["square"] = square_attack.Square
+    kinds |= {"cw": strong_attacks.CarliniWagner, "square": square_attack.Square}
+    kinds |= {"autoattack": strong_attacks.AutoAttack}
     kind = kinds[args.attack or "pgd"] if given is None else type(given)
     names = ("epsilon", "step", "steps", "norm", "loss", "restarts")
     asked = {k: v for k in names if (v := getattr(args, k)) is not None}
