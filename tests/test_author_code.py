@@ -117,7 +117,8 @@ def test_pixels_as_they_are(digits):
     x = pixels(digits.x_test[:8])
     assert torch.equal(network(x), by_hand(x))
     ordinary = Classify("resnet18", Plain(), width=0.125)
-    assert not torch.equal(ordinary.networks(ordinary.prepared(digits), 0)["model"].eval()(x), by_hand(x))
+    standardised = ordinary.networks(ordinary.prepared(digits), 0)["model"].eval()
+    assert not torch.equal(standardised(x), by_hand(x))
     assert isinstance(raw.scaled(settings.load("smoke")), Unstandardised)
 
 
