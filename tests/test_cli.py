@@ -897,7 +897,7 @@ def test_commands_work_where_the_locale_has_no_unicode(tmp_path, name, charmap, 
     if not shutil.which("localedef") or subprocess.run(make, capture_output=True).returncode:
         pytest.skip("this machine has no sources of locales")
     here = ["--preset", "tiny", "--seeds", "1", "--set", "attack_size=5"]
-    table = ["5.2", *here, "--set", "autoattack_size=0", "--parts", "CIFAR-10"]
+    table = ["5.2", *here, "--set", "autoattack_size=none", "--parts", "CIFAR-10"]
     rows = ["--row", "TRADES (1/? = 1)"]
     commands = [["settings"], ["claims", *here], ["run", *table, *rows], ["table", *table]]
     commands[-1] += ["--no-train"]
@@ -908,7 +908,7 @@ def test_commands_work_where_the_locale_has_no_unicode(tmp_path, name, charmap, 
     said = done.stdout.decode(encoding)
     assert said.splitlines()[-1] == f"[0, 0, 0, 0] {encoding}", done.stderr.decode(encoding)
     assert "TRADES (1/" in said and b"Error" not in done.stderr
-    folder = artefacts.folder(settings.load("tiny", seeds=1, attack_size=5, autoattack_size=0))
+    folder = artefacts.folder(settings.load("tiny", seeds=1, attack_size=5, autoattack_size="none"))
     assert "TRADES (1/λ = 1)" in (folder / "tables/table_5_2.md").read_text("utf-8")
 
 

@@ -28,7 +28,7 @@ TINY = {
     "cifar10": "faint10", "cifar100": "faint100", "svhn": "digits10_cluttered",
     "tiny_imagenet": "digits200", "epochs": 1, "batch_size": 50, "train_size": 100,
     "test_size": 50, "held_out": 50, "width": 0.03, "seeds": 2, "device": "cpu",
-    "precision": "fp32", "jobs": 1, "attack_size": 20, "autoattack_size": 0,
+    "precision": "fp32", "jobs": 1, "attack_size": 20, "autoattack_size": "none",
     "wide_network": "resnet18",
 }  # fmt: skip
 MAIL = Adversarial(weight=After(0.5, Mail()))

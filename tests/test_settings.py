@@ -253,6 +253,24 @@ def test_what_a_command_line_changes_has_a_folder_of_its_own():
     assert "/" not in nasty and " " not in nasty and nasty.startswith("with-cifar10-npz-")
 
 
+def test_all_of_what_can_be_left_out_is_zero_and_none_of_it_is_a_word(own):
+    "At the thesis's scale AutoAttack attacks all test images; `none` survives every way of saying."
+    assert settings.load("thesis").autoattack_size == 0
+    own("\n[mine]\nautoattack_size = none\n")
+    given = settings.load("thesis", autoattack_size="none")
+    for p in (settings.load("mine"), given, settings.of_chapter(given, 6)):
+        assert p.autoattack_size == settings.NONE == "none"
+    assert settings.asked_for(given).endswith("--set autoattack_size=none")
+    assert given.variant == "with-autoattack_size-none"
+    assert "autoattack_size = none" in settings.shown({"autoattack_size": given.autoattack_size})
+    (line,) = (s for s in settings.describe().splitlines() if s.startswith("autoattack_size"))
+    assert line.endswith("0: all (whole number from 0 to 10,000,000, or none: it is left out)")
+    with pytest.raises(BadInput, match="autoattack_size = few: must be .* or none: it is left out"):
+        settings.load("thesis", autoattack_size="few")
+    with pytest.raises(BadInput, match="attack_size = none: must be a whole number from 0 [^n]*$"):
+        settings.load("thesis", attack_size="none")
+
+
 def test_differences_name_what_differs():
     fast, thesis = settings.load("fast"), settings.load("thesis")
     assert settings.differences(thesis, thesis) == {}

@@ -4045,6 +4045,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.settings._fitting': ('engine/settings.html#_fitting', 'thesis_repro/settings.py'),
                                        'thesis_repro.settings._is_chapter': ( 'engine/settings.html#_is_chapter',
                                                                               'thesis_repro/settings.py'),
+                                       'thesis_repro.settings._may_be': ('engine/settings.html#_may_be', 'thesis_repro/settings.py'),
                                        'thesis_repro.settings._of_chapters': ( 'engine/settings.html#_of_chapters',
                                                                                'thesis_repro/settings.py'),
                                        'thesis_repro.settings._own': ('engine/settings.html#_own', 'thesis_repro/settings.py'),

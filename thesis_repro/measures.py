@@ -340,8 +340,8 @@ _NEVER = "had no gradient at the first step: the attack never moved them"
 # %% ../nbs/engine/039_measures.ipynb #1942f5d7
 def no_autoattack(preset: Preset) -> str:
     "Why AutoAttack is not run at a preset; empty if it is."
-    if not preset.autoattack_size:
-        return f"AutoAttack is switched off at preset {preset.name} (autoattack_size = 0)"
+    if preset.autoattack_size == settings.NONE:
+        return f"AutoAttack is switched off at preset {preset.name} (autoattack_size = none)"
     there = importlib.util.find_spec("pyautoattack")
     return "" if there else "pyautoattack is not installed (pip install thesis-repro[eval])"
 
