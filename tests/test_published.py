@@ -452,6 +452,20 @@ def test_columns_stand_in_the_order_of_the_thesis(table):
     assert columns(table) == COLUMNS[table]
 
 
+MIXING = "Baseline; mixup; Manifold mixup; MetaMixup; AIP".split("; ")
+ROWS = {
+    "7.1": MIXING,
+    "7.2": [f"{net} / {row}" for net in ("PreActResNet34", "WideResNet28-10") for row in MIXING],
+    "7.3": ["SVHN", "CIFAR-10", "CIFAR-100", "Tiny ImageNet"],
+}
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_rows_stand_in_the_order_of_the_thesis(table):
+    "Those of chapter 5: test_m2at; of chapter 6: test_margin_tables."
+    assert [*dict.fromkeys(published(table).row)] == ROWS[table]
+
+
 def test_every_row_keeps_to_the_order_of_the_columns():
     for t in thesis_tables():
         assert set(columns(t)) == set(published(t).column)
