@@ -704,6 +704,23 @@ def test_the_claim_table_takes_reasons_by_table_and_by_cell():
     assert "tried" not in set(t.verdict[t.index.str.startswith("7.1-")])
 
 
+def test_a_reason_says_each_thing_once():
+    a, b = ("table_7_1", "AIP", "SVHN"), ("table_7_1", "AIP", "CIFAR-10")
+    same = "channels (64, 32) in place of (128, 64), 3 of 500 epochs, bf16"
+    between = {"quantity": "table_7_1[AIP, SVHN] - table_7_1[AIP, CIFAR-10]"}
+    pair = pd.DataFrame([claims(7).to_dict("records")[0] | between])
+
+    def reason(first, second):
+        why = {a: first, b: second}
+        (found,) = claim_table({a: [1, 2], b: [1, 3]}, why, asked=pair).reason
+        return found.partition("judged on: ")[2]
+
+    assert reason(same, same) == same
+    assert reason(same, f"{same}; ours is another attack") == f"{same}; ours is another attack"
+    assert reason(f"the file a.npz, {same}", f"the file b.npz, {same}").endswith("; the file b.npz")
+    assert reason(same, f"width 0.5, {same}") == f"{same}; width 0.5"
+
+
 # ---- a slip in the file, and the score
 
 

@@ -310,9 +310,15 @@ def _quoted(values: dict) -> dict[Place, float]:
 
 
 def _said(said: dict, cells) -> str:
-    "What is said of some cells, or of their tables, each text once."
-    texts = [said.get(c) or said.get(c[0]) or "" for c in cells]
-    return "; ".join(dict.fromkeys(filter(None, texts)))
+    "What is said of some cells, or of their tables, each thing once."
+    texts = "; ".join(said.get(c) or said.get(c[0]) or "" for c in cells)
+    known, found = {""}, []
+    for text in texts.split("; "):
+        # two cells often differ from the thesis in all but one thing: width, epochs, precision, …
+        new = [w for w in re.split(r", (?![^()]*\))", text) if w not in known]
+        known.update(new)
+        found += [", ".join(new)] if new else []
+    return "; ".join(found)
 
 # %% ../nbs/evidence/052_claims.ipynb #d6912da4
 def claim_table(values=None, why=None, standins=None, chapter=None, asked=None) -> pd.DataFrame:
