@@ -651,6 +651,17 @@ def test_a_flipped_bit_among_the_decoded_images_is_noticed(tiny, server):
         assert torch.equal(load("tiny_imagenet").x_train, whole)
 
 
+def test_an_image_that_changed_after_it_was_decoded_is_noticed(tiny):
+    write_tiny(tiny)
+    before = load("tiny_imagenet").x_train
+    assert "3 classes" in data.verify("tiny_imagenet")
+    time.sleep(0.01)
+    (tiny / "tiny-imagenet-200" / IMAGE).write_bytes(jpeg(Image.new("RGB", (64, 64), "white")))
+    refused(lambda: data.verify("tiny_imagenet"), "JPEG: was changed", "remove that folder")
+    assert "3 classes" in data.fetch("tiny_imagenet")
+    assert (load("tiny_imagenet").x_train != before).any()
+
+
 def test_an_archive_that_reaches_outside_is_refused(tiny, server):
     archive = io.BytesIO(zipped(tiny_files()))
     with zipfile.ZipFile(archive, "a") as z:

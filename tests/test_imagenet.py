@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from thesis_repro import corruptions, imagenet, models, settings
+from thesis_repro import corruptions, data, imagenet, lookups, models, registry, settings
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.imagenet import ClassifyPhotographs, OnRelative, Photographs, class_ids, listed
@@ -94,6 +97,31 @@ def test_imagenet_is_read_once_and_streamed(folders, monkeypatch):
     monkeypatch.setattr(imagenet, "decoded", None)  # it is not decoded again
     again = data.images()
     assert torch.equal(again.x_test[torch.arange(8)], images.x_test[torch.arange(8)])
+
+
+def test_photographs_that_changed_after_they_were_decoded_are_noticed(folders, monkeypatch):
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(folders / "outputs"))
+    images, store = Photographs(side=SIDE, held_out=4), Store(settings.load("smoke"))
+    run = Run(images, ClassifyPhotographs("resnet18", Plain()))
+    assert not data.stale("imagenet")  # nothing was decoded yet
+    images.images()
+    registry.warn_of_changes(store, [run])  # a warning is an error in the tests
+    assert not data.stale("imagenet")
+    copy = folders / "imagenet" / f"decoded-{SIDE}"
+    os.utime(copy / "labels.npz", (1, 1))  # as of long ago
+    for folder, _, files in os.walk(folders / "imagenet"):
+        for path in map(Path(folder).joinpath, ("", *files)):
+            os.utime(path, (0, 0)) if copy not in (path, path.parent) else None
+    assert not data.stale("imagenet")
+    photograph(folders / "imagenet" / "val" / IDS[2] / "more.JPEG", 7)
+    with pytest.warns(UserWarning, match=f"old images.*val/{IDS[2]}.*{copy}: remove that folder"):
+        registry.warn_of_changes(store, [run])
+    with pytest.raises(BadInput, match="was changed after it was decoded"):
+        lookups._looked_at("verify", "imagenet")
+    os.utime(folders / "imagenet" / "val" / IDS[2], (0, 0))
+    assert data.stale("imagenet").startswith(str(folders / "imagenet" / "val" / IDS[2] / "more"))
+    shutil.rmtree(copy)
+    assert images.images().x_test.shape[0] == 9 and not data.stale("imagenet")
 
 
 class Shade(torch.nn.Module):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'why', 'md5', 'digest', 'download', 'turn', 'building', 'unpack', 'array_head', 'array', 'opened',
-           'kept']
+           'kept', 'changed_since']
 
 # %% ../nbs/science/014_archives.ipynb #20937e5f
 import contextlib
@@ -280,3 +280,17 @@ def kept(folder: Path, make: Callable[[Path], Source]) -> Source:
             return opened(folder)
         except UNREADABLE as e:
             raise BadInput(f"{folder}: cannot be read back: {why(e)}") from None
+
+# %% ../nbs/science/014_archives.ipynb #00840d39
+def changed_since(copy: Path, originals: Path) -> Path | None:
+    "What was changed, added or removed among `originals` after a copy was decoded of them."
+    made = (copy / "labels.npz").stat().st_mtime_ns
+    for top, folders, names in os.walk(originals):
+        folders[:] = sorted(n for n in folders if not n.startswith((".", "decoded")))
+        # the uppermost folder changes with the copy in it
+        there = [Path(top)] if Path(top) != Path(originals) else []
+        for path in (*there, *(Path(top, n) for n in sorted(names) if not n.startswith("."))):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime_ns > made:
+                    return path
+    return None

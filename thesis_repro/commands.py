@@ -292,6 +292,7 @@ def run(args) -> int:
     "Make the runs of a table, or the one that a JSON specification describes; print their results."
     from thesis_repro import registry
     from thesis_repro.measures import refresh
+    from thesis_repro.registry import warn_of_changes
     from thesis_repro.runs import code_words
     from thesis_repro.store import RunsFailed, Store
 
@@ -308,6 +309,7 @@ def run(args) -> int:
         _check_built(args.what, store, chosen[0])
     if args.fresh == "changed":
         refresh(store, chosen)
+    warn_of_changes(store, chosen)
     try:
         store.ensure(chosen)
     except RunsFailed as e:

@@ -194,7 +194,8 @@ def _looked_at(action: str, name: str) -> str:
 
     if name in BY_HAND:
         how = f"laid there by hand, and checked when they are read: see {BY_HAND[name][1]}"
-        raise BadInput(f"{paths.data() / name}: the official files of {name} are {how}")
+        official = f"{paths.data() / name}: the official files of {name} are {how}"
+        raise BadInput(data.stale(name) or official)
     if name in DRAWN:
         return f"{name}: drawn whenever it is used: nothing to {action}"
     if name not in data.names() and not name.startswith("npz:"):
