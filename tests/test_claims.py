@@ -619,6 +619,29 @@ def test_what_a_table_keeps_of_its_test_images_reaches_the_claims(tmp_path, monk
     assert "200 10000" in text and right[0] not in text
 
 
+@pytest.mark.parametrize("along", ("row", "column"))
+def test_two_data_sets_of_a_saved_table_are_not_paired_by_image(tmp_path, monkeypatch, along):
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    found = {}
+    for names in (("CIFAR-10", "CIFAR-10"), ("CIFAR-10", "CIFAR-100")):
+        cells = []
+        for ((_, method, attack), m), name in zip(subsets().items(), names, strict=True):
+            labels = {"row": method, "column": attack}
+            labels[along] = f"{name} / {labels[along]}"
+            right = tuple(map(packed, m.outcomes))
+            cells.append(Cell(**labels, values=m.values, images=m.images, outcomes=right))
+        about = {"number": "9.ours", "title": "x", "preset": "smoke", "origin": provenance(MACHINE)}
+        Table(**about, frame=compare("9.ours", cells)).save()
+        values = saved_values("smoke")[0]
+        places = {("t", *key): v for key, v in zip("ab", values.values(), strict=True)}
+        assert [v.data for v in places.values()] == [*names]
+        found[names] = places
+    same, others = (
+        evaluate_claim(claim(), {(*k, "x"): v for k, v in p.items()}) for p in found.values()
+    )
+    assert (same.verdict, others.verdict) == ("holds", "inconclusive")
+
+
 def test_a_table_of_before_has_no_images(tmp_path, monkeypatch):
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
     about = {"number": "9.ours", "title": "x", "preset": "smoke", "origin": provenance(MACHINE)}

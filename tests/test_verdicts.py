@@ -308,6 +308,18 @@ def test_methods_on_the_same_images_are_compared_image_by_image():
     )
 
 
+def test_the_first_images_of_two_data_sets_are_not_the_same_images():
+    "CIFAR-10 and CIFAR-100 have 10,000 test images each, and 1,000 of either were paired."
+    right = np.array([[1, 1, 0, 0], [1, 1, 0, 1]], dtype=bool)
+    names = ("CIFAR-10", "CIFAR-100", "")
+    one, other, unnamed = (Measured((50.0, 75.0), (4, 10), tuple(right), "", n) for n in names)
+    assert image_variance([1, -1], [one, one]) == 0 == image_variance([1, -1], [one, unnamed])
+    alone = image_variance([1], [one])
+    assert alone > 0 and image_variance([1, -1], [one, other]) == pytest.approx(2 * alone)
+    three = image_variance([1, -1, 1], [one, other, unnamed])  # whose images are those of the last?
+    assert three == pytest.approx(3 * alone)
+
+
 def test_outcomes_are_as_many_as_the_images():
     with pytest.raises(BadInput, match="outcomes: must be 4 bools per run"):
         Measured((50.0, 50.0), (4, 10), ([True, False], [True, False]))

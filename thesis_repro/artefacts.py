@@ -16,6 +16,7 @@ import io
 import json
 import math
 import os
+import re
 import textwrap
 import warnings
 from dataclasses import dataclass
@@ -391,6 +392,9 @@ def _saved_cells(path: Path, facts: dict) -> list[tuple]:
     return [(c.row, c.column, _told(c, c.undecided), c.reason, c.stand_in) for c in cells]
 
 
+_DATA = re.compile("|".join(map(re.escape, sorted(settings.PARTS, key=len, reverse=True))))
+
+
 def _told(cell, undecided: str = ""):
     "A cell's values, as Measured where they are of some test images or cannot decide a claim."
     if not (cell.values and (cell.images or undecided)):
@@ -398,7 +402,8 @@ def _told(cell, undecided: str = ""):
     images = tuple(cell.images) if cell.images else None
     right = cell.outcomes if images and images[0] > 1 else None
     known = right and tuple(o and unpacked(o, images[0]) for o in right)
-    return Measured(cell.values, images, known or None, undecided)
+    named = _DATA.search(f"{cell.row} / {cell.column}")
+    return Measured(cell.values, images, known or None, undecided, named[0] if named else "")
 
 
 def saved_values(preset) -> tuple[dict, dict, dict]:

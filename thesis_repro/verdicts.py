@@ -39,12 +39,14 @@ class Measured:
     `images` = (used, of): the test images behind an accuracy in %, where these were not all.
     `outcomes`: for each value, which of the `used` images were classified correctly (bools).
     `reason`: why this measurement cannot decide a claim; empty where it can.
+    `data`: the data set that its label names; empty where it names none.
     """
 
     values: tuple
     images: tuple[int, int] | None = None
     outcomes: tuple | None = None
     reason: str = ""
+    data: str = ""
 
     def __post_init__(self):
         used = self.images[0] if self.images else 0
@@ -128,6 +130,8 @@ def subset_variance(accuracy: float, images: tuple[int, int]) -> float:
 def image_variance(slopes, samples) -> float:
     "What the choice of the test images adds to the variance of Σ slope · (mean of a sample)."
     alone, together = 0.0, {}
+    named = {s.data for s in samples if isinstance(s, Measured)} - {""}
+    same = min(named) if len(named) == 1 else ""  # that of a label without a name, too
     for slope, s in zip(slopes, samples, strict=True):
         if not isinstance(s, Measured) or not s.images:
             continue
@@ -135,8 +139,9 @@ def image_variance(slopes, samples) -> float:
             alone += slope**2 * subset_variance(moments(s).mean, s.images)
         else:
             correct = np.mean([o for o in s.outcomes if o is not None], axis=0)
-            together.setdefault(s.images, []).append(100 * slope * correct)
-    pairs = [(np.sum(rows, axis=0), images) for images, rows in together.items()]
+            whose = s.images, s.data or same
+            together.setdefault(whose, []).append(100 * slope * correct)
+    pairs = [(np.sum(rows, axis=0), images) for (images, _), rows in together.items()]
     return alone + sum(np.var(row, ddof=1) * subset_factor(images) for row, images in pairs)
 
 # %% ../nbs/evidence/051_verdicts.ipynb #816fe1ff
