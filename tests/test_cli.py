@@ -808,6 +808,7 @@ def test_a_run_by_itself_has_no_row_and_no_seed(trained, elsewhere, capsys):
 
 
 def test_an_unknown_network_of_a_specification_is_bad_input(elsewhere, capsys):
+    from thesis_repro import models
     from thesis_repro.mixup import Mixup
     from thesis_repro.recipes import Classify
     from thesis_repro.runs import Named, Run
@@ -818,7 +819,9 @@ def test_an_unknown_network_of_a_specification_is_bad_input(elsewhere, capsys):
     file = elsewhere / "run.json"
     file.write_text(json.dumps(written).replace("resnet18", "nope"))
     said = refused(capsys, "run", file, "--preset", "tiny")
-    assert "network = nope: must be one of" in said and "preactresnet18" in said
+    with pytest.raises(BadInput) as e:  # in the words of the networks themselves
+        models.build("nope", 10)
+    assert f"{file}: {e.value}" in said and "preactresnet18" in said
 
 
 def test_a_method_that_does_not_fit_its_network_is_bad_input(elsewhere, capsys):

@@ -263,6 +263,15 @@ def _specified(file: str) -> list:
     return [found]
 
 
+@contextlib.contextmanager
+def _naming(file: str):
+    "Within this context what is bad input says in which file."
+    try:
+        yield
+    except BadInput as e:
+        raise BadInput(f"{file}: {e}") from None
+
+
 def _check_built(file: str, store, run) -> None:
     "BadInput where the networks of a run that is to be made cannot be built for its images."
     from thesis_repro.store import check_boxes
@@ -271,21 +280,20 @@ def _check_built(file: str, store, run) -> None:
         return
     check_boxes(run)
     images = store.images(run.data)
-    try:
+    with _naming(file):
         run.recipe.networks(images, run.seed)
-    except BadInput as e:
-        raise BadInput(f"{file}: {e}") from None
 
 
 def _check_network(file: str, recipe) -> None:
-    "BadInput for a classifier whose network this library does not know."
+    "BadInput for a classifier whose network cannot be built, whatever its images are."
+    import torch
+
     from thesis_repro import models
     from thesis_repro.recipes import Classify
 
-    name = getattr(recipe, "network", None)
-    if type(recipe) is Classify and name not in models.ARCHITECTURES:
-        known = ", ".join(models.ARCHITECTURES)
-        raise BadInput(f"{file}: network = {name}: must be one of {known}")
+    if type(recipe) is Classify:
+        with _naming(file), torch.device("meta"):  # without memory for its weights
+            models.blueprint(recipe.network, 2, recipe.width)
 
 # %% ../nbs/command/096_commands.ipynb #2d6bbd23
 def run(args) -> int:
