@@ -4263,6 +4263,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'thesis_repro.survey.Survey': ('evidence/survey.html#survey', 'thesis_repro/survey.py'),
                                      'thesis_repro.survey.Survey.id': ('evidence/survey.html#survey.id', 'thesis_repro/survey.py'),
                                      'thesis_repro.survey._counts': ('evidence/survey.html#_counts', 'thesis_repro/survey.py'),
+                                     'thesis_repro.survey._percent': ('evidence/survey.html#_percent', 'thesis_repro/survey.py'),
                                      'thesis_repro.survey._pictures': ('evidence/survey.html#_pictures', 'thesis_repro/survey.py'),
                                      'thesis_repro.survey._sound': ('evidence/survey.html#_sound', 'thesis_repro/survey.py'),
                                      'thesis_repro.survey._tuples': ('evidence/survey.html#_tuples', 'thesis_repro/survey.py'),

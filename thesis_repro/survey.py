@@ -305,8 +305,12 @@ def chosen(pair: Pair, choice: str) -> str:
 
 def shares(survey: Survey, choices: dict) -> dict[str, float]:
     "S of each method for one person's choices by pair, in percent (eq. 3.4); neither is a half."
-    points, counts = _counts(survey, choices)
-    return {m: 100 * points[m] / counts[m] for m in survey.made if counts[m]}
+    return _percent(*_counts(survey, choices))
+
+
+def _percent(points: Counter, counts: Counter) -> dict[str, float]:
+    "Of `_counts`, or of a sum of them: how often each method was chosen where it could have been."
+    return {m: 100 * points[m] / n for m, n in counts.items()}
 
 
 def _counts(survey: Survey, choices: dict) -> tuple[Counter, Counter]:
@@ -369,8 +373,8 @@ def scores_of(folder: Path, made: dict) -> dict[str, list[float]]:
             own = people.setdefault(person.casefold(), (Counter(), Counter()))
             for total, more in zip(own, _counts(survey, choices), strict=True):
                 total.update(more)
-    both = [*people.values()]
-    return {m: [100 * points[m] / n[m] for points, n in both if n[m]] for m in made}
+    each = [_percent(*own) for own in people.values()]
+    return {m: [s[m] for s in each if m in s] for m in made}
 
 
 def told(folder: Path, survey: Survey) -> str:
