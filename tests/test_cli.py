@@ -807,6 +807,19 @@ def test_a_run_by_itself_has_no_row_and_no_seed(trained, elsewhere, capsys):
     assert "leave --seed" in refused(capsys, "export", trained, "--seed", "9", "--to", to, *own)
 
 
+def test_the_names_of_attacks_are_said_once():
+    from thesis_repro import attacks, square_attack, strong_attacks
+    from thesis_repro.cli import parser
+
+    kinds = {"fgsm": attacks.FGSM, "pgd": attacks.PGD, "apgd": strong_attacks.APGD}
+    kinds |= {"cw": strong_attacks.CarliniWagner, "square": square_attack.Square}
+    kinds |= {"autoattack": strong_attacks.AutoAttack, None: attacks.PGD}
+    assert {*commands.ATTACKS, None} == kinds.keys()
+    for name, kind in kinds.items():
+        args = parser().parse_args(["attack", "7.1", *(["--attack", name] if name else [])])
+        assert type(commands.attack_of(args)) is kind
+
+
 def test_an_unknown_network_of_a_specification_is_bad_input(elsewhere, capsys):
     from thesis_repro import models
     from thesis_repro.mixup import Mixup

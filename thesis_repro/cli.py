@@ -56,10 +56,9 @@ CAREFUL = ("--time-limit", "--retry", "--fresh", "--deterministic")
 # %% ../nbs/command/098_cli.ipynb #b6f22a7f
 def _attack_options(p: argparse.ArgumentParser) -> None:
     "The options of an attack."
-    kinds = ("fgsm", "pgd", "apgd", "cw", "square", "autoattack")
     other = "cw: the L2 attack by optimisation, without a ball unless --epsilon gives one"
     known = f"default: that of the column, or pgd; {other} (CW-PGD: --attack pgd --loss cw)"
-    p.add_argument("--attack", choices=kinds, help=known)
+    p.add_argument("--attack", choices=tuple(commands.ATTACKS), help=known)
     p.add_argument("--epsilon", help="radius of the ball, for pixels in [0, 1], such as 8/255")
     p.add_argument("--step", help="step size, for pixels in [0, 1], such as 2/255")
     p.add_argument("--norm", help="linf, l2 or l1")
