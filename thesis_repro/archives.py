@@ -194,7 +194,7 @@ def array_head(archive: zipfile.ZipFile, key: str) -> tuple[tuple[int, ...], np.
             old = npy.read_magic(f) == (1, 0)
             shape, _, dtype = (npy.read_array_header_1_0 if old else npy.read_array_header_2_0)(f)
             found = archive.getinfo(f"{key}.npy").file_size - f.tell()
-    except Exception as e:  # a head is Python source, which can be wrong in many ways
+    except Exception as e:  # a header is Python source, which can be wrong in many ways
         raise BadInput(f"{where}: damaged: the head of {key}: {why(e)}") from None
     if dtype.hasobject:
         raise BadInput(f"{where}: {key} holds Python objects (a pickle), which are never read")
@@ -219,7 +219,7 @@ def _check_room(what: str, size: int, folder: Path | None) -> None:
 
 # %% ../nbs/science/014_archives.ipynb #bcb34966
 def array(archive: zipfile.ZipFile, key: str, folder: Path | None = None) -> np.ndarray:
-    "An array whose head was read, in memory, or unpacked into `folder` and mapped."
+    "An array whose header was read, in memory, or unpacked into `folder` and mapped."
     size = archive.getinfo(f"{key}.npy").file_size
     _check_room(f"{archive.filename}: {key}", size, folder)
     with archive.open(f"{key}.npy") as f:

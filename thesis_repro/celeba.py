@@ -38,7 +38,7 @@ def _listed(folder: Path, name: str, headed: bool) -> tuple[list[str], list[str]
     return [row[0] for row in rows], columns, numbers
 
 # %% ../nbs/science/015_celeba.ipynb #9f3fbef8
-_LISTS = {"attr": True, "landmarks_align": True}  # whether a list has a head
+_LISTS = {"attr": True, "landmarks_align": True}  # whether a list has a header
 
 
 def lists(folder: Path) -> tuple[list[str], list[str], dict[str, np.ndarray]]:

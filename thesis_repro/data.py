@@ -362,7 +362,7 @@ def archive(name: str):
 
 
 def _labels(z: zipfile.ZipFile) -> tuple[dict, np.ndarray, np.ndarray]:
-    "The checked heads of an open archive, and its checked labels as int64."
+    "The checked headers of an open archive, and its checked labels as int64."
     heads = {k: archives.array_head(z, k) for k in _KEYS}
     for fault in head_faults(heads):
         raise BadInput(f"{z.filename}: {fault}")

@@ -150,7 +150,7 @@ def composed(name: str) -> Source:
 
 
 def _own_labels(z) -> tuple[dict, np.ndarray, np.ndarray]:
-    "Heads and labels of an open archive with classes that are nowhere both. BadInput."
+    "Headers and labels of an open archive with classes that are nowhere both. BadInput."
     heads = {k: archives.array_head(z, k) for k in ("x_train", "y_train", "x_test", "y_test")}
     for fault in data.head_faults(heads):
         raise BadInput(f"{z.filename}: {fault}")
