@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_repro import aip, data, measured_facts, settings, step_times
+from thesis_repro import aip, data, measured_facts, registry, settings, step_times
 from thesis_repro.claims import quantity_cells
 from thesis_repro.files import BadInput
 from thesis_repro.images import pixels
@@ -278,6 +278,11 @@ def test_table_7_5(tmp_path, monkeypatch):
     assert printed("7.5") <= cells.keys() and aip.table_7_5.along == "columns"
     assert cells["mixup batches", "AIP"].values[0] == 3.0
     assert {c.unit for k, c in cells.items() if k[0] == "elapsed time [s]"} == {"s"}
+
+
+@pytest.mark.parametrize("number", ["7.1", "7.2", "7.3", "7.4", "7.1.ours", "7.5"])
+def test_a_table_names_its_search(number):
+    assert "ternary search" in registry.TABLES[number].title
 
 
 class Images:

@@ -353,7 +353,7 @@ def plan_7_1_ours(preset, parts=PARTS) -> dict:
 # %% ../nbs/chapters/07_aip.ipynb #7d2f0a04
 table_7_1_ours = table(
     "7.1.ours",
-    "Which images choose the best epoch, PreActResNet18 on CIFAR-10 (ours, %)",
+    "Which images choose the best epoch, PreActResNet18 on CIFAR-10, AIP by ternary search (%)",
     "not in the thesis",
     plan_7_1_ours,
     PARTS[:1],
@@ -384,7 +384,12 @@ def no_runs(preset, parts) -> dict:
 
 
 table_7_5 = table(
-    "7.5", "Seconds per batch (K = 8)", "Section 7.4", no_runs, along="columns", also=cells_7_5
+    "7.5",
+    "Seconds per batch, ternary search with K = 8",
+    "Section 7.4",
+    no_runs,
+    along="columns",
+    also=cells_7_5,
 )
 
 # %% ../nbs/chapters/07_aip.ipynb #593e7494
