@@ -10,7 +10,17 @@ import torch.nn.functional as F
 
 from thesis_repro import advprop, atlas, bench, claims, costs, data, models, settings
 from thesis_repro.adversarial import Adversarial, Examples, other_classes
-from thesis_repro.advprop import CRAFT, METHODS, STRENGTHS, VARIANTS, AdvProp, RandomSigns, Together
+from thesis_repro.advprop import (
+    CRAFT,
+    METHODS,
+    STRENGTHS,
+    TIMED,
+    VARIANTS,
+    AdvProp,
+    RandomSigns,
+    Reused,
+    Together,
+)
 from thesis_repro.attacks import PGD
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
@@ -94,6 +104,36 @@ def test_the_step_is_that_of_two_networks(name, digits, batch):
         torch.testing.assert_close(v, one.state_dict()[k])
 
 
+def test_a_reused_step_moves_images_up_the_clean_loss_and_learns_both(digits, batch):
+    "Against two networks and three ways back: the second one's images by the first one's gradient."
+    x, y = batch.x, batch.y
+    nets = networks(Reused(0.05), digits)
+    with torch.no_grad():  # else both branches are the same network
+        for p in nets["auxiliary"].parameters():
+            p.mul_(0.8).add_(0.05)
+    one = models.build("resnet18", 10, 0.0625, 3, digits.mean, digits.std).double().train()
+    one.load_state_dict(nets["model"].state_dict())
+    two = Branch(nets["model"], nets["auxiliary"]).alone()
+    z = x.clone().requires_grad_()
+    clean = F.cross_entropy(one(z), y)
+    (slope,) = torch.autograd.grad(clean, z, retain_graph=True)
+    expected = clean + F.cross_entropy(two((x + 0.05 * slope.sign()).clamp(0, 1)), y)
+    (3 * expected).backward()
+    loss = Reused(0.05).joint_loss(nets, batch)
+    (3 * loss).backward()  # as a scaled loss
+    torch.testing.assert_close(loss, expected)
+    both, (first, second) = gradients(nets["model"]), map(gradients, (one, two))
+    places = {n for names in nets["auxiliary"].places for n in names}
+    for k, found in both.items():
+        norm = k.rpartition(".")[0] in places
+        torch.testing.assert_close(found, first[k] + (0 if norm else second[k]))
+    for names, norm in zip(nets["auxiliary"].places, nets["auxiliary"].norms(1), strict=True):
+        torch.testing.assert_close(norm.weight.grad, second[f"{names[0]}.weight"])
+        torch.testing.assert_close(norm.running_mean, two.get_submodule(names[0]).running_mean)
+    for k, v in nets["model"].state_dict().items():
+        torch.testing.assert_close(v, one.state_dict()[k])
+
+
 def test_plain_adversarial_training_is_one_batch_or_two(digits, batch):
     x, y, draws = batch.x, batch.y, batch.draws
     for passes in ("one", "two"):
@@ -153,11 +193,13 @@ def test_what_a_step_costs():
         assert steps[name] == pytest.approx((6 + 2 * n) / 3, rel=0.03), name
     assert steps["AT"] == pytest.approx(steps["AdvProp"]) == pytest.approx(advprop.BUDGET, rel=0.01)
     assert steps["AdvProp, clean again"] == pytest.approx(2, rel=0.03)
+    # two losses, and one layer more on the way back to the images
+    assert 2 < advprop.steps(Reused()) < 2.01
     assert steps["AdvProp, fine-grained"] == pytest.approx((12 + 2 * 9) / 3, rel=0.03)
 
 
 def test_methods_are_pieces_and_refuse_what_they_cannot():
-    for method in VARIANTS.values():
+    for method in (*VARIANTS.values(), Reused()):
         assert from_specification(specification(method)) == method
     with pytest.raises(BadInput, match="AdvProp: branches: must be at least one"):
         AdvProp(())
@@ -165,8 +207,9 @@ def test_methods_are_pieces_and_refuse_what_they_cannot():
         AdvProp((3,))
     with pytest.raises(BadInput, match="LearnableBoundary: a branch cannot have networks"):
         AdvProp((Adversarial(loss=LearnableBoundary()),))
-    with pytest.raises(BadInput, match=r"^Flatten: has no batch norm"):
-        AdvProp().networks(torch.nn.Flatten(), None)
+    for method in (AdvProp(), Reused()):
+        with pytest.raises(BadInput, match=r"^Flatten: has no batch norm"):
+            method.networks(torch.nn.Flatten(), None)
     with pytest.raises(BadInput, match="RandomSigns: epsilon = 4: must be at most 1"):
         RandomSigns(4.0)
 
@@ -246,9 +289,9 @@ def test_the_atlas_finds_it():
 
 
 def test_the_bench_times_a_step_of_each_method_in_steps_of_vanilla(monkeypatch):
-    made = {name: [] for name in METHODS}
+    made = {name: [] for name in TIMED}
     real = bench.training_step
-    names = {method: name for name, method in METHODS.items()}
+    names = {method: name for name, method in TIMED.items()}
 
     def training_step(method, *size, **how):
         step = real(method, *size, **how)
@@ -258,13 +301,16 @@ def test_the_bench_times_a_step_of_each_method_in_steps_of_vanilla(monkeypatch):
     tiny = settings.load("smoke", device="cpu", timing_batch=2, timing_repeats=2)
     found = {f["name"]: f for f in advprop.bench(tiny, width=0.0625)}
     assert all(len(calls) >= 2 for calls in made.values())
-    assert {f"seconds a step: {name}" for name in METHODS} <= found.keys()
+    assert {f"seconds a step: {name}" for name in TIMED} <= found.keys()
     seconds = pd.DataFrame({"vanilla": [1.0, 2.0], "AT": [6.0, 12.0], "AdvProp": [8.0, 16.0]})
+    seconds["AdvProp, reused"] = [2.0, 5.0]  # twice as slow a round: 2 and 2.5
     monkeypatch.setattr(advprop, "paired_seconds", lambda *_, **__: seconds)
     found = {f["name"]: f for f in advprop.bench(tiny, width=0.0625)}
     assert found["AT in vanilla steps"]["value"] == pytest.approx(6)
     assert found["AT in vanilla steps"]["ok"] is None
     assert found["AdvProp in vanilla steps"]["ok"] is False  # published are 7
+    reused = found["AdvProp, reused in vanilla steps"]
+    assert reused["value"] == pytest.approx(2.25) and reused["ok"] and reused["bar"]
     assert bench.BENCHES["advprop"] == ("thesis_repro.advprop", "bench")
 
 

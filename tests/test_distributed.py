@@ -51,6 +51,7 @@ from thesis_repro import (
     training,
 )
 from thesis_repro.adversarial import Adversarial, Trades
+from thesis_repro.advprop import AdvProp, Reused
 from thesis_repro.aip import aip
 from thesis_repro.attacks import PGD
 from thesis_repro.attention_branch import AttentionNetwork
@@ -284,6 +285,8 @@ METHODS = {
     "gradient penalty": Penalty(),
     "learned ratios": MetaMixup(),
     "in turns": Weighed(every=2, turns=(2, 1)),
+    "split norms": AdvProp((Adversarial(PGD(steps=2, targeted=True)),)),
+    "a gradient reused": Reused(0.05),
 }
 
 
