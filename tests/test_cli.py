@@ -320,6 +320,8 @@ def test_bad_attacks_are_one_line_and_exit_code_2(trained, capsys):
         ([trained, "--attack", "square", "--norm", "l2"], "--norm: the attack square has none"),
         ([trained, "--source", "nobody"], "there is no such run"),
         (["7.1", "--row", "AIP", "--column", "CIFAR-10", "--seed", "0"], "run 7.1 with the same"),
+        ([trained, "--set", "width=0.5"], "as it was trained, and width would change nothing"),
+        ([trained, "--seeds", "3"], "and seeds would change nothing: leave it out"),
     ]:
         assert said in refused(capsys, "attack", *words, "--preset", "tiny")
 
@@ -335,6 +337,21 @@ def test_a_seed_beyond_the_presets_is_attacked_where_it_was_trained(trained, cap
     capsys.readouterr()
     assert main([*attacked, "--seeds", "3"]) == 0
     assert "baseline-seed-2" in json.loads(capsys.readouterr().out)["run"]
+
+
+@pytest.mark.parametrize("how", [["--epochs", "2"], ["--set", "width=0.06", "--set", "epochs=2"]])
+def test_a_run_of_other_settings_is_attacked_and_exported(how, elsewhere, capsys):
+    "Neither command knew --set or --epochs: only its key led to such a run."
+    which = ["7.1", "--row", "Baseline", "--column", "CIFAR-10", "--seed", "0", "--preset", "tiny"]
+    attacked = ["attack", *which, "--attack", "fgsm", "--size", "20", "--json"]
+    assert "run 7.1 with the same options trains it" in refused(capsys, *attacked, *how)
+    assert main(["run", *which, *how]) == 0
+    made = capsys.readouterr().out.split()[-1].rpartition("/")[2]
+    assert main([*attacked, *how]) == 0
+    assert json.loads(capsys.readouterr().out)["run"] == made
+    assert main(["export", *which, *how, "--to", str(elsewhere / "n.pt")]) == 0
+    assert made in capsys.readouterr().out
+    assert "run 7.1 with the same options" in refused(capsys, *attacked)  # the preset's own
 
 
 @pytest.fixture
@@ -749,6 +766,12 @@ def test_a_usage_error_is_exit_code_2():
         (["bench", "gpu", "--device", "cpu", "--runs", "9.9"], "9.9"),
         (["bench", "gpu", "data", "--device", "cpu"], "bench gpu: it stands alone"),
         (["bench", "gpu", "--device", "cpu", "--budget", "foo"], "--budget foo: must be a span"),
+        (["bench", "data", "--budget", "5m"], "--budget: only bench gpu has a use for it"),
+        (["bench", "--out", "folder"], "--out: only bench gpu has a use for it"),
+        (["bench", "data", "--runs", "5.1"], "--runs: only bench gpu has a use for it"),
+        (["bench", "gpu", "--batch", "64"], "--batch: bench gpu has no use for it"),
+        (["bench", "gpu", "--repeats", "3"], "--repeats: bench gpu has no use for it"),
+        (["bench", "gpu", "--json"], "--json: bench gpu has no use for it"),
         (["table", "7.1", "--time-limit", "foo"], "--time-limit foo: must be a span"),
         (["records", "merge"], "records merge: which files?"),
         (["records", "accept", "junk.json"], "records accept: takes no file"),

@@ -963,6 +963,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.commands._images': ('command/commands.html#_images', 'thesis_repro/commands.py'),
                                        'thesis_repro.commands._measured': ('command/commands.html#_measured', 'thesis_repro/commands.py'),
                                        'thesis_repro.commands._naming': ('command/commands.html#_naming', 'thesis_repro/commands.py'),
+                                       'thesis_repro.commands._nothing_to_change': ( 'command/commands.html#_nothing_to_change',
+                                                                                     'thesis_repro/commands.py'),
                                        'thesis_repro.commands._one_run': ('command/commands.html#_one_run', 'thesis_repro/commands.py'),
                                        'thesis_repro.commands._report_at_the_end': ( 'command/commands.html#_report_at_the_end',
                                                                                      'thesis_repro/commands.py'),

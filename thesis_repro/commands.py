@@ -411,15 +411,24 @@ def _one_run(args):
     # a table's number has a full stop, and no run's key or name
     if args.row is None and args.column is None and "." not in args.run:
         _alone(args, "is one run")
+        _nothing_to_change(args)
         preset = preset_of(args)
         return Store(preset).find(args.run), preset
     number = registry.find("table", args.run).number
     preset = preset_of(args, number)
     run = one_run(preset, number, args.row, args.column, args.seed)
     if Store(preset).record(run) is None:
-        how = f"thesis-repro run {args.run} with the same --row, --column and --seed trains it"
+        how = f"thesis-repro run {args.run} with the same options trains it"
         raise BadInput(f"{run.name}: there is no such run at preset {preset.name}: {how}")
     return run, preset
+
+
+def _nothing_to_change(args) -> None:
+    "BadInput for a key that changes results, beside a run that is named by itself."
+    kept = {"pieces", *settings.PARTS.values()}  # these tell where its pieces and its images are
+    if ignored := [k for k in settings.results_in(overridden(args)) if k not in kept]:
+        why = f"{args.run} is one run as it was trained, and {ignored[0]} would change nothing"
+        raise BadInput(f"{why}: leave it out, or name a table")
 
 
 def _measured(args, preset):
@@ -565,8 +574,8 @@ def first_minutes(args) -> int:
     from thesis_repro import first_minutes, registry
     from thesis_repro.paths import outputs
 
-    preset, tables = settings.load(args.preset, **overridden(args)), args.runs.split(",")
-    budget = stopping.seconds(args.budget, "--budget")
+    preset, tables = settings.load(args.preset, **overridden(args)), (args.runs or "").split(",")
+    budget = stopping.seconds(args.budget or "9m", "--budget")
     device = str(settings.device(preset))
     tables = [registry.find("table", t).number for t in map(str.strip, tables) if t]
     told = first_minutes.ask(device, budget, args.out or outputs(preset.name), tables)
@@ -576,10 +585,15 @@ def first_minutes(args) -> int:
 
 def bench(args) -> int:
     "Measure the speed figures; 1 if a bar is not met."
-    if args.names == ["gpu"]:
-        return first_minutes(args)
-    if "gpu" in args.names:
+    gpu = args.names == ["gpu"]
+    if "gpu" in args.names and not gpu:
         raise BadInput("bench gpu: it stands alone: give the others a command of their own")
+    foreign = ("batch", "repeats", "json") if gpu else ("budget", "out", "runs")
+    if ignored := [k for k in foreign if getattr(args, k) not in (None, False)]:
+        whose = "bench gpu has no use for it" if gpu else "only bench gpu has a use for it"
+        raise BadInput(f"--{ignored[0]}: {whose}: leave it out")
+    if gpu:
+        return first_minutes(args)
     from thesis_repro import bench
     from thesis_repro.paths import outputs
 
