@@ -2,9 +2,11 @@
 
 import functools
 import multiprocessing
+import os
 import tempfile
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +15,7 @@ import torch._dynamo
 from methods import small, store_at
 from samples import refused
 
-from thesis_repro import devices, launch, records, runs, settings, training
+from thesis_repro import devices, files, launch, records, runs, settings, training
 from thesis_repro.aip import timed_methods
 from thesis_repro.attacks import PGD
 from thesis_repro.images import pixels, synthetic_images
@@ -153,12 +155,17 @@ def machine(tmp_path, monkeypatch):
     context, begun = multiprocessing.get_context("fork"), []
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    def hold(names, device, rests, here, leave):
+    def hold(names, device, rests, user, here, leave):
+        os.umask(0o077)
+        if user:
+            os.setuid(user)
         torch.cuda.device_count = lambda: len(names)
         torch.cuda.get_device_properties = lambda i: SimpleNamespace(uuid=names[i])
         current = []
         torch.cuda.set_device = current.append
-        used = devices.use(device)
+        preset = settings.load("smoke", device=device)
+        used = devices.use(settings.device(preset))
+        assert settings.device(preset).type == "cuda"  # as whatever computes asks again
         assert used == torch.device("cuda", current[-1]) == devices.use("cuda")
         if rests:
             devices.rest()
@@ -168,9 +175,9 @@ def machine(tmp_path, monkeypatch):
         here.send("the same again")
         leave.recv()
 
-    def one(names, device="cuda", rests=False):
+    def one(names, device="cuda", rests=False, user=0):
         here, leave = context.Pipe(), context.Pipe()
-        p = context.Process(target=hold, args=(names, device, rests, here[1], leave[1]))
+        p = context.Process(target=hold, args=(names, device, rests, user, here[1], leave[1]))
         p.start()
         begun.append(p)
         assert here[0].poll(30), "the process has taken no GPU"
@@ -211,6 +218,47 @@ def test_who_rests_leaves_its_gpu_and_goes_on_with_the_same(machine):
     assert machine(["A", "B"])[0] == 0
     leave.send(None)
     assert here.poll(30) and here.recv() == "the same again"
+
+
+def test_a_gpu_of_another_user_is_taken_too_and_a_free_one_is_not(machine, tmp_path):
+    "The folder for the locks, and the files in it, were closed by the umask of the first user."
+    assert machine(["A", "B"])[0] == 0
+    folder = tmp_path / "thesis-repro-gpus"
+    modes = [oct(path.stat().st_mode)[-4:] for path in (folder, *folder.iterdir())]
+    assert modes == ["1777", "0644"]
+
+
+def test_another_user_sees_which_gpu_is_free(machine, monkeypatch):
+    if os.geteuid():
+        pytest.skip("needs root, who may be any user")
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are closed to others
+        Path(folder).chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        there = ["A", "B", "C"]
+        begun = [machine(there, user=user) for user in (65534, 65533, 65532)]
+        assert [b[0] for b in begun] == [0, 1, 2]
+        begun[1][1].kill()
+        begun[1][1].join()
+        assert machine(there, user=65531)[0] == 1  # whose file it has found there
+        assert {path.stat().st_uid for path in Path(folder).rglob("?")} == {65534, 65533, 65532}
+
+
+def test_links_and_what_is_not_empty_are_left_alone(tmp_path):
+    "Anybody may put files into a folder that is open to all."
+    mine, secret = tmp_path / "locks", tmp_path / "secret"
+    secret.write_text("of this user alone")
+    secret.chmod(0o600)
+    mine.mkdir()
+    (mine / "link").symlink_to(secret)
+    (mine / "hard link").hardlink_to(secret)
+    (mine / "lock").touch(0o600)
+    files.shared(mine)
+    assert [oct(p.stat().st_mode)[-3:] for p in (secret, mine / "lock")] == ["600", "644"]
+    closed = tmp_path / "closed"
+    closed.symlink_to(tmp_path)
+    before = tmp_path.stat().st_mode
+    files.shared(closed)
+    assert tmp_path.stat().st_mode == before
 
 
 def test_a_folder_for_locks_that_cannot_be_written_stops_nobody(machine, tmp_path):

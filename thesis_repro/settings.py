@@ -16,12 +16,13 @@ import hashlib
 import os
 import re
 import shlex
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import devices, paths
-from .files import BadInput, brief
+from .files import BadInput, brief, shared
 from .pieces import allowed, checked, field
 
 # %% ../nbs/engine/004_settings.ipynb #12453015
@@ -343,6 +344,14 @@ def differences(preset: Preset, other: Preset) -> dict[str, tuple]:
 # %% ../nbs/engine/004_settings.ipynb #1d73a21d
 def device(preset: Preset):
     "The torch.device of a preset. BadInput if this machine does not have it."
+    found = _device(preset)
+    if found.type == "cuda":  # `devices.use` locks it there, with the modes of this user's umask
+        shared(Path(tempfile.gettempdir()) / "thesis-repro-gpus")
+    return found
+
+
+def _device(preset: Preset):
+    "The device as its name says."
     import torch
 
     if preset.device == "auto":
