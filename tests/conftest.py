@@ -1,5 +1,5 @@
-"""Fixtures, and two options: `pytest --long`, the fault tests in their long form, which takes
-minutes; `pytest --device cuda`, the tests that need a device on that one."""
+"""Fixtures, and three options: `pytest --long`, the fault tests in their long form, which takes
+minutes; `pytest --device cuda`, the tests that need a device on that one; `--there`, no others."""
 
 import os
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ def pytest_addoption(parser):
         "--long", action="store_true", help="the long form of the fault tests (minutes)"
     )
     parser.addoption("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.addoption("--there", action="store_true", help="only the tests that take the device")
 
 
 def pytest_configure(config):
@@ -43,6 +44,10 @@ def device(request) -> str:
 def pytest_collection_modifyitems(config, items):
     "Tests marked `long` are skipped in the short form; the files that take longest come first."
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+    if config.getoption("--there"):
+        here = [item for item in items if "device" not in item.fixturenames]
+        config.hook.pytest_deselected(items=here)
+        items[:] = [item for item in items if item not in here]
     for item in items:
         if item.get_closest_marker("long") and not config.getoption("--long"):
             item.add_marker(pytest.mark.skip(reason="only in the long form: pytest --long"))

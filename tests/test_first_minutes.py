@@ -10,6 +10,9 @@ import torch
 
 from thesis_repro import artefacts, cli, first_minutes, pages, stopping
 from thesis_repro.devices import Gone
+from thesis_repro.mixup import Mixup, Plain
+from thesis_repro.recipes import Classify
+from thesis_repro.zoo import ZOO
 
 
 def test_a_rehearsal_on_a_cpu_keeps_to_its_budget_and_leaves_its_answers(tmp_path, capsys):
@@ -74,7 +77,7 @@ def test_a_part_that_hangs_or_dies_is_ended_and_the_next_begins(tmp_path, monkey
 
 def test_what_another_part_has_left_too_little_time_for_is_not_reached(tmp_path, monkeypatch):
     monkeypatch.setattr(first_minutes, "_CHILD", "import time; time.sleep(60)")
-    told = first_minutes.ask("cpu", 1.5, tmp_path, names=("machine", "runs", "steps"), tables=["1"])
+    told = first_minutes.ask("cpu", 4, tmp_path, names=("machine", "runs", "steps"), tables=["1"])
     assert [p["state"] for p in told["parts"].values()] == ["cut", "cut", "not reached"]
 
 
@@ -88,6 +91,88 @@ def test_a_checkpoint_of_an_earlier_command_is_not_waited_for(tmp_path, monkeypa
     monkeypatch.setattr(first_minutes, "_command", lambda *words: [sys.executable, "-c", code])
     told = first_minutes._killed({"device": "cpu", "preset": "smoke"}, "7.1")
     assert told == {"killed": True, "checkpoints": ["new", "old"]}
+
+
+@pytest.mark.parametrize("left, limit", [(100.0, "80s"), (15.0, None)])
+def test_a_table_that_the_time_does_not_hold_is_stopped_and_the_records_packed(
+    monkeypatch, left, limit
+):
+    "The part was killed in the middle of the table, and nothing was ever exported."
+    said, stopped = [], SimpleNamespace(returncode=stopping.AGAIN, stdout="", stderr="")
+    monkeypatch.setattr(first_minutes.time, "time", lambda: 1000.0)
+    runs = first_minutes.subprocess
+    monkeypatch.setattr(runs, "run", lambda words, **how: said.append(words) or stopped)
+    asked = {"until": 1000.0 + left, "preset": "smoke", "device": "cpu", "out": "folder"}
+    made = first_minutes._made(asked, "7.1")
+    assert made["code"] == stopping.AGAIN and first_minutes._packed(asked)["code"] == 75
+    assert "export" in said[-1] and len(said) == (2 if limit else 1)
+    assert not limit or said[0][said[0].index("--time-limit") + 1] == limit
+
+
+def test_every_part_knows_when_its_time_is_over(tmp_path, monkeypatch):
+    seen = []
+
+    def asked_of(name, asked, file, seconds):
+        seen.append((asked["until"] - time.time(), seconds))
+        return "complete"
+
+    monkeypatch.setattr(first_minutes, "_asked_of", asked_of)
+    first_minutes.ask("cpu", 100, tmp_path, tables=["5.1"])
+    assert len(seen) == len(first_minutes.PARTS)
+    assert all(abs(until - seconds) < 1 for until, seconds in seen)
+
+
+def test_a_method_whose_step_fails_costs_only_its_own_answer(tmp_path, monkeypatch):
+    "It was taken before its item began, and its failure ended the part."
+    real = first_minutes.bench.training_step
+
+    def step(method, *how):
+        if method == broken:
+            raise RuntimeError("no kernel image is available")
+        return real(method, *how)
+
+    few = dict([*first_minutes._methods().items()][:1]) | {"mixup": Mixup(loss="bce")}
+    broken = next(iter(few.values()))
+    monkeypatch.setattr(first_minutes, "_methods", lambda: few)
+    monkeypatch.setattr(first_minutes.bench, "training_step", step)
+    first_minutes.part("waiting", {"device": "cpu", "batch": 4}, str(tmp_path / "part.json"))
+    known = json.loads((tmp_path / "part.json").read_text())
+    assert list(known["failed"]) == ["PGD"] and known["complete"]
+    assert known["found"]["mixup"]["launches"] > 100
+
+
+def test_trainings_at_once_share_the_device():
+    asked = {"device": "cpu", "batch": 2}
+    recipe = Classify("resnet18", Plain(), width=0.0625)
+    assert first_minutes.at_once(recipe, asked, 16, 2, precision="fp32") > 0
+
+
+def test_what_is_timed_and_compared_is_all_there(monkeypatch):
+    "Networks and GANs as they are, recorded, in every pass, compiled, and several at once."
+    asked = {"device": "cpu", "batch": 4}
+    timed = [name for name, _ in first_minutes.steps(asked)]
+    for network in first_minutes.NETWORKS:
+        for how in ("bf16", "bf16, captured", "fp32", "tf32", "bf16, folded in every pass"):
+            assert f"{network}, {how}" in timed
+        assert f"{network}, bf16, compiled" in timed[-3:]  # it may take minutes
+    assert {"DCGAN, fp32", "DCGAN, fp32, captured"} <= set(timed)
+    assert {f"{n} resnet18 at once, bf16, captured" for n in (1, 2, 3)} <= set(timed)
+    compared = [name for name, _ in first_minutes.agreement(asked)]
+    assert compared[:4] == [
+        *("torch.float32", "torch.float64"),
+        *(f"ratios of AIP, torch.{kind}" for kind in ("float32", "float64")),
+    ]
+    every = ZOO.keys() | {"MetaMixup", "AIP fast", "AdvProp", "D2A2GAN", "detector"}
+    every |= {"adversarial positives"}
+    assert {f"a step of {name}, torch.float32" for name in every} <= set(compared)
+    assert "precision flags" in [name for name, _ in first_minutes.machine(asked)]
+
+
+@pytest.mark.parametrize("name", ["DCGAN", "adversarial positives", "detector", "AdvProp"])
+def test_what_is_no_chapters_classifier_makes_a_step_in_both_types(name):
+    training = first_minutes._trainings()[name]
+    for dtype in (torch.float32, torch.float64):
+        assert first_minutes.step_agrees(*training, "cpu", dtype) == 0
 
 
 def test_a_run_is_killed_once_and_goes_on_and_the_records_are_packed(monkeypatch):
