@@ -769,6 +769,8 @@ def test_a_usage_error_is_exit_code_2():
         (["bench", "data", "--budget", "5m"], "--budget: only bench gpu has a use for it"),
         (["bench", "--out", "folder"], "--out: only bench gpu has a use for it"),
         (["bench", "data", "--runs", "5.1"], "--runs: only bench gpu has a use for it"),
+        (["bench", "data", "--data", "folder"], "--data: only bench gpu has a use for it"),
+        (["bench", "gpu", "--device", "cpu", "--data", "none"], "none: no images: there must be"),
         (["bench", "gpu", "--batch", "64"], "--batch: bench gpu has no use for it"),
         (["bench", "gpu", "--repeats", "3"], "--repeats: bench gpu has no use for it"),
         (["bench", "gpu", "--json"], "--json: bench gpu has no use for it"),

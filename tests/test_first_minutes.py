@@ -5,10 +5,12 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from samples import refused
 
-from thesis_repro import artefacts, cli, first_minutes, pages, stopping
+from thesis_repro import artefacts, cli, data, first_minutes, pages, stopping
 from thesis_repro.devices import Gone
 from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.recipes import Classify
@@ -89,7 +91,7 @@ def test_a_checkpoint_of_an_earlier_command_is_not_waited_for(tmp_path, monkeypa
     code = f"import os, time; time.sleep(1); os.mkdir({str(new)!r}); "
     code += f"open({str(new / 'checkpoint.ckpt')!r}, 'w'); time.sleep(60)"
     monkeypatch.setattr(first_minutes, "_command", lambda *words: [sys.executable, "-c", code])
-    told = first_minutes._killed({"device": "cpu", "preset": "smoke"}, "7.1")
+    told = first_minutes._killed({"device": "cpu", "preset": "smoke", "images": {}}, "7.1")
     assert told == {"killed": True, "checkpoints": ["new", "old"]}
 
 
@@ -103,10 +105,12 @@ def test_a_table_that_the_time_does_not_hold_is_stopped_and_the_records_packed(
     runs = first_minutes.subprocess
     monkeypatch.setattr(runs, "run", lambda words, **how: said.append(words) or stopped)
     asked = {"until": 1000.0 + left, "preset": "smoke", "device": "cpu", "out": "folder"}
+    asked["images"] = {"cifar10": "npz:mine.npz"}
     made = first_minutes._made(asked, "7.1")
     assert made["code"] == stopping.AGAIN and first_minutes._packed(asked)["code"] == 75
     assert "export" in said[-1] and len(said) == (2 if limit else 1)
     assert not limit or said[0][said[0].index("--time-limit") + 1] == limit
+    assert not limit or said[0][said[0].index("--set") + 1] == "cifar10=npz:mine.npz"
 
 
 def test_every_part_knows_when_its_time_is_over(tmp_path, monkeypatch):
@@ -182,6 +186,27 @@ def test_a_run_is_killed_once_and_goes_on_and_the_records_are_packed(monkeypatch
     for _, action in first_minutes.runs({"runs": ["5.1", "7.1"]}):
         action()
     assert said == ["_killed", "_made", "_packed", "_made", "_packed"]
+
+
+def test_images_come_from_a_folder_of_pieces(tmp_path, data_folder):
+    "To a machine without a network, in files of any size."
+    x, y = np.zeros((4, 8, 8, 3), np.uint8), np.arange(4)
+    whole, pieces = tmp_path / "whole.npz", tmp_path / "pieces"
+    np.savez(whole, x_train=x, y_train=y, x_test=x + 1, y_test=y)
+    pieces.mkdir()
+    content = whole.read_bytes()
+    for i in range(12):  # 10 and 11 come after 9
+        last = (i + 1) * 100 if i < 11 else None
+        (pieces / f"cifar10.npz.{i}").write_bytes(content[i * 100 : last])
+    (pieces / "svhn.npz").write_bytes(content)
+    (pieces / "README.md").touch()
+    found = first_minutes.joined(pieces)
+    assert list(found) == ["cifar10", "svhn"]
+    for name in found.values():
+        assert len(data.load(name).y_train) == 4
+    (pieces / "cifar10.npz.5").unlink()
+    refused(lambda: first_minutes.joined(pieces), "pieces of cifar10: 0, 1, 2, 3, 4, 6", "0, 1, 2")
+    refused(lambda: first_minutes.joined(tmp_path / "none"), "no images", "cifar10.npz.000")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"parts": 3}', "\x00"])

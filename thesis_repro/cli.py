@@ -96,6 +96,7 @@ _BENCHES = (
     'gans, "robust detection"; gpu, alone: a GPU\'s first minutes'
 )
 _TABLES = "5.1,7.1; at fast on a GPU and at smoke on a CPU, whatever --preset says"
+_GIVEN = "cifar10.npz, whole or in pieces cifar10.npz.000, …"
 
 COMMANDS = {  # name: function, help, options, positional arguments
     "reproduce": (
@@ -213,6 +214,7 @@ COMMANDS = {  # name: function, help, options, positional arguments
             "--budget": {"help": "gpu: the time available (default: 9m)"},
             "--out": {"metavar": "FOLDER", "help": "gpu: for its answers (default: the outputs)"},
             "--runs": {"help": f"gpu: tables to make in the time left: {_TABLES}"},
+            "--data": {"metavar": "FOLDER", "help": f"gpu: images for these tables: {_GIVEN}"},
             "--batch": {"type": int, "help": "images per batch (default: each bench's own)"},
             "--repeats": {"type": int, "help": "paired repeats (default: at least 5)"},
         },

@@ -578,7 +578,9 @@ def first_minutes(args) -> int:
     budget = stopping.seconds(args.budget or "9m", "--budget")
     device = str(settings.device(preset))
     tables = [registry.find("table", t).number for t in map(str.strip, tables) if t]
-    told = first_minutes.ask(device, budget, args.out or outputs(preset.name), tables)
+    images = first_minutes.joined(args.data) if args.data else {}
+    out = args.out or outputs(preset.name)
+    told = first_minutes.ask(device, budget, out, tables, images=images)
     print(first_minutes.shown(told))
     return 1 if any(p["state"].startswith("ended") for p in told["parts"].values()) else 0
 
@@ -588,7 +590,7 @@ def bench(args) -> int:
     gpu = args.names == ["gpu"]
     if "gpu" in args.names and not gpu:
         raise BadInput("bench gpu: it stands alone: give the others a command of their own")
-    foreign = ("batch", "repeats", "json") if gpu else ("budget", "out", "runs")
+    foreign = ("batch", "repeats", "json") if gpu else ("budget", "out", "runs", "data")
     if ignored := [k for k in foreign if getattr(args, k) not in (None, False)]:
         whose = "bench gpu has no use for it" if gpu else "only bench gpu has a use for it"
         raise BadInput(f"--{ignored[0]}: {whose}: leave it out")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SINGLE', 'TESTED', 'NETWORKS', 'RESERVE', 'PARTS', 'NAME', 'product_rate', 'copy_rate', 'machine', 'agrees',
-           'ratios_agree', 'step_agrees', 'agreement', 'tests', 'waiting', 'at_once', 'steps', 'runs', 'read', 'part',
-           'ask', 'shown']
+           'ratios_agree', 'step_agrees', 'agreement', 'tests', 'waiting', 'at_once', 'steps', 'runs', 'joined', 'read',
+           'part', 'ask', 'shown']
 
 # %% ../nbs/evidence/065_first_minutes.ipynb #f0000003
 import collections
@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from .adversarial import Adversarial
 from .attacks import PGD, attacking
 from .devices import arithmetic
 from .draws import Draws
-from .files import atomic_json, below, plain
+from .files import BadInput, atomic_json, atomic_write, below, plain
 from .images import pixels, synthetic_images
 from .recipes import SGD, Classify
 from .records import environment
@@ -415,6 +416,12 @@ def _command(asked: dict, *words: str) -> list[str]:
     return [sys.executable, "-m", "thesis_repro", *words, "--preset", asked["preset"]]
 
 
+def _run_of(asked: dict, number: str) -> list[str]:
+    "What makes the runs of a table, of the images that were given."
+    given = [w for k, v in asked["images"].items() for w in ("--set", f"{k}={v}")]
+    return [*_command(asked, "run", number, "--device", asked["device"]), *given]
+
+
 def _saved(asked: dict) -> dict:
     "The checkpoints of a preset, and when each was written."
     found = below(paths.outputs(asked["preset"]) / "runs")
@@ -423,9 +430,8 @@ def _saved(asked: dict) -> dict:
 
 def _killed(asked: dict, number: str) -> dict:
     "Begin the runs of a table and kill that, when it has saved a checkpoint: what is left."
-    how = ("--device", asked["device"], "--set", "checkpoint_seconds=1")
     before = _saved(asked)  # of an earlier command
-    process = subprocess.Popen(_command(asked, "run", number, *how))
+    process = subprocess.Popen([*_run_of(asked, number), "--set", "checkpoint_seconds=1"])
     while process.poll() is None and not _saved(asked).items() - before.items():
         time.sleep(0.2)
     early = process.poll() is None
@@ -443,8 +449,7 @@ def _made(asked: dict, number: str) -> dict:
     "The runs of a table, as many as the time holds: code (75: stopped) and last lines."
     if (left := asked["until"] - time.time() - RESERVE) < 1:
         return {"code": stopping.AGAIN, "said": [], "errors": ["no time was left"]}
-    words = _command(asked, "run", number, "--device", asked["device"])
-    words += ["--time-limit", f"{left:.0f}s"]
+    words = [*_run_of(asked, number), "--time-limit", f"{left:.0f}s"]
     done = subprocess.run(words, capture_output=True, text=True)
     return {
         "code": done.returncode,
@@ -467,6 +472,34 @@ def runs(asked: dict):
             yield f"{number}, killed", functools.partial(_killed, asked, number)
         yield f"{number}, made", functools.partial(_made, asked, number)
         yield f"records after {number}", functools.partial(_packed, asked)
+
+# %% ../nbs/evidence/065_first_minutes.ipynb #f0000048
+_PIECE = re.compile(r"(\w+)\.npz(?:\.(\d+))?")
+
+
+def _pieces(folder: Path) -> dict[str, list[Path]]:
+    "The key of a data set → its pieces, in their order. BadInput where one is missing."
+    found = {}
+    for file in folder.glob("*.npz*"):
+        if (match := _PIECE.fullmatch(file.name)) and match[1] in settings.PARTS.values():
+            found.setdefault(match[1], []).append((int(match[2] or 0), file))
+    for key, files in found.items():
+        if (numbers := sorted(n for n, _ in files)) != list(range(len(files))):
+            said = ", ".join(map(str, numbers))
+            raise BadInput(f"{folder}: pieces of {key}: {said}: they must be 0, 1, 2, …")
+    return {key: [file for _, file in sorted(found[key])] for key in sorted(found)}
+
+
+def joined(folder) -> dict[str, str]:
+    "Images from a folder of pieces, put together in the data folder: key → npz:PATH. BadInput."
+    if not (found := _pieces(Path(folder))):
+        such = "cifar10.npz, whole or as cifar10.npz.000, cifar10.npz.001, …"
+        raise BadInput(f"{folder}: no images: there must be {such}")
+    made = {}
+    for key, files in found.items():
+        content = b"".join(f.read_bytes() for f in files)
+        made[key] = f"npz:{atomic_write(paths.data() / 'joined' / f'{key}.npz', content)}"
+    return made
 
 # %% ../nbs/evidence/065_first_minutes.ipynb #f0000024
 PARTS = {  # the share of the time left that each may use at most
@@ -529,12 +562,17 @@ def _asked_of(name: str, asked: dict, file: Path, seconds: float) -> str:
     return "complete" if code == 0 else f"ended with code {code}"
 
 # %% ../nbs/evidence/065_first_minutes.ipynb #f0000026
-def ask(device: str, budget: float, out, tables=(), preset: str = "", names=tuple(PARTS)) -> dict:
-    "Ask all parts in `budget` seconds; the answers, kept in `out`/first_minutes.json as they come."
+def ask(
+    device: str, budget: float, out, tables=(), preset: str = "", names=tuple(PARTS), images=None
+) -> dict:
+    """Ask all parts in `budget` seconds; the answers, as they are kept in `out` while they come.
+
+    `images`: what stands for data sets, as `joined` gives it.
+    """
     out, began = Path(out).absolute(), time.monotonic()
     gpu = torch.device(device).type == "cuda"
     asked = {"device": device, "out": str(out), "runs": list(tables), "batch": 128 if gpu else 4}
-    asked["preset"] = preset or ("fast" if gpu else "smoke")
+    asked |= {"preset": preset or ("fast" if gpu else "smoke"), "images": images or {}}
     told = {"budget": budget, "asked": asked, "parts": {n: {"state": "not reached"} for n in names}}
     atomic_json(out / NAME, told)
     for name in names if tables else [n for n in names if n != "runs"]:
