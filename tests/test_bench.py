@@ -123,9 +123,31 @@ def test_the_methods_are_compared_in_pairs(tiny, monkeypatch):
         both = [found[said.format(how)] for said in (straight, same)]
         assert [f["value"] for f in both] == pytest.approx([2 * times, times])
         assert both[0]["ok"] is None and both[1]["ok"] is True
-    assert found["PGD training, float32, folded once against in every pass"]["value"] == 1.1
+    folded = "PGD training, {}, folded once against in every pass"
+    fp32, bf16 = (found[folded.format(how)] for how in ("float32", "bf16"))
+    assert (fp32["value"], fp32["bar"], bf16["ok"]) == (pytest.approx(1.1), "at least 1.1", None)
     assert found["seconds a step: TRADES"]["value"] == 2.4
     assert len(found) == len(TIMED) + 2 * 3 + 4
+
+
+@pytest.mark.parametrize(
+    "flags, device, has",
+    [
+        ("fpu avx512f avx512_bf16", "cpu", True),
+        ("Features : asimd bf16", "cpu", True),
+        ("fpu avx2 f16c", "cpu", False),
+        ("fpu avx2", "cuda:0", True),
+    ],
+)
+def test_bf16_has_a_bar_where_the_device_has_bf16(monkeypatch, flags, device, has):
+    "A processor without it emulates it, slower than float32."
+    monkeypatch.setattr(bench.Path, "read_text", lambda self, code: flags)
+    assert bench.has_bf16(device) is has
+    seconds = pd.DataFrame({n: [1.0] for n in (*TIMED, bench.KEEPING)})
+    found = by_name(bench._against(seconds, device))
+    same = found["PGD training, bf16, against the straightforward at the same memory management"]
+    assert same["ok"] is (False if has else None)
+    assert found["PGD training, float32, folded once against in every pass"]["ok"] is False
 
 
 def test_all_steps_are_made_on_one_gpu(tiny, monkeypatch):

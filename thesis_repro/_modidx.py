@@ -677,6 +677,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'thesis_repro.bench.data_path': ('evidence/bench.html#data_path', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench.evaluation': ('evidence/bench.html#evaluation', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench.figure': ('evidence/bench.html#figure', 'thesis_repro/bench.py'),
+                                    'thesis_repro.bench.has_bf16': ('evidence/bench.html#has_bf16', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench.in_every_pass': ('evidence/bench.html#in_every_pass', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench.keep': ('evidence/bench.html#keep', 'thesis_repro/bench.py'),
                                     'thesis_repro.bench.kept': ('evidence/bench.html#kept', 'thesis_repro/bench.py'),
