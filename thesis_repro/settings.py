@@ -27,17 +27,13 @@ from .pieces import allowed, checked, field
 
 # %% ../nbs/engine/004_settings.ipynb #12453015
 MANY = 10_000_000
-WIDE = ("themselves", "resnet18", "preactresnet18")
-VGG = ("itself", "lite0", "resnet18")
-SSD = ("itself", "small")
 
 
 @dataclass(frozen=True)
-class Preset:
-    "The typed, checked keys of one section of `settings.ini`."
+class _DataSets:
+    "Which data sets are learned from: the thesis's, or stand-ins for them."
 
     name: str
-    # what is learned from, by what, for how long
     cifar10: str = field(
         text="what stands in for CIFAR-10; cifar10: itself (see thesis-repro data list)"
     )
@@ -52,6 +48,17 @@ class Preset:
     clipart1k: str = field(text="what stands in for Clipart1k; clipart1k: itself")
     watercolor2k: str = field(text="what stands in for Watercolor2k; watercolor2k: itself")
     comic2k: str = field(text="what stands in for Comic2k; comic2k: itself")
+
+# %% ../nbs/engine/004_settings.ipynb #fbcd10c4
+WIDE = ("themselves", "resnet18", "preactresnet18")
+VGG = ("itself", "lite0", "resnet18")
+SSD = ("itself", "small")
+
+
+@dataclass(frozen=True)
+class _Learning(_DataSets):
+    "By what is learned, and for how long."
+
     epochs: int = field(text="epochs of each run; 0: the thesis's", low=0, high=100_000)
     batch_size: int = field(text="images per training step; 0: the thesis's", low=0, high=100_000)
     train_size: int = field(text="training images; 0: all", low=0, high=MANY)
@@ -67,7 +74,12 @@ class Preset:
     ssd300: str = field(text="what stands in for SSD300 with ImageNet weights", one_of=SSD)
     seeds: int = field(text="runs of each row, with seeds 0, 1, …", low=1, high=1000)
     bce: str = field(text="the binary cross entropy over the classes", one_of=("mean", "sum"))
-    # what is measured
+
+# %% ../nbs/engine/004_settings.ipynb #859bf09c
+@dataclass(frozen=True)
+class _Measuring(_Learning):
+    "How much is measured of what has been learned."
+
     attack_size: int = field(text="test images that a table attacks; 0: all", low=0, high=MANY)
     autoattack_size: int = field(text="test images for AutoAttack; 0: all", low=0, high=MANY)
     surface_points: int = field(text="points on each side of a loss surface", low=3, high=1001)
@@ -76,7 +88,12 @@ class Preset:
     generations: int = field(text="generations of an evolution; 0: the thesis's", low=0, high=1000)
     timing_batch: int = field(text="images per batch in timings", low=2, high=100_000)
     timing_repeats: int = field(text="paired repeats of timings", low=1, high=10_000)
-    # how it is computed
+
+# %% ../nbs/engine/004_settings.ipynb #41e34839
+@dataclass(frozen=True)
+class Preset(_Measuring):
+    "The typed, checked keys of one section of `settings.ini`."
+
     device: str = field(text="auto, cpu, cuda or cuda:N")
     precision: str = field(text="of products, on each device", one_of=("fp32", "tf32", "bf16"))
     channels_last: bool = field(text="memory format of images and weights")
