@@ -53,7 +53,7 @@ def _file(module: str) -> Path:
     "The file of a loaded module; an empty path without one, as for a notebook."
     return Path(getattr(sys.modules.get(module), "__file__", None) or "")
 
-
+# %% ../nbs/engine/003_code.ipynb #ffc52956
 def _is_set(node) -> bool:
     "Whether a node is a name that gets a value; of A, B = 1, 2 each is one."
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
@@ -78,7 +78,7 @@ class Module:
             self.seen[what, name] = [what(tree) for tree in self.defined[name]]
         return self.seen[what, name]
 
-
+# %% ../nbs/engine/003_code.ipynb #e73264b9
 @functools.cache
 def _module(name: str, beside: frozenset = frozenset()) -> Module:
     "A module of the library, or of one of these folders; an empty one if it is elsewhere."
