@@ -22,7 +22,7 @@ BUSY = "another command is making it"
 LAUNCHERS = {"local": locally, "ray": on_ray, "slurm": on_slurm}
 _LOST = "its worker was killed, four times: out of memory?"
 
-
+# %% ../nbs/engine/028_launch.ipynb #57eb13dd
 def side_by_side(store, attempt, tasks: list[tuple], **words) -> dict[int, object]:
     "Make all tasks, with a bar over them; number of a failed task → why. Stopped, Unwritable."
     from joblib.externals.loky.process_executor import BrokenProcessPool
