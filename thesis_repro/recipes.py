@@ -137,7 +137,7 @@ def judged_on(select: str, judge, net, images: Images) -> dict:
     score = seen.get("robust accuracy", seen["accuracy"])
     return {**{f"{select} {k}": v for k, v in seen.items()}, "score": score}
 
-
+# %% ../nbs/engine/031_recipes.ipynb #a472702b
 @piece
 class Classify:
     "A classifier: a network (a key of models.ARCHITECTURES), a method, an optimiser, a width."
