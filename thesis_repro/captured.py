@@ -293,6 +293,30 @@ class Steps:
         return f"{said}: {self.why}" if self.why else said
 
 # %% ../nbs/engine/032_captured.ipynb #ca000028
+def _warm(s: Steps, way: Way, batch: Batch, step: Callable) -> tuple:
+    "The losses of an ordinary step, the second of which is watched."
+    watch = Watch() if way.taken == 1 else contextlib.nullcontext()
+    with s.machine.beside(), watch:
+        losses = tuple(step(batch))
+    s.why = getattr(watch, "refused", "") or way.draws.refused
+    return losses
+
+# %% ../nbs/engine/032_captured.ipynb #20a390d1
+def _record(s: Steps, way: Way, batch: Batch, step: Callable) -> tuple:
+    "The losses of a step that is recorded; of an ordinary one if that fails, and why."
+    try:
+        recording, losses = s.machine.record(lambda: step(batch))
+    except RuntimeError as e:
+        if not s.machine.cuda:
+            raise
+        s.why = " ".join(str(e).split()).partition(". ")[0]
+        return tuple(step(Batch(way.x, way.y, batch.draws.now)))
+    # what only this step asked for: it has been taken, and its recording is not used
+    s.why = way.draws.refused or getattr(recording, "refused", "")
+    way.recording = None if s.why else recording
+    return losses
+
+# %% ../nbs/engine/032_captured.ipynb #33aad6c0
 def take(s: Steps, phases: tuple, batch: Batch, step: Callable) -> list:
     """The losses of a step, [(phase, loss)], that step(batch) gives as an iterable.
 
@@ -311,27 +335,3 @@ def take(s: Steps, phases: tuple, batch: Batch, step: Callable) -> list:
         way.losses = _record(s, way, ours, step)
     way.taken += 1
     return [(phase, loss.clone()) for phase, loss in way.losses]
-
-
-def _warm(s: Steps, way: Way, batch: Batch, step: Callable) -> tuple:
-    "The losses of an ordinary step, the second of which is watched."
-    watch = Watch() if way.taken == 1 else contextlib.nullcontext()
-    with s.machine.beside(), watch:
-        losses = tuple(step(batch))
-    s.why = getattr(watch, "refused", "") or way.draws.refused
-    return losses
-
-
-def _record(s: Steps, way: Way, batch: Batch, step: Callable) -> tuple:
-    "The losses of a step that is recorded; of an ordinary one if that fails, and why."
-    try:
-        recording, losses = s.machine.record(lambda: step(batch))
-    except RuntimeError as e:
-        if not s.machine.cuda:
-            raise
-        s.why = " ".join(str(e).split()).partition(". ")[0]
-        return tuple(step(Batch(way.x, way.y, batch.draws.now)))
-    # what only this step asked for: it has been taken, and its recording is not used
-    s.why = way.draws.refused or getattr(recording, "refused", "")
-    way.recording = None if s.why else recording
-    return losses
