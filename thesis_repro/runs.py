@@ -40,7 +40,7 @@ def _loaded(name: str, train: int, test: int, held_out: int, how: tuple) -> Imag
 
 _PIN = re.compile(r"@([0-9a-fA-F]{12})[0-9a-fA-F]{0,52}$")
 
-
+# %% ../nbs/engine/034_runs.ipynb #27fe1ab1
 @piece
 class Named:
     "A data set by its name (see `thesis-repro data list`); 0 images: all."
@@ -164,7 +164,7 @@ class Run:
         names = (name for p in parts if isinstance(name := getattr(p, "name", None), str))
         return _code(frozenset({type(p) for p in parts} | {*map(data.reader_of, names)} - {None}))
 
-
+# %% ../nbs/engine/034_runs.ipynb #5dce1d33
 def key_of(spec: dict) -> str:
     "The key of the run with a specification; a file is known by its checksum and not by its place."
 
@@ -178,7 +178,7 @@ def key_of(spec: dict) -> str:
 
     return pieces.key(by_content(spec))
 
-
+# %% ../nbs/engine/034_runs.ipynb #f82d7e01
 def run_of(spec) -> Run:
     "The run that a specification describes. BadInput for anything else."
     made = pieces.from_specification(spec)
@@ -225,7 +225,7 @@ _WORDS = {
     "precision": "{0}",
 }
 
-
+# %% ../nbs/engine/034_runs.ipynb #03bdf70c
 def _pieces(value) -> bool:
     "Whether a value is a row of pieces, such as the terms of a GAN."
     return isinstance(value, tuple) and any(map(pieces.is_piece, value))
@@ -243,7 +243,7 @@ def _differences(ours, thesis, path: str = ""):
     elif ours != thesis:
         yield path, ours, thesis
 
-
+# %% ../nbs/engine/034_runs.ipynb #c7283168
 def shortfall(ours: Run, thesis: Run) -> str:
     "How our run falls short of the thesis's, in words; empty if it does not."
     said = []
