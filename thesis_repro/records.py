@@ -172,7 +172,7 @@ def _measured(t: training.Training, weights: dict) -> dict:
     metrics["best"]["epoch"] = t.at.best["epoch"]
     return metrics
 
-
+# %% ../nbs/engine/035_records.ipynb #1890f27e
 def chance(y: torch.Tensor) -> float:
     "Accuracy (%) of the most frequent answer: classes y (n,), or the mean over attributes (n, k)."
     if not len(y) or y.dim() > 2:  # boxes have none
@@ -182,7 +182,7 @@ def chance(y: torch.Tensor) -> float:
     share = y.double().mean(0)
     return 100 * torch.maximum(share, 1 - share).mean().item()
 
-
+# %% ../nbs/engine/035_records.ipynb #7149f4df
 def record_of(run: Run, t: training.Training, weights: dict) -> dict:
     "What is kept of a run that has just been trained."
     d, a, n = t.images, t.at, distributed.processes()
@@ -218,7 +218,7 @@ def write(folder: Path, record: dict, weights: dict):
     for file in [f for pattern in _LEFTOVERS for f in folder.glob(pattern)]:
         file.unlink(missing_ok=True)
 
-
+# %% ../nbs/engine/035_records.ipynb #613b77af
 _PARTS = {"run": dict, "data": dict, "metrics": dict, "weights": dict, "history": list}
 _PARTS |= {"cost": dict, "environment": dict, "code": dict}
 
@@ -232,7 +232,7 @@ def unsound(found: dict) -> str:
             return f"its {part} have no last or no best"
     return "" if isinstance(found["data"].get("test"), int) else "it has no number of test images"
 
-
+# %% ../nbs/engine/035_records.ipynb #afd3697f
 def _whole(folder: Path, digests: tuple) -> bytes:
     "The content of the record in a folder, mended from its copy if it is damaged. ValueError."
     file, copy = folder / "record.json", folder / _COPY
@@ -245,7 +245,7 @@ def _whole(folder: Path, digests: tuple) -> bytes:
         atomic_write(file, content)
     return content
 
-
+# %% ../nbs/engine/035_records.ipynb #abe08d16
 def read(folder: Path) -> Record | None:
     "The record in a folder; None if the run is not finished, and with a warning if it is damaged."
     try:
