@@ -75,7 +75,7 @@ class Turn(Draws):
         self.asked["progress"] = True
         return super().part(n)
 
-
+# %% ../nbs/engine/037_costs.ipynb #09ce4c37
 PLACES = 16  # steps that are counted all along a run, if the two ends of it differ
 
 
@@ -351,7 +351,7 @@ def _once(count: Callable, thing, *how):
         _COUNTED[key] = _remembered(key, count, thing, *how)
     return _COUNTED[key]
 
-
+# %% ../nbs/engine/037_costs.ipynb #e2a060bb
 def _known(recipe) -> bool:
     "Whether it trains one of the networks of models.ARCHITECTURES."
     return isinstance(recipe, Classify) and recipe.network in models.ARCHITECTURES
@@ -367,7 +367,7 @@ def _from_elsewhere(recipe, classes: int, shape: tuple[int, ...]) -> Network:
         found[:, min(i, 1)] += (1, p.outputs / FEW, p.multiplications / FEW)
     return Network(*found, _bytes(net))
 
-
+# %% ../nbs/engine/037_costs.ipynb #8a296bff
 def _network(recipe, classes: int, shape: tuple[int, ...]) -> Network | None:
     "The `Network` of a classifier of a named network, whose method is counted apart from it."
     if _known(recipe):
@@ -376,7 +376,7 @@ def _network(recipe, classes: int, shape: tuple[int, ...]) -> Network | None:
         return _once(_from_elsewhere, dataclasses.replace(recipe, method=Plain()), classes, shape)
     return None
 
-
+# %% ../nbs/engine/037_costs.ipynb #c24061e1
 def step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "The work of a training step of a recipe on images (c, h, w), (3, 3), per image."
     if (net := _network(recipe, classes, shape)) is None:
