@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'remaking', 'is_remaking', 'measure', 'Measurement',
-           'Recorded', 'weights_of', 'Kept', 'Robustness', 'no_autoattack', 'outdated', 'forget_outdated', 'refresh',
+           'Recorded', 'Kept', 'weights_of', 'Robustness', 'no_autoattack', 'outdated', 'forget_outdated', 'refresh',
            'ensure_measured', 'Planned', 'runs_in', 'tasks_in', 'check_fit', 'planned_row', 'at_equal_compute']
 
 # %% ../nbs/engine/039_measures.ipynb #bbd5e126
@@ -212,12 +212,6 @@ class Recorded(Measurement):
         return math.nan if found is None else float(found)
 
 # %% ../nbs/engine/039_measures.ipynb #2384d436
-def weights_of(store: Store, run: Run | None, which: str) -> str | None:
-    "The checksum of a run's last or best weights; None if it has not been made."
-    record = store.record(run) if run else None
-    return record.weights[which] if record else None
-
-
 class Kept(Measurement):
     "A measurement of its own: pieces with `compute(store, run)`, a JSON value that is kept."
 
@@ -264,6 +258,12 @@ class Kept(Measurement):
             file.unlink(missing_ok=True)
         except OSError as e:
             raise refused(file, e) from None
+
+# %% ../nbs/engine/039_measures.ipynb #06cb8e39
+def weights_of(store: Store, run: Run | None, which: str) -> str | None:
+    "The checksum of a run's last or best weights; None if it has not been made."
+    record = store.record(run) if run else None
+    return record.weights[which] if record else None
 
 # %% ../nbs/engine/039_measures.ipynb #6c509b68
 @piece
@@ -356,7 +356,7 @@ def _attempt(store: Store, run: Run, measurement, wait: bool, progress: bool) ->
         return failure(e)
     return ""
 
-
+# %% ../nbs/engine/039_measures.ipynb #f9d4686d
 def outdated(store: Store, tasks) -> dict:
     "The (run, measurement) that other code measured than today's → the modules that changed."
     found = {(r, m): m.outdated(store, r) for r, m in dict.fromkeys(tasks)}
@@ -371,7 +371,7 @@ def forget_outdated(store: Store, tasks) -> None:
         if m.outdated(store, r) or old & {r, *m.needs(r)}:
             m.forget(store, r)
 
-
+# %% ../nbs/engine/039_measures.ipynb #c1497558
 def refresh(store: Store, runs) -> list[str]:
     """Forget what other code made of runs, and of what they rest on; the names of the runs.
 
@@ -386,7 +386,7 @@ def refresh(store: Store, runs) -> list[str]:
         m.forget(store, r)
     return store.renew(old)
 
-
+# %% ../nbs/engine/039_measures.ipynb #d703aa18
 def ensure_measured(store: Store, tasks) -> None:
     "Make the absent ones of some (run, measurement). RunsFailed lists what could not be made."
     absent = {(r.key, m): (r, m) for r, m in tasks if store.record(r) and m.absent(store, r)}
@@ -417,7 +417,7 @@ class Planned:
         "The same for these reasons, those that are not empty."
         return dataclasses.replace(self, reason="; ".join(filter(None, reasons)))
 
-
+# %% ../nbs/engine/039_measures.ipynb #bf3682d4
 def runs_in(plan: dict) -> tuple[Run, ...]:
     "The runs of planned cells, each once."
     return tuple(dict.fromkeys(r for p in plan.values() for r in p.runs))
@@ -427,7 +427,7 @@ def tasks_in(plan: dict) -> list[tuple[Run, Measurement]]:
     "What has to be measured on which runs for planned cells."
     return [(r, p.measurement) for p in plan.values() for r in p.runs]
 
-
+# %% ../nbs/engine/039_measures.ipynb #0c140f3a
 def check_fit(measurement: Measurement, run: Run) -> None:
     "BadInput if it cannot be made of a run. Where the run's images are absent nobody can tell."
     try:
