@@ -39,7 +39,7 @@ def read_former(spec, names: dict | None = None):
     except TypeError as e:
         raise BadInput(f"{name} of version 0.1: cannot be made: {e}") from None
 
-
+# %% ../nbs/engine/040_former.ipynb #c8cfb6a4
 def _schedule(f: dict, names: dict) -> tuple[Length, SGD]:
     "Length and optimiser of a schedule."
     decay = Decay(f["decay"], f["factor"], f["kind"])
