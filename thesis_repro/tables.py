@@ -162,7 +162,7 @@ def _row(name, frame: pd.DataFrame, across: list, cells: dict, notes: _Notes, yo
     said = {"tag": tag, "note": notes.of(_OURS if known else "")}
     return {**_parts(name), **said, "lines": lines, "texts": texts}
 
-
+# %% ../nbs/evidence/053_tables.ipynb #36fede94
 def layout(t) -> dict:
     "What every format needs of a table: rows, columns in the printed order, notes."
     notes, frame = _Notes(), t.frame
