@@ -233,7 +233,7 @@ def keys_of(plan: dict, cells) -> dict:
     there = ((c.row, c.column) for c in cells if not all(map(math.isnan, c.values)))
     return {place: plan[place].key for place in there if place in plan}
 
-
+# %% ../nbs/evidence/057_registry.ipynb #1f4397f8
 @dataclass(frozen=True, eq=False)
 class MadeTable(Made):
     "A registered table: `plan` gives (row, column) → Planned for a preset and the parts asked for."
@@ -294,7 +294,7 @@ class MadeTable(Made):
         facts |= {"origin": provenance(*_places(there, cells))}
         return shown(Table(frame=frame, **facts), train)
 
-
+# %% ../nbs/evidence/057_registry.ipynb #085245ab
 def table(
     number: str, title: str, where: str, plan, parts=(), along="rows", also=None
 ) -> MadeTable:
@@ -387,7 +387,7 @@ class MadeFigure(Made):
             warnings.warn(str(e), stacklevel=3)
             return _undrawn(e.named), e.named
 
-
+# %% ../nbs/evidence/057_registry.ipynb #5d8385df
 def figure(number: str, title: str, parts=(), where: str = ""):
     "Register a function (preset, parts) → Drawn as a figure; called, it gives the Figure."
     module = sys._getframe(1).f_globals["__name__"]
