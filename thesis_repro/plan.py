@@ -151,6 +151,11 @@ def _size(run: Run) -> float:
     return math.log(done[2] / done[0])
 
 # %% ../nbs/evidence/058_plan.ipynb #f7564adb
+def _images(run: Run) -> int:
+    "How many images a run sees in training."
+    return outline(run.data).train * run.length.epochs
+
+# %% ../nbs/evidence/058_plan.ipynb #a6fc4fa6
 SOURCES = ("recorded", "nearby record", "counted operations")
 
 
@@ -194,11 +199,6 @@ class Evidence:
         ratio = self.ratio(run, but)
         return (ratio or 1) * _counted(run, self.device), SOURCES[1 if ratio else 2]
 
-
-def _images(run: Run) -> int:
-    "How many images a run sees in training."
-    return outline(run.data).train * run.length.epochs
-
 # %% ../nbs/evidence/058_plan.ipynb #acff1607
 STANDING = 0.4  # of the images, under an attack that nobody has tried
 
@@ -212,7 +212,7 @@ def _looked_at(m: Measurement, run: Run) -> int:
     there = outline(run.data).test
     return min(getattr(m, "size", 0) or there, there)
 
-
+# %% ../nbs/evidence/058_plan.ipynb #e045a658
 class Measured:
     "What the kept measurements of a shelf say: the share that stood, and the seconds per image."
 
