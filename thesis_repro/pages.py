@@ -164,14 +164,14 @@ def _shown(folder: Folder, e: report.Exhibit) -> dict:
         found |= {"picture": folder.copy(picture), "half": half, "made": words}
     return found
 
-
+# %% ../nbs/evidence/062_pages.ipynb #949348a5
 def _book_of(e, books: list):
     "The executed notebook whose module makes an exhibit, else the first of its chapter, if any."
     own = [b for b in books if b.page and b.chapter == e.number.partition(".")[0]]
     making = [b for b in own if f".{notebooks.module(b.path)}." in e.function]
     return next(iter(making + own), None)
 
-
+# %% ../nbs/evidence/062_pages.ipynb #c233f4b7
 def _write_exhibits(folder: Folder, said: dict) -> dict[str, str]:
     "A page for each table and figure that was made; the thumbnails of figures."
     made, small = [e for e in said["exhibits"] if e.page], {}
