@@ -74,7 +74,7 @@ def onward(model, h: torch.Tensor, layer: int) -> torch.Tensor:
     "Logits (n, k) of features `h` (n, …) at a layer; at the image, layer 0, of any network."
     return model(h, start=layer) if layer else model(h)
 
-
+# %% ../nbs/science/021_mixup.ipynb #79191654
 @dataclass
 class Pairs:
     "A batch of pairs at a layer: features `h` (n, …) without a graph, places of `partner` (n,)."
