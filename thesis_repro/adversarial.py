@@ -37,7 +37,7 @@ class _NoNetworks:
 
 NO_NETWORKS = _NoNetworks()
 
-
+# %% ../nbs/science/022_adversarial.ipynb #d7bb378a
 @dataclass
 class Examples:
     "Images `x`, labels `y`, their `adversarial` images, and what is learned: `inputs`, `target`."
