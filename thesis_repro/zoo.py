@@ -169,7 +169,6 @@ _FASTER = {
 _ELSEWHERE = {"BAT": (Adversarial(MostConfusing(), AdversarialLabels()), "", 7)}
 
 # %% ../nbs/science/076_zoo.ipynb #67d18e1f
-_HALF = "half of the training set gives up its labels (ours)"
 _TEXT = "read: the thesis's text; constants ours"
 _NOTES = {
     "CAT (curriculum)": "strength grows evenly with the schedule (ours); the cost is that of the "
@@ -184,6 +183,10 @@ _NOTES = {
     "GIF": "the fixed ratio 0.5; read: the thesis's text",
     "AVmixup": "γ 2, λ 1 and 0.1, as code, which attacks in train mode",
     "RAT": f"the triangle of x, a halfway iterate and x̂; {_TEXT}",
+}
+
+# %% ../nbs/science/076_zoo.ipynb #cee631a0
+_NOTES |= {
     "ALP": "pairs probabilities, as printed; the paper pairs logits: an option; read: the thesis's "
     "text",
     "MART": "BCE on the adversarial images and a start of deviation 0.001, as code; the printed "
@@ -195,6 +198,10 @@ _NOTES = {
     "norms as printed (ours)",
     "LBGAT": "attack on the divergence, as code; β 0: without its term of TRADES; both networks "
     "have one architecture (ours)",
+}
+
+# %% ../nbs/science/076_zoo.ipynb #887d7c2c
+_NOTES |= {
     "MMA": "ε of each image from visit to visit, steps of a quarter of it, bisection to 1.05 × "
     "12/255, dropped from 12/255 on, as code; images that are doubted without an attack are found "
     "with running statistics (ours)",
@@ -212,6 +219,12 @@ _NOTES = {
     "mode",
     "MLCAT": "its form with loss scaling, ℓ_min 1.5, whose factor keeps its graph, as code, which "
     "attacks in train mode",
+}
+
+# %% ../nbs/science/076_zoo.ipynb #01658a7a
+_HALF = "half of the training set gives up its labels (ours)"
+
+_NOTES |= {
     "GAIRAT": "λ −1, from the 60th of 120 epochs on, as code; κ counts up to the first fall, as "
     "the text (code: every iterate that is right)",
     "LRAT": f"variants by PGD and CW-PGD, softmax of their margins (ours); {_TEXT}",
