@@ -164,7 +164,7 @@ def _at_input(piece) -> None:
         said, name = type(piece.condition).__name__, type(piece).__name__
         raise BadInput(f"{name}: condition = {said}: must be AtInput or Unseen")
 
-
+# %% ../nbs/science/082_gan_networks.ipynb #d9848562
 @piece
 class MlpGenerator:
     "A multilayer perceptron as a generator (Goodfellow et al., 2014)."
@@ -184,7 +184,7 @@ class MlpGenerator:
         "The same with layers of that width."
         return narrower(self, "hidden", width)
 
-
+# %% ../nbs/science/082_gan_networks.ipynb #73b61b46
 @piece
 class MlpCritic:
     "A multilayer perceptron as a critic; the condition is appended to the pixels."
@@ -408,7 +408,7 @@ class _Split(Network):
             h = block(h, torch.cat([part, self.checked(c)], 1))
         return self.last(h)
 
-
+# %% ../nbs/science/082_gan_networks.ipynb #cff333fb
 @piece
 class SplitGenerator:
     "A small BigGAN generator (Brock et al., 2019): a part of z and the condition in each block."
