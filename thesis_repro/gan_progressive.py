@@ -186,7 +186,7 @@ class _ProgressiveCritic(_Growing):
         h = F.leaky_relu(self.narrow(h.flatten(1)), 0.2)
         return self.heads(h[..., None, None], c)
 
-
+# %% ../nbs/science/083_gan_progressive.ipynb #d0e1fc21
 @piece
 class ProgressiveCritic:
     "The discriminator of progressive GANs (Karras et al., 2018); `channels` from 4 × 4 pixels on."
