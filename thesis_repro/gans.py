@@ -144,7 +144,7 @@ def class_loss(logits: torch.Tensor, y: torch.Tensor, printed: bool = False) -> 
     y = y.to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(1).mean()
 
-
+# %% ../nbs/science/085_gans.ipynb #cc9574b3
 @piece
 class Auxiliary(Term):
     "The critic names the class or the attributes (ACGAN; eq. 3.2), and the generator helps it."
