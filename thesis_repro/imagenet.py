@@ -161,7 +161,7 @@ class Photographs:
         found = listed(home("imagenet-c") / kind / str(severity), ids)
         return accuracy_among(model, found, self.side, share=1.0)  # they are cut out already
 
-
+# %% ../nbs/science/106_imagenet.ipynb #a99b00ac
 def _tensors(found: list, side: int, **how) -> tuple[torch.Tensor, torch.Tensor]:
     "Listed photographs as uint8 (n, 3, side, side), and their labels."
     x = decoded([f for f, _ in found], side, **how)
@@ -233,7 +233,7 @@ def accuracy_among(model: nn.Module, found: list, side: int, batch=100, among=()
         right += int((among[logits.argmax(1)].cpu() == y).sum())
     return 100 * right / len(found)
 
-
+# %% ../nbs/science/106_imagenet.ipynb #56b2c9c4
 @piece
 class OnRelative(Kept):
     "Accuracy of a run's last weights on a relative of ImageNet: the folder's name in `data/`."
