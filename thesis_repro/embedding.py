@@ -287,7 +287,7 @@ class Embed:
         "The same without its first steps, in which less is computed: a step is counted once."
         return replace(self, frozen=0.0)
 
-
+# %% ../nbs/science/113_embedding.ipynb #31623e2b
 def recalls(net: Embedder, x, y: torch.Tensor, ks=(1,)) -> dict[str, float]:
     "Recall@K (%) of `pooled` features and `embedded` uint8 images; names have @K only for K > 1."
     found = {}
