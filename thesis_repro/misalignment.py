@@ -143,7 +143,7 @@ class Transfer(AgainstReference):
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, "transfer")
 
-
+# %% ../nbs/science/122_misalignment.ipynb #52d44d09
 @piece
 class Angle(AgainstReference):
     "The mean |cos| of the input gradients of this network and of the reference."
