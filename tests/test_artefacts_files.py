@@ -222,7 +222,10 @@ def test_a_table_of_one_data_set_keeps_the_cells_of_another(outputs, monkeypatch
     def row(frame):
         return frame[frame.row == "Baseline"].set_index("column")
 
-    first = row(own(tiny, ("CIFAR-10",)).frame)
+    assert own(tiny, train=False).data == ""  # the data sets are those of the records
+    asked = own(tiny, ("CIFAR-10",))
+    first, said = row(asked.frame), "Data: digits10 stands in for CIFAR-10."
+    assert asked.data == own(tiny, train=False).data == said
     assert first.n["Last / CIFAR-10"] == 1 and first.n["Last / SVHN"] == 0
     assert first.reason["Last / SVHN"] == "SVHN was not asked for"
     then = row(own(tiny, ("SVHN",), train=False).frame)

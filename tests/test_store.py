@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -723,6 +724,47 @@ def test_what_other_code_measured_is_measured_again_where_its_run_is_made_again(
     assert registry._made(at, plan, True, "changed") == {}
     assert at.record(run).weights == before, "else this tests nothing"
     assert measured == [1] and not m.outdated(at, run) and not at.outdated([run])
+
+
+def test_a_run_that_is_removed_and_made_otherwise_is_measured_again(kept, monkeypatch):
+    "Fault of round 1: a table showed new accuracies beside attacks on the weights from before."
+    at, _ = kept
+    run, m, place = small(seed=7, epochs=1), Robustness(size=10), ("row", "column")
+    plan, own = {place: Planned((run,), m)}, Plain.__call__
+    assert registry._made(at, plan, True, "") == {}
+    before, kept_file = at.record(run).weights, m.file(at, run)
+    shutil.rmtree(at.home(run))  # as the message about damaged weights advises
+    monkeypatch.setattr(Plain, "__call__", lambda *its: 0.5 * own(*its))
+    at.ensure([run])
+    assert at.record(run).weights != before, "else this tests nothing"
+    assert kept_file.exists() and m.absent(at, run)
+    assert "not measured yet" in registry._cell(at, place, plan[place], {}).reason
+    assert registry._made(at, plan, True, "") == {}
+    assert m.file(at, run) not in (kept_file, None) and not m.absent(at, run)
+
+
+def test_what_failed_is_said_of_its_run_and_its_measurement_only(kept, monkeypatch):
+    "Fault of round 1: failures were known by how a run's name begins."
+    at, _ = kept
+    long, short = (small(epochs=1, label=label, seed=s) for s, label in enumerate(("ab", "a")))
+    fine, failing, own = Robustness(size=10), Robustness(size=5), measures.robust_accuracy
+
+    def some(net, x, *how, **words):
+        if len(x) == 5:
+            raise BadInput("five are too few")
+        return own(net, x, *how, **words)
+
+    monkeypatch.setattr(measures, "robust_accuracy", some)
+    plan = {("ab", m.size): Planned((long,), m) for m in (fine, failing)}
+    with pytest.warns(UserWarning, match="1 failed"):
+        failures = registry._made(at, plan, True, "")
+    assert list(failures) == [(long.key, failing)]
+    plan |= {("a", m.size): Planned((short,), m) for m in (fine, failing)}
+    plan["ab", 7] = Planned((long,), Robustness(size=7))
+    why = {place: registry._cell(at, place, p, failures).reason for place, p in plan.items()}
+    assert why.pop(("ab", 5)).endswith("five are too few")
+    assert not any("too few" in said for said in why.values())
+    assert "not run yet" in why["a", 5] and "not measured yet" in why["ab", 7]
 
 
 def test_what_another_command_has_made_again_is_not_forgotten(tmp_path, monkeypatch):
