@@ -420,8 +420,10 @@ def forge(folder, **changes):
 
 
 @pytest.mark.parametrize("spec", HOSTILE, ids=str)
-@pytest.mark.parametrize("command", ["attack", "runs", "accept"])
-def test_a_record_that_names_something_else_runs_nothing(kept, spec, command, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["attack", "export", "runs", "accept", "pack"])
+def test_a_record_that_names_something_else_runs_nothing(
+    kept, spec, command, tmp_path, monkeypatch, capsys
+):
     at, run = kept
     forge(at.home(run), run=spec)
     monkeypatch.chdir(at.folder)
@@ -430,12 +432,15 @@ def test_a_record_that_names_something_else_runs_nothing(kept, spec, command, mo
     at.folder.rename(outputs / "smoke")
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(outputs))
     words = {"attack": ["attack", run.key], "runs": ["runs"], "accept": ["records", "accept"]}
+    words |= {"export": ["export", run.key, "--to", str(tmp_path / "network.pt")]}
+    words |= {"pack": ["records", "export", str(tmp_path / "records.json")]}
     before = sorted(outputs.rglob("*"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a record that describes nothing at all is damaged
         code = cli.main([*words[command], "--preset", "smoke"])
     said = capsys.readouterr().err
     allowed = {"attack": (2,), "runs": (0,), "accept": (2,) if isinstance(spec, dict) else (0,)}
+    allowed |= {"export": (2,), "pack": (2,)}
     assert code in allowed[command] and said.count("\n") == (code == 2)
     assert "OWNED" not in {f.name for f in outputs.rglob("*")}
     assert [f for f in sorted(outputs.rglob("*")) if ".locks" not in f.parts] == [
