@@ -7,7 +7,10 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 # what the library reads, and where it finds it in a wheel (nbs/engine/001_paths.ipynb)
-FILES = "settings.ini nbs/**/*.ipynb data/published/* data/splits/* data/contract.csv data/elsewhere.csv"
+FILES = (
+    "settings.ini nbs/**/*.ipynb data/published/* data/splits/* "
+    "data/contract.csv data/elsewhere.csv"
+)
 PLACE = "thesis_repro/project"
 
 

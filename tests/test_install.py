@@ -91,6 +91,23 @@ def test_a_torch_that_there_is_not_is_refused_in_one_line(make):
     assert "TORCH = tpu: must be cpu or cuda" in done.stderr
 
 
+# ---- what CI checks and keeps
+
+
+def test_what_people_write_is_linted_and_what_is_skipped_is_listed(make):
+    said = make("-n", "lint", "pytest").stdout
+    assert (
+        len(re.findall(r"ruff (?:check|format --check) nbs tests setup\.py thesis_rep", said)) == 2
+    )
+    assert re.search(r"-m pytest -rs ", said)
+
+
+def test_ci_keeps_the_pages_to_which_the_front_page_sends_a_reader():
+    kept = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    page = re.search(r"`(outputs/smoke/\w+/)index\.html`", (ROOT / "README.md").read_text("utf-8"))
+    assert re.search(rf"^ +{page[1]}$", kept, re.M)
+
+
 # ---- the container
 
 CONTAINER = (ROOT / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
