@@ -549,6 +549,11 @@ def test_what_cannot_be_a_page_says_why(tmp_path):
     assert "x.ipynb: cannot be shown as a page" in page
 
 
+def test_every_number_is_one_notebook():
+    numbers = [f.name[:3] for f in paths.root().glob("nbs/*/[0-9][0-9][0-9]_*.ipynb")]
+    assert len(numbers) > 100 and len({*numbers}) == len(numbers)
+
+
 def test_links_of_the_front_page_exist():
     import re
 
