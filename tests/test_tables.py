@@ -174,6 +174,19 @@ def test_the_table_of_a_terminal_has_one_line_per_cell():
     assert max(map(len, text.split("\n\n")[1].splitlines())) < 100
 
 
+def test_a_row_with_nothing_printed_has_no_line_of_dashes():
+    "One cell that was not run brought a line `published` of dashes back into every row of 5.ours."
+    cells = [Cell("PGD", "Clean", (40.0,)), Cell("PGD", "AA", (), "not run yet")]
+    cells += [Cell("none", "Clean", (), "not run yet"), Cell("none", "AA", (), "not run yet")]
+    t = made(cells, "5.ours")
+    rows = [[label for label, _ in row["lines"]] for row in tables.layout(t)["rows"]]
+    assert rows == [["ours", "verdict"], ["verdict"]]
+    assert ">published</th>" not in t.html("")
+    assert re.search(r"^  Clean +40\.00 \(1\) +ours only$", t.text(), re.M), t.text()
+    assert "| **40.00** (1)<br>ours only |" in tables.as_markdown(t)
+    assert "& published &" not in tables.as_latex(t)
+
+
 def test_seconds_keep_their_digits():
     cells = [Cell("elapsed time [s]", "AIP", (0.0712, 0.0714), "another machine", unit="s")]
     text = made(cells, "7.5").text()

@@ -155,8 +155,11 @@ def _row(name, frame: pd.DataFrame, across: list, cells: dict, notes: _Notes, yo
     ours_only = (own.verdict == "ours only").all()
     tag = "†" if own.cited.any() else "ours only" if ours_only else ""
     tag = "your own" if name in yours else tag
-    empty = ("published", "Δ") if ours_only else () if own.n.any() else ("ours", "Δ")
     texts = [cells.get((name, c["name"]), _NOTHING) for c in across]
+    empty = () if own.n.any() else ("ours", "Δ")
+    if not (own.thesis.notna() | own.note.astype(bool)).any():  # a line of dashes says nothing
+        empty += ("published", "Δ")
+        texts = [t | {"published": _NOTHING["published"]} for t in texts]
     lines = [(label, [t[label] for t in texts]) for label in _NOTHING if label not in empty]
     known = not ours_only and re.search(r"\bours\b", name, re.IGNORECASE)
     said = {"tag": tag, "note": notes.of(_OURS if known else "")}
