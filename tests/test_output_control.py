@@ -1,6 +1,7 @@
 """The companion on images made to order: its runs, plans, claims, and eq. 13."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -87,6 +88,20 @@ def test_a_rate_differs_if_its_interval_leaves_out_zero(gain, differs):
     assert math.isclose(found.difference[0], gain + 0.01, abs_tol=1e-9)
     one = oc.differences(type("Table", (), {"frame": frame.assign(values=[(90.0,), (95.0,)])}))
     assert not one.differs[0] and math.isnan(one.low[0])
+
+
+@pytest.mark.parametrize("like", [None, ToOrder(5)])
+def test_making_images_is_counted_by_its_updates(like):
+    "They were planned as one pass of each image: a thousand updates cost nothing."
+    net, seen = models.build("resnet18", 10, 0.0625).eval(), []
+    net.register_forward_hook(lambda *_: seen.append("forward"))
+    net.register_full_backward_hook(lambda *_: seen.append("back"))
+    x, y = torch.rand(2, 3, 8, 8), torch.tensor([3, 7])
+    store = SimpleNamespace(weights=lambda run: net, batch=lambda run, n: (x[:n], y[:n]))
+    store.images = lambda run: SimpleNamespace(classes=10)
+    asked = oc.Ordered(ToOrder(3), like, size=2)
+    asked.compute(store, SimpleNamespace(data=None))
+    assert asked.passes(None) == (seen.count("forward"), seen.count("back"))
 
 
 def test_four_wishes_are_distributions():

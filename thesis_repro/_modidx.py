@@ -3211,6 +3211,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'thesis_repro/output_control.py'),
                                              'thesis_repro.output_control.Ordered.compute': ( 'companions/output_control.html#ordered.compute',
                                                                                               'thesis_repro/output_control.py'),
+                                             'thesis_repro.output_control.Ordered.passes': ( 'companions/output_control.html#ordered.passes',
+                                                                                             'thesis_repro/output_control.py'),
                                              'thesis_repro.output_control.Ordered.unit': ( 'companions/output_control.html#ordered.unit',
                                                                                            'thesis_repro/output_control.py'),
                                              'thesis_repro.output_control.Ordered.value': ( 'companions/output_control.html#ordered.value',

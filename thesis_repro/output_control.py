@@ -185,6 +185,12 @@ class Ordered(Kept):
     def value(self, store: Store, run: Run) -> float:
         return self.number(store, run, self.show)
 
+    def passes(self, run: Run) -> tuple[float, float]:
+        "At most: an image that has arrived leaves the batch."
+        ways = [how for how in (self.how, self.like) if how]
+        updates = sum(how.steps for how in ways)
+        return updates + len(ways) + 1, updates  # a look at each result, and at the start
+
     @property
     def unit(self) -> str:
         "Of what is shown."
