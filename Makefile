@@ -54,7 +54,7 @@ $(error TORCH = $(TORCH): must be cpu or cuda)
 endif
 
 # The stamp is written last and names the folder it was made in:
-# an interrupted, moved or broken environment is made anew, a sound one is only brought up to date.
+# an interrupted, moved or broken environment is made again, a sound one is only brought up to date.
 SOUND := $(shell $(BIN)/python -c 'print(open("$(STAMP)").read().strip())' 2>/dev/null)
 ifneq ($(SOUND) $(KEPT),$(CURDIR) $(TORCH))
 $(STAMP): FORCE
@@ -110,7 +110,7 @@ CHECKS := check-export check-clean check-parameters check-readme lint chapters c
 
 .PHONY: $(CHECKS) pytest arithmetic mutations outputs
 
-# One after the other, with the seconds each took; pytest comes last and says so itself.
+# One after the other, with the seconds each took; pytest comes last and counts its own.
 test: $(STAMP)
 	@for check in $(CHECKS); do \
 	  echo "== $$check"; begin=$$(date +%s); \

@@ -729,6 +729,27 @@ def test_a_root_that_is_no_checkout_is_one_line(words, tmp_path, capsys, monkeyp
     assert f"{tmp_path}" in refused(capsys, *words)
 
 
+def test_a_warning_is_one_line_said_once():
+    code = """
+import sys, warnings
+from thesis_repro import commands
+
+def warn(args):
+    for what in ("x is old", "x is old", "y is old"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn(what)
+    return 0
+
+commands.runs = warn
+from thesis_repro import cli
+sys.exit(cli.main(["runs"]) or cli.main(["runs"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stderr == 2 * "thesis-repro: x is old\nthesis-repro: y is old\n"
+
+
 def test_a_full_disk_under_what_is_printed_is_one_line():
     with open("/dev/full", "w") as full:
         words = [sys.executable, "-m", "thesis_repro", "atlas"]

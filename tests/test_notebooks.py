@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -549,14 +550,51 @@ def test_what_cannot_be_a_page_says_why(tmp_path):
     assert "x.ipynb: cannot be shown as a page" in page
 
 
+def test_no_module_is_too_long_to_read():
+    "At most 500 lines of code; empty lines and the marks of cells are not counted."
+    lengths = {
+        file.name: sum(bool(line.strip()) and not line.startswith("# %%") for line in file.open())
+        for file in (paths.root() / "thesis_repro").glob("*.py")
+        if file.name != "_modidx.py"
+    }
+    assert len(lengths) > 100 and not {f: n for f, n in lengths.items() if n > 500}
+
+
+# a word that the field does not use → one that it does
+WORDS = {
+    r"shall": "will, is to",
+    r"anew": "again",
+    r"[Ww]hoever": "who it is",
+    r"mend(s|ed)?": "repair, correct",
+    r"says? so": "what it says",
+    r"dear(er)?": "expensive",
+    r"has right": "correctly classified",
+    r"a row a method": "one row per method",
+}
+
+
+def test_notebooks_and_pages_are_in_plain_english():
+    root = paths.root()
+    texts = {f: f.read_text("utf-8") for f in [*root.glob("docs/*.md"), root / "settings.ini"]}
+    for file in (f for f in root.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in f.parts):
+        texts[file] = "\n".join(c.source for c in nbformat.read(file, 4).cells)
+    found = {
+        f"{file.name}: {m[0]}: better: {better}"
+        for file, text in texts.items()
+        for word, better in WORDS.items()
+        for m in re.finditer(rf"\b{word}\b", text)
+    }
+    assert len(texts) > 150 and not found
+    inside = r"""^\s*[rf]?"{1,3}Inside,"""  # a docstring's beginning that says nothing
+    assert not [file.name for file, text in texts.items() if re.search(inside, text, re.M)]
+
+
 def test_every_number_is_one_notebook():
     numbers = [f.name[:3] for f in paths.root().glob("nbs/*/[0-9][0-9][0-9]_*.ipynb")]
     assert len(numbers) > 100 and len({*numbers}) == len(numbers)
 
 
 def test_links_of_the_front_page_exist():
-    import re
-
     text = (paths.root() / "README.md").read_text()
     targets = {t.partition("#")[0] for t in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in t}
     assert targets and not [t for t in targets if not (paths.root() / t).exists()]

@@ -894,6 +894,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'thesis_repro.cli._none_empty': ('command/cli.html#_none_empty', 'thesis_repro/cli.py'),
                                   'thesis_repro.cli._obeyed': ('command/cli.html#_obeyed', 'thesis_repro/cli.py'),
                                   'thesis_repro.cli._one_voice': ('command/cli.html#_one_voice', 'thesis_repro/cli.py'),
+                                  'thesis_repro.cli._plain_warnings': ('command/cli.html#_plain_warnings', 'thesis_repro/cli.py'),
                                   'thesis_repro.cli._prepared': ('command/cli.html#_prepared', 'thesis_repro/cli.py'),
                                   'thesis_repro.cli._printing': ('command/cli.html#_printing', 'thesis_repro/cli.py'),
                                   'thesis_repro.cli._required': ('command/cli.html#_required', 'thesis_repro/cli.py'),

@@ -14,6 +14,7 @@ import re
 import signal
 import sys
 import tomllib
+import warnings
 from importlib import metadata
 
 import thesis_repro
@@ -330,7 +331,7 @@ def _load_own_pieces(args) -> None:
 
 def main(argv=None) -> int:
     "Run a command: 0 ok, 1 something failed, 2 bad input, 75 stopped (call again), 130 Ctrl-C."
-    with _one_voice():
+    with _one_voice(), _plain_warnings():
         return _obeyed(argv)
 
 # %% ../nbs/command/098_cli.ipynb #3f9ad0c4
@@ -374,6 +375,26 @@ def _printing():
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise RuntimeError(f"what is printed cannot be written: {e.strerror}") from None
+
+# %% ../nbs/command/098_cli.ipynb #5b0e71a5
+@contextlib.contextmanager
+def _plain_warnings():
+    "Within this context, what the library warns of is one line, said once."
+    before, said = warnings.formatwarning, set()
+
+    def plain(message, category, *place, **words):
+        if category is not UserWarning:
+            return before(message, category, *place, **words)
+        text = f"thesis-repro: {message}\n"
+        new = {text} - said
+        said.update(new)
+        return "".join(new)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 # %% ../nbs/command/098_cli.ipynb #5d1e77a2
 def _none_empty(words) -> None:

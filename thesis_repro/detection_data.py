@@ -55,7 +55,7 @@ def _row(found, width: float, height: float, file: Path, classes) -> tuple:
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         said = ", ".join(f"{e:g}" for e in edges)
         where = f"must be inside the image of {width:g} × {height:g}"
-        raise BadInput(f"{file}: {name}: the box {said}: {where}: mend or remove it")
+        raise BadInput(f"{file}: {name}: the box {said}: {where}: correct or remove it")
     shares = (left / width, top / height, right / width, bottom / height)
     difficult = (found.findtext("difficult") or "0").strip() == "1"
     return (classes.index(name), *shares, float(difficult))

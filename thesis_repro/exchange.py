@@ -45,7 +45,7 @@ def pack(home: Path) -> dict:
     home, found = Path(home), []
     for folder in _finished(home):
         with warnings.catch_warnings(action="ignore"):
-            records.read(folder)  # which mends a damaged one from its copy
+            records.read(folder)  # which repairs a damaged one from its copy
         texts = {k: _text(folder / k) for k in ("record.json", "done")}
         found.append({"place": folder.relative_to(home).as_posix(), "files": texts})
     for file in sorted(home.glob("measurements/*.json")):

@@ -189,7 +189,7 @@ ALTERATIONS = {"colour": (recoloured, 3), "translation": (moved, 2), "cutout": (
 
 
 def diff_augment(x: torch.Tensor, u: torch.Tensor, policy=tuple(ALTERATIONS)) -> torch.Tensor:
-    """Images (n, c, h, w) in [-1, 1] as a critic shall see them, by numbers u (n, 7) in [0, 1).
+    """Images (n, c, h, w) in [-1, 1] as a critic is to see them, by numbers u (n, 7) in [0, 1).
 
     DiffAugment (Zhao et al., 2020), which names its `policy` so; gradients pass.
     """

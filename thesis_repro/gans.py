@@ -292,7 +292,7 @@ class Gan:
         return Seen(nets, x, fake, batch.y, c, draws, grown)
 
     def altered(self, who: str, x: torch.Tensor, draws: Draws) -> torch.Tensor:
-        "Real or generated images as the critic, and every term, shall see them."
+        "Real or generated images as the critic, and every term, are to see them."
         if not self.augment:
             return x
         u = draws.tensor(f"altered {who}", lambda rng: rng.random((len(x), 7)), x.device)
@@ -330,7 +330,7 @@ class Gan:
 
     @torch.no_grad()
     def clip(self, nets: nn.ModuleDict, batch: Batch) -> None:
-        "Bound the critic's weights, if the game says so."
+        "Bound the critic's weights, if the game asks for it."
         if bound := getattr(self.game, "clip", 0.0):
             for p in nets["critic"].parameters():
                 p.clamp_(-bound, bound)

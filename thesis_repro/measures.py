@@ -193,7 +193,7 @@ class Measurement:
         return None
 
     def doubt(self, store: Store, runs) -> str:
-        "Why its numbers of some runs may flatter them; empty if nothing says so."
+        "Why its numbers of some runs may flatter them; empty if nothing hints at it."
         return ""
 
 # %% ../nbs/engine/039_measures.ipynb #cbd60327

@@ -439,7 +439,7 @@ def balanced(wanted: torch.Tensor, found: torch.Tensor) -> dict:
 
 
 def balanced_error(wanted: torch.Tensor, found: torch.Tensor) -> float:
-    "The standard error of the mean of `balanced` over attributes (n, k), if images are drawn anew."
+    "The standard error of the mean of `balanced` over attributes (n, k), if others are drawn."
     right, moved = (wanted == found).double(), torch.zeros(wanted.shape, dtype=torch.float64)
     for v in (1, 0):
         asked = (wanted == v).double()

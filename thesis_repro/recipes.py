@@ -102,7 +102,7 @@ class Phase:
         return step % self.every == 0 and epoch % self.turns[0] == self.turns[1]
 
     def forgets(self, step: int, total: int) -> bool:
-        "Whether its optimiser begins anew at a step of so many: the first at a point of `fresh`."
+        "Whether its optimiser begins again at a step of so many: the first at a point of `fresh`."
         return any(math.ceil(p * total - 1e-9) == step for p in self.fresh)  # p may be rounded
 
 # %% ../nbs/engine/031_recipes.ipynb #902b7ffb

@@ -234,7 +234,7 @@ def unsound(found: dict) -> str:
 
 # %% ../nbs/engine/035_records.ipynb #afd3697f
 def _whole(folder: Path, digests: tuple) -> bytes:
-    "The content of the record in a folder, mended from its copy if it is damaged. ValueError."
+    "The content of the record in a folder, repaired from its copy if it is damaged. ValueError."
     file, copy = folder / "record.json", folder / _COPY
     content = file.read_bytes() if file.exists() or not copy.exists() else b""
     if sha256(content) in digests:

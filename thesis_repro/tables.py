@@ -36,7 +36,7 @@ class Cell:
     stand_in: str = ""  # why it is no evidence: stand-in data, a network that has not learned
     images: tuple | None = None  # test images used, of how many; None: all
     outcomes: tuple | None = None  # of each run, which of these were right (verdicts.packed)
-    environment: dict | None = None  # where it was measured, unless its runs say so
+    environment: dict | None = None  # where it was measured, unless its runs name it
     undecided: str = ""  # why this measurement cannot decide a claim
 
     def __post_init__(self):

@@ -173,7 +173,7 @@ def weak(preset) -> tuple[str, ...]:
 
 
 def by_whom(preset, cells: dict) -> dict:
-    "The cells; those that Inception has not looked at say so."
+    "The cells; those that Inception has not looked at have that reason."
     look = extractor(preset)
     if isinstance(look, Inception):
         return cells

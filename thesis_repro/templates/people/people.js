@@ -8,7 +8,7 @@ const kept = (() => {
   try {
     const found = JSON.parse(localStorage.getItem(place));
     if (found && found.people) all = found;
-  } catch { /* damaged, or a browser that keeps nothing: begin anew */ }
+  } catch { /* damaged, or a browser that keeps nothing: begin again */ }
   const save = () => {
     try {
       localStorage.setItem(place, JSON.stringify(all));
