@@ -39,7 +39,7 @@ def preset_of(args, number: str = "") -> settings.Preset:
     "The preset, for the chapter of a table or figure."
     return settings.load(args.preset, number.partition(".")[0] or None, **overridden(args))
 
-
+# %% ../nbs/command/096_commands.ipynb #111d2921
 def _said_pieces(args) -> list[str]:
     "The files of pieces that a preset names, also those of its chapters."
     if not getattr(args, "preset", ""):
@@ -56,7 +56,7 @@ def own_files(args) -> list[Path]:
     named = getattr(args, "pieces", None) or ()
     return [*map(Path, named), *(beside / f for f in said if f != "none")]
 
-
+# %% ../nbs/command/096_commands.ipynb #ee596b14
 def print_json(thing) -> None:
     "Print something as JSON; numbers that are not finite become null."
     from thesis_repro.files import plain
@@ -161,17 +161,6 @@ def _execute(chapter, folder, parameters: dict, timeout) -> tuple[bool, dict]:
     return done, artefacts.lost(folder.parent, before)
 
 # %% ../nbs/command/096_commands.ipynb #d19db566
-def _attempt(store, chapter, parameters: dict, timeout, sharing, threads: int, wait, progress):
-    "Execute a chapter in a worker; its outcome, or an empty text where all went well."
-    from thesis_repro import artefacts, workers
-
-    here = {workers.SHARING: str(sharing), "OMP_NUM_THREADS": str(threads)}
-    folder = artefacts.folder(store.preset) / "notebooks"
-    with stopping.inherited(**here), stopping.held(sharing):
-        outcome = _execute(chapter, folder, parameters, timeout)
-    return "" if outcome == (True, {}) else outcome
-
-
 def _executed(preset, chapters: list, parameters: dict, timeout):
     "Execute chapters; yield each with whether it succeeded and what its artefacts lack."
     from thesis_repro import artefacts, notebooks, workers
@@ -185,6 +174,17 @@ def _executed(preset, chapters: list, parameters: dict, timeout):
         others = []
     folder = artefacts.folder(preset) / "notebooks"
     yield from ((c, _execute(c, folder, parameters, timeout)) for c in [*others, *last])
+
+# %% ../nbs/command/096_commands.ipynb #7a9c8c08
+def _attempt(store, chapter, parameters: dict, timeout, sharing, threads: int, wait, progress):
+    "Execute a chapter in a worker; its outcome, or an empty text where all went well."
+    from thesis_repro import artefacts, workers
+
+    here = {workers.SHARING: str(sharing), "OMP_NUM_THREADS": str(threads)}
+    folder = artefacts.folder(store.preset) / "notebooks"
+    with stopping.inherited(**here), stopping.held(sharing):
+        outcome = _execute(chapter, folder, parameters, timeout)
+    return "" if outcome == (True, {}) else outcome
 
 
 def _side_by_side(preset, chapters: list, at_once: int, parameters: dict, timeout):
@@ -249,7 +249,7 @@ def chosen_runs(args, preset, what: str) -> list:
     parts = settings.parts(args.parts) if getattr(args, "parts", "") else ()
     return runs_of(preset, what, args.row, args.column, args.seed, parts)
 
-
+# %% ../nbs/command/096_commands.ipynb #013d2a24
 def _specified(file: str) -> list:
     "The run in a JSON file."
     from thesis_repro.runs import run_of
@@ -262,7 +262,7 @@ def _specified(file: str) -> list:
     _check_network(file, found.recipe)
     return [found]
 
-
+# %% ../nbs/command/096_commands.ipynb #7c1e50a9
 @contextlib.contextmanager
 def _naming(file: str):
     "Within this context what is bad input says in which file."
@@ -270,18 +270,6 @@ def _naming(file: str):
         yield
     except BadInput as e:
         raise BadInput(f"{file}: {e}") from None
-
-
-def _check_built(file: str, store, run) -> None:
-    "BadInput where the networks of a run that is to be made cannot be built for its images."
-    from thesis_repro.store import check_boxes
-
-    if store.record(run) is not None or run.needs():
-        return
-    check_boxes(run)
-    images = store.images(run.data)
-    with _naming(file):
-        run.recipe.networks(images, run.seed)
 
 
 def _check_network(file: str, recipe) -> None:
@@ -295,7 +283,36 @@ def _check_network(file: str, recipe) -> None:
         with _naming(file), torch.device("meta"):  # without memory for its weights
             models.blueprint(recipe.network, 2, recipe.width)
 
+# %% ../nbs/command/096_commands.ipynb #c27efc52
+def _check_built(file: str, store, run) -> None:
+    "BadInput where the networks of a run that is to be made cannot be built for its images."
+    from thesis_repro.store import check_boxes
+
+    if store.record(run) is not None or run.needs():
+        return
+    check_boxes(run)
+    images = store.images(run.data)
+    with _naming(file):
+        run.recipe.networks(images, run.seed)
+
 # %% ../nbs/command/096_commands.ipynb #2d6bbd23
+def _alone(args, why: str) -> None:
+    "BadInput for --row, --column or --seed beside what is a run by itself."
+    given = [k for k in ("row", "column", "seed") if getattr(args, k) is not None]
+    if given:
+        what = getattr(args, "what", "") or args.run
+        raise BadInput(f"--{given[0]}: {what} {why}: leave --{given[0]} out, or name a table")
+
+# %% ../nbs/command/096_commands.ipynb #23c63aff
+def _results(record) -> str:
+    "The last and best accuracy of a record, or whatever its last metrics are."
+    last, best = record.metrics["last"], record.metrics["best"]
+    numbers = {k: v for k, v in last.items() if isinstance(v, (int, float))}
+    if "accuracy" in numbers and isinstance(best.get("accuracy"), (int, float)):
+        return f"last {last['accuracy']:.2f} %  best {best['accuracy']:.2f} %"
+    return "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+
+# %% ../nbs/command/096_commands.ipynb #d47bb0f6
 def run(args) -> int:
     "Make the runs of a table, or the one that a JSON specification describes; print their results."
     from thesis_repro import registry
@@ -329,24 +346,7 @@ def run(args) -> int:
         print(words)
     return 1 if said(failures) else 0
 
-
-def _alone(args, why: str) -> None:
-    "BadInput for --row, --column or --seed beside what is a run by itself."
-    given = [k for k in ("row", "column", "seed") if getattr(args, k) is not None]
-    if given:
-        what = getattr(args, "what", "") or args.run
-        raise BadInput(f"--{given[0]}: {what} {why}: leave --{given[0]} out, or name a table")
-
-
-def _results(record) -> str:
-    "The last and best accuracy of a record, or whatever its last metrics are."
-    last, best = record.metrics["last"], record.metrics["best"]
-    numbers = {k: v for k, v in last.items() if isinstance(v, (int, float))}
-    if "accuracy" in numbers and isinstance(best.get("accuracy"), (int, float)):
-        return f"last {last['accuracy']:.2f} %  best {best['accuracy']:.2f} %"
-    return "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-
-
+# %% ../nbs/command/096_commands.ipynb #26357ab4
 def runs(args) -> int:
     "List the runs of a preset: key, name, results."
     from thesis_repro import records
@@ -383,7 +383,7 @@ ATTACKS = {  # as --attack names them: the pieces that they are
     "autoattack": "AutoAttack",
 }
 
-
+# %% ../nbs/command/096_commands.ipynb #c5a86e02
 def attack_of(args, given=None):
     "The attack that the options describe, or the `given` one with their changes. BadInput."
     from thesis_repro.pieces import registered
@@ -422,7 +422,7 @@ def _one_run(args):
         raise BadInput(f"{run.name}: there is no such run at preset {preset.name}: {how}")
     return run, preset
 
-
+# %% ../nbs/command/096_commands.ipynb #90b4e1d7
 def _nothing_to_change(args) -> None:
     "BadInput for a key that changes results, beside a run that is named by itself."
     kept = {"pieces", *settings.PARTS.values()}  # these tell where its pieces and its images are
@@ -430,7 +430,7 @@ def _nothing_to_change(args) -> None:
         why = f"{args.run} is one run as it was trained, and {ignored[0]} would change nothing"
         raise BadInput(f"{why}: leave it out, or name a table")
 
-
+# %% ../nbs/command/096_commands.ipynb #6b3a0414
 def _measured(args, preset):
     "What the column that is asked for measures, where that is an attack and no other is named."
     from thesis_repro.measures import Robustness
@@ -443,7 +443,7 @@ def _measured(args, preset):
     only = found.pop() if len(found) == 1 else None
     return only if isinstance(only, Robustness) and only.attack else Robustness()
 
-
+# %% ../nbs/command/096_commands.ipynb #eac67b1a
 _UNSAID = {"epsilon": "any", "step": "epsilon / 4"}  # what None stands for in an attack
 
 
@@ -454,7 +454,7 @@ def settings_of(attack) -> str:
     plain = {k: v for k, v in said.items() if isinstance(v, (int, float, str))}
     return ", ".join(f"{k} {v:.4g}" if type(v) is float else f"{k} {v}" for k, v in plain.items())
 
-
+# %% ../nbs/command/096_commands.ipynb #1055f63a
 def _source(args, store, target):
     "The run that a transferred attack is made on. BadInput for one of another seed."
     source = store.find(args.source)
@@ -463,7 +463,7 @@ def _source(args, store, target):
         raise BadInput(f"--source {args.source}: {seeds}: a transfer needs the same seed")
     return source
 
-
+# %% ../nbs/command/096_commands.ipynb #c7185a4b
 def attack(args) -> int:
     "Attack a trained run on its test images and print its clean and robust accuracy."
     from thesis_repro.measures import Robustness, outdated
@@ -525,7 +525,7 @@ def opened(page, open_it: bool) -> None:
     if open_it and not webbrowser.open(page.as_uri()):
         raise BadInput(f"no browser can be opened here: open {page} in one")
 
-
+# %% ../nbs/command/096_commands.ipynb #5bf674f1
 def survey(args) -> int:
     "Make the page that asks people which of two pictures is better, or take their answers in."
     from thesis_repro import survey, wcgan
@@ -547,7 +547,7 @@ def survey(args) -> int:
     print(survey.told(folder, made))
     return 0
 
-
+# %% ../nbs/command/096_commands.ipynb #b29f9a43
 def select(args) -> int:
     "Make the page on which people keep or drop generated pictures, or take their choices in."
     from thesis_repro import selection, survey, wcgan
@@ -584,7 +584,7 @@ def first_minutes(args) -> int:
     print(first_minutes.shown(told))
     return 1 if any(p["state"].startswith("ended") for p in told["parts"].values()) else 0
 
-
+# %% ../nbs/command/096_commands.ipynb #1f4b7ad6
 def bench(args) -> int:
     "Measure the speed figures; 1 if a bar is not met."
     gpu = args.names == ["gpu"]
