@@ -163,14 +163,14 @@ def loaded(file: Path, form: str, limit: int = 50_000_000) -> dict:
         raise BadInput(f"{file}: its format is {has}, not {form}: not the file that the page saves")
     return found
 
-
+# %% ../nbs/evidence/064_survey.ipynb #51a120ee
 def written(folder: Path, survey: Survey, images: dict) -> Path:
     "Write a survey and its page to a folder; the page."
     name = f"survey-{survey.id}"
     atomic_json(folder / f"{name}.json", {"format": SURVEY, **dataclasses.asdict(survey)})
     return atomic_write(folder / f"{name}.html", survey_page(survey, images))
 
-
+# %% ../nbs/evidence/064_survey.ipynb #16e961ee
 def read_back(file: Path, form: str, kind: str, make, command: str):
     "What a page shows, make(its JSON file's content). BadInput if it is another, or damaged."
     said = loaded(file, form)
@@ -183,7 +183,7 @@ def read_back(file: Path, form: str, kind: str, make, command: str):
         raise BadInput(f"{file}: was changed since its page was made: remove both")
     return found
 
-
+# %% ../nbs/evidence/064_survey.ipynb #80db3f3f
 def read_survey(file: Path) -> Survey:
     "The survey in a file that `written` wrote. BadInput if it is another, or damaged."
 
@@ -210,7 +210,7 @@ def _whose(file, said: dict) -> str:
         raise BadInput(f"{file}: it does not say whose file it is")
     return name
 
-
+# %% ../nbs/evidence/064_survey.ipynb #c69683f0
 def _sound(file, a, known: dict) -> None:
     "BadInput unless `a` is an answer to one of the pairs."
     if not isinstance(a, dict) or not isinstance(a.get("pair"), str):
@@ -226,7 +226,7 @@ def _sound(file, a, known: dict) -> None:
     except ValueError:
         raise BadInput(f"{file}: pair {a['pair']}: it does not say when, and how long") from None
 
-
+# %% ../nbs/evidence/064_survey.ipynb #a9f04b5d
 def read_answers(file, survey: Survey) -> dict:
     "A person's answers to a survey, as its page saved them and nothing more. BadInput."
     said = loaded(file, ANSWERS)
@@ -270,7 +270,7 @@ def person_file(home: Path, person: str) -> Path:
     "The file of a person's answers: one for each name, whatever its capitals."
     return home / f"{sha256(person.casefold().encode())[:12]}.json"
 
-
+# %% ../nbs/evidence/064_survey.ipynb #d371164f
 def taken_in(files, folder: Path, kind: str, form: str, read) -> list[Path]:
     "Keep people's files, all or none; read(file, page's file) checks one. BadInput."
     new = {}
@@ -288,7 +288,7 @@ def taken_in(files, folder: Path, kind: str, form: str, read) -> list[Path]:
         new[place] = said
     return [atomic_json(place, said) for place, said in new.items()]
 
-
+# %% ../nbs/evidence/064_survey.ipynb #5ac6c5d7
 def take_answers(files, folder: Path) -> list[Path]:
     "Keep people's answers to surveys, all files or none. BadInput."
 
@@ -358,7 +358,7 @@ def answered(folder: Path, survey: Survey) -> dict:
     said = [read_answers(f, survey) for f in files]
     return {s["person"]: choices_of(s) for s in said}
 
-
+# %% ../nbs/evidence/064_survey.ipynb #ab7111da
 def scores_of(folder: Path, made: dict) -> dict[str, list[float]]:
     """People's shares of methods, method → one number per person, in percent.
 
@@ -376,7 +376,7 @@ def scores_of(folder: Path, made: dict) -> dict[str, list[float]]:
     each = [_percent(*own) for own in people.values()]
     return {m: [s[m] for s in each if m in s] for m in made}
 
-
+# %% ../nbs/evidence/064_survey.ipynb #2991de48
 def told(folder: Path, survey: Survey) -> str:
     "What a survey has found, in words: scores, consistency, sides."
     said = list(answered(folder, survey).values())
@@ -444,7 +444,7 @@ def read_selection(file: Path) -> Selection:
 
     return read_back(file, SELECTION, "selection", made, "select")
 
-
+# %% ../nbs/evidence/064_survey.ipynb #84de8428
 def read_choice(file, selection: Selection) -> dict:
     "A person's choice as the page saved it: person, kept, dropped (checksums). BadInput."
     said = loaded(file, CHOICE)
@@ -464,7 +464,7 @@ def read_choice(file, selection: Selection) -> dict:
     found = {"format": CHOICE, "selection": selection.id, "person": person}
     return found | {"kept": lists[0], "dropped": lists[1]}
 
-
+# %% ../nbs/evidence/064_survey.ipynb #129e3e66
 def take_choices(files, folder: Path) -> list[Path]:
     "Keep people's choices of images, all files or none. BadInput."
 
