@@ -441,7 +441,7 @@ def _killed(asked: dict, number: str) -> dict:
     left = sorted(f.parent.name for f in _saved(asked))
     return {"killed": early, "checkpoints": left}
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #7a3f30f1
 RESERVE = 20.0  # seconds for saving what is stopped, and for packing
 
 
@@ -464,7 +464,7 @@ def _packed(asked: dict) -> dict:
     words = _command(asked, "records", "export", str(file))
     return {"code": subprocess.run(words, capture_output=True).returncode, "file": file.name}
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #c10f1584
 def runs(asked: dict):
     "The tables asked for, made; the first is killed once and goes on; the records, packed."
     for i, number in enumerate(asked["runs"]):
