@@ -8,6 +8,8 @@ import ast
 import dataclasses
 import itertools
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -184,6 +186,74 @@ def test_a_step_is_compared_under_the_same_noise(device, monkeypatch):
     attacked = Classify("tiny", Adversarial(PGD(steps=2)), SGD(1e-3))
     assert first_minutes.step_agrees(attacked, NOISE, device, torch.float64) < 1e-4
     assert next(seeds) == 1  # the CPU's step has drawn nothing
+
+
+# What only a GPU can show
+
+
+@pytest.fixture
+def gpu(device) -> str:
+    "The GPU that was asked for."
+    if torch.device(device).type != "cuda":
+        pytest.skip("needs a GPU: pytest --device cuda")
+    return device
+
+
+def products(device, dtype, precision) -> list:
+    "A product of matrices and a convolution, on a device in a precision."
+    draw = torch.Generator().manual_seed(0)
+    a, b, x, w = (
+        torch.randn(shape, generator=draw, dtype=torch.float64).to(device, dtype)
+        for shape in ((512, 512), (512, 512), (32, 64, 32, 32), (64, 64, 3, 3))
+    )
+    with devices.arithmetic(precision):
+        made = a @ b, torch.nn.functional.conv2d(x, w, padding=1)
+    return [m.cpu().double() for m in made]
+
+
+def test_a_gpu_multiplies_as_it_is_told(gpu):
+    "PyTorch's own float32 is TF32 in convolutions."
+    if torch.cuda.get_device_capability(gpu) < (8, 0):
+        pytest.skip("this GPU has no TF32")
+    exact, found = products("cpu", torch.float64, "fp32"), {}
+    for precision in ("fp32", "tf32"):
+        made = products(gpu, torch.float32, precision)
+        pairs = zip(made, exact, strict=True)
+        found[precision] = [float((m - e).abs().max() / e.abs().max()) for m, e in pairs]
+    assert max(found["fp32"]) < 2e-5 < 5e-5 < min(found["tf32"]) <= max(found["tf32"]) < 1e-2
+
+
+def test_every_gpu_has_a_name_and_one_is_kept(gpu):
+    names = devices._names()
+    assert len(set(names)) == len(names) == torch.cuda.device_count() and all(names)
+    mine = devices.use("cuda")
+    assert mine == devices.use("cuda") and torch.cuda.current_device() == mine.index
+    assert devices._taken(names[mine.index]) is None or "lock" not in devices._OWN
+
+
+FAILS = """
+import torch
+from thesis_repro import devices
+device = devices.use({device!r})
+try:
+    {what}
+except Exception as e:
+    why = devices.failure(e)
+print(type(why).__name__, devices.lost(), why)
+"""
+LOST = "torch.zeros(3, device=device)[torch.tensor([7], device=device)].sum().item()"
+FULL = "torch.empty(10**15, dtype=torch.uint8, device=device)"
+
+
+@pytest.mark.parametrize(
+    "what, said",
+    [(LOST, "Gone True the GPU failed: CUDA error"), (FULL, "str False the GPU's memory is full")],
+)
+def test_a_gpu_fails_as_is_expected(gpu, what, said):
+    "In a process of its own, which may lose it."
+    code = FAILS.format(device=gpu, what=what)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith(said), done.stdout + done.stderr
 
 
 def takes_the_device(file) -> bool:
