@@ -540,3 +540,13 @@ def test_a_chapters_time_is_that_of_all_its_notebooks(tmp_path):
     assert plan._executed(tmp_path, "4") is None
     assert plan._executed(tmp_path, "a_companion") == 60
     assert plan._executed(tmp_path, "another") is None
+
+
+def test_a_plan_waits_for_no_statistics():
+    "They were imported with every chapter, for intervals that no plan computes."
+    code = """
+import sys
+from thesis_repro import plan, registry
+registry.load_chapters()
+assert "scipy.stats" not in sys.modules"""
+    subprocess.run([sys.executable, "-c", code], check=True)

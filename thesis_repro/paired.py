@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.stats
+import scipy  # whose parts are imported when they are used
 
 from .files import BadInput
 from .measures import Planned

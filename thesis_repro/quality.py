@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.stats
+import scipy  # whose parts are imported when they are used
 import torch
 import torch.nn.functional as F
 
