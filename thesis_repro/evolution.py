@@ -58,6 +58,9 @@ def survivors(members: list[Member], count: int, floor: float) -> list[Member]:
 # %% ../nbs/science/123_evolution.ipynb #931f774e
 CANDIDATE = Grown(PLAIN_NET, Misaligned(), Adam(2e-3, (0.9, 0.999), decay=Decay(kind="cosine")))
 
+# %% ../nbs/science/123_evolution.ipynb #39fc4ac5
+_TURNS = 50
+
 
 @piece
 class Evolution:
@@ -108,8 +111,7 @@ class Evolution:
             found.append((child, parent))
         return found
 
-
-_TURNS = 50
+# %% ../nbs/science/123_evolution.ipynb #6788375f
 _FEW = Evolution(population=4, children=2, generations=2)  # on stand-ins
 
 # %% ../nbs/science/123_evolution.ipynb #b483e1f4
@@ -214,7 +216,7 @@ class Evolved(ForANetwork):
             e = replace(e, **(sizes if e.generations else {"population": few.candidates}))
         return replace(whole, evolution=e, precision=whole.teacher.precision)
 
-
+# %% ../nbs/science/123_evolution.ipynb #de6c9823
 @dataclass(repr=False, eq=False)
 class EvolvedImages(TaughtImages):
     "Images, the trained network beside them, and the genome of the one that learns."
@@ -260,7 +262,7 @@ class Generations(Kept):
         kept = self.kept(store, run)
         return getattr(members_of(kept)[self.after][0], self.show) if kept else math.nan
 
-
+# %% ../nbs/science/123_evolution.ipynb #ae2d12c2
 def _written(m: Member) -> dict:
     return {**vars(m), "genome": pieces.specification(m.genome)}
 
