@@ -43,7 +43,7 @@ def _number(found, name: str, where) -> float:
         raise BadInput(f"{where}: {name} = {brief(text)}: must be a number")
     return value
 
-
+# %% ../nbs/science/132_detection_data.ipynb #9f203950
 def _row(found, width: float, height: float, file: Path, classes) -> tuple:
     "An object's row: class, edges as shares of the sides, difficult. BadInput."
     name = (found.findtext("name") or "").strip()
@@ -60,7 +60,7 @@ def _row(found, width: float, height: float, file: Path, classes) -> tuple:
     difficult = (found.findtext("difficult") or "0").strip() == "1"
     return (classes.index(name), *shares, float(difficult))
 
-
+# %% ../nbs/science/132_detection_data.ipynb #1781833c
 def annotated(file: Path, classes=VOC) -> list[tuple]:
     "The objects in a file of VOC's form: class, edges as shares, difficult. BadInput."
     try:
@@ -122,7 +122,7 @@ def listed(name: str, split: str) -> list[tuple[Path, Path]]:
         found += [(images / f"{n}.jpg", boxes / f"{n}.xml") for n in names]
     return found
 
-
+# %% ../nbs/science/132_detection_data.ipynb #56e5fe10
 def shrunk(file: Path, side: int) -> np.ndarray:
     "An image as RGB (side, side, 3), uint8: all of it, whatever its sides were, as SSD does."
     from PIL import Image
@@ -134,7 +134,7 @@ def shrunk(file: Path, side: int) -> np.ndarray:
     except (*archives.UNREADABLE, SyntaxError) as e:
         raise BadInput(f"{file}: cannot be read: {archives.why(e)}") from None
 
-
+# %% ../nbs/science/132_detection_data.ipynb #c25a0b40
 def read(name: str, side: int, folder: Path) -> Source:
     "A data set of FORMS at `side` × `side` pixels, decoded into `folder`."
     made = []
