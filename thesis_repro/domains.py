@@ -159,7 +159,7 @@ def seen_through(net: Detector, x: torch.Tensor, steps: int = 80, rate: float = 
             z.data.clamp_(0, 1)
     return z.detach()
 
-
+# %% ../nbs/science/137_domains.ipynb #f0941f0e
 def likeness(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     "The correlation of two images' values, each channel about its mean: (n, c, h, w) to (n,)."
     one, other = (v.double() - v.double().mean((2, 3), keepdim=True) for v in (a, b))
@@ -167,7 +167,7 @@ def likeness(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     length = one.flatten(1).norm(dim=1) * other.flatten(1).norm(dim=1)
     return product / length.clamp(min=1e-12)
 
-
+# %% ../nbs/science/137_domains.ipynb #2678510a
 @piece
 class Likeness(Kept):
     "How alike test images and those made of their features are: the mean correlation."
