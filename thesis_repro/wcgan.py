@@ -137,7 +137,7 @@ def measurements(preset) -> dict:
     judge = None if stands_in(preset) else seeded(preset, recogniser(preset))[0]
     return columns | {ASKED: AskedFor(judge, count)}
 
-
+# %% ../nbs/chapters/03_wcgan.ipynb #2b9e3620
 def added(preset, made: str, by=None) -> Augmented | Selected:
     "Real images and those of a method, which `by` may select; of twice as many by confidence."
     generator = whole_run(preset, f"{made}, all attributes", METHODS[made], ())
@@ -154,7 +154,7 @@ def shown_to_people(preset, made: str) -> Augmented:
     run = seeded(affordable(preset, data.generator.recipe), data.generator)[0]
     return replace(data.scaled(preset), generator=run)
 
-
+# %% ../nbs/chapters/03_wcgan.ipynb #c6f11070
 def recogniser(preset, made: str = "", select: str = "held-out", by=None) -> Run:
     "A network that learns all attributes, of real images and, if named, of those of a method."
     data = added(preset, made, by) if made else faces(preset, ())
@@ -171,7 +171,7 @@ def weak(preset) -> tuple[str, ...]:
     baseline = printed_accuracies().loc["Baseline"]
     return tuple(name.replace(" ", "_") for name in baseline.index[baseline < 90])
 
-
+# %% ../nbs/chapters/03_wcgan.ipynb #f45356c3
 def by_whom(preset, cells: dict) -> dict:
     "The cells; those that Inception has not looked at have that reason."
     look = extractor(preset)
@@ -248,7 +248,7 @@ def survey_of(preset, count: int = 50, repeats: int = 10, seed: int = 0) -> tupl
     found = survey.Survey(tuple(names.tolist()), survey.arranged(pairs, repeats, seed), made)
     return found, {s: image for m in x for s, image in zip(sums[m], x[m], strict=True)}
 
-
+# %% ../nbs/chapters/03_wcgan.ipynb #0265abac
 def said_by_people(preset, plan: dict) -> list[Cell]:
     "The cells of people's answers of tab. 3.1, one number per person; or how to ask them."
     store, runs, cells = Store(preset), paired_runs(preset), []
@@ -264,7 +264,7 @@ def said_by_people(preset, plan: dict) -> list[Cell]:
             cells.append(Cell(row, PEOPLE, reason=how))
     return cells
 
-
+# %% ../nbs/chapters/03_wcgan.ipynb #33dc7f44
 TITLE_3_1 = (
     "Quality of generated faces: inception score (higher is better), FID (lower), people (%)"
 )
