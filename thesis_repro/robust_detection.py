@@ -215,7 +215,7 @@ def _boxes(ax, rows, names, side: int, dashed: bool = False):
             patch = {"facecolor": f"C{int(c)}", "edgecolor": "none", "pad": 0.8}
             ax.text(left + 1, top + 1, said, fontsize=5, color="w", va="top", bbox=patch)
 
-
+# %% ../nbs/companions/robust_detection.ipynb #55201f69
 @figure("robust_detection.seen.ours", "What two detectors see", PARTS, "not in the report")
 def figure_seen(preset, parts=PARTS) -> Drawn:
     "Boxes on a test image of each domain, by the standard and the adversarial detector."
