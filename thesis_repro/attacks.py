@@ -245,11 +245,8 @@ def check_labels(y: torch.Tensor, classes: int) -> None:
 
 
 def checked(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images without graph, and labels, or what else is to be reached: a row for each image.
-
-    BadInput unless images are floats in [0, 1], rounding aside, and labels int64.
-    """
-    if not torch.is_tensor(y) or (y.dim() == 1 and y.dtype != torch.int64):
+    "Images without graph, and labels. BadInput unless floats in [0, 1], rounding aside, and int64."
+    if getattr(y, "dtype", None) != torch.int64:
         said = f"labels of type {getattr(y, 'dtype', type(y).__name__)}"
         raise BadInput(f"{said}: must be a tensor of whole numbers, torch.int64: y.long()")
     if not x.is_floating_point() or x.dim() != 4 or len(x) != len(y):

@@ -46,13 +46,21 @@ class OnDetector(Steps, Climbing):
 
     ascend = PGD.ascend
 
-    def objective(self, run: int):
-        return lambda said, wanted, known: multibox(said, wanted)[0]
-
     def __call__(self, net: Detector, x, wanted: torch.Tensor, draws: Draws) -> torch.Tensor:
         "Images x (n, c, h, w) in [0, 1], attacked; `wanted` is what `net.matched` says."
-        label = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        return self.search(net, x, label, draws, aim=wanted).found
+        places = torch.arange(len(x), device=x.device)
+        attack = _OnBoxes(self, wanted)
+        return attack.search(net, x, torch.zeros_like(places), draws, aim=places).found
+
+
+class _OnBoxes(OnDetector):
+    "The attack on one batch: a search takes whole numbers, here the places of what is wanted."
+
+    def __init__(self, attack: OnDetector, wanted: torch.Tensor):
+        vars(self).update(vars(attack), wanted=wanted)
+
+    def objective(self, run: int):
+        return lambda said, places, known: multibox(said, self.wanted[places])[0]
 
 # %% ../nbs/science/136_detection.ipynb #37fd571a
 @piece
