@@ -7,18 +7,26 @@ import shutil
 import pytest
 from kept_results import noting, places_in
 
-from thesis_repro import aip, data, paths, records, registry, settings
+from thesis_repro import aip, data, m2at, paths, records, registry, settings
 from thesis_repro.runs import run_of
 from thesis_repro.store import Store
 
 REFERENCES = paths.root() / "outputs" / "reference"
 KEPT = {  # folder → the part that its data play, its tables
+    "adversarial-cpu": ("CIFAR-10", ["5.1", "5.ours", "5.author.ours"]),
     "cars196-cpu": ("Cars196", ["virtual_positives.controls.ours", "virtual_positives.1"]),
     "evolution-cpu": ("CIFAR-10", ["transferability.1.ours"]),
     "faces-cpu": ("CelebA", ["3.2.grid.ours"]),
     "mixing-cpu": ("CIFAR-10", ["7.1"]),
 }
-MEASURED = {"mixing-cpu": {"7.1": "draw_ratios", "7.2": "draw_trace", "7.3": "draw_surfaces"}}
+MEASURED = {  # and its figures, with what draws them
+    "adversarial-cpu": {"5.3": (m2at, "draw_figure_5_3"), "5.ours": (m2at, "draw_masking")},
+    "mixing-cpu": {
+        "7.1": (aip, "draw_ratios"),
+        "7.2": (aip, "draw_trace"),
+        "7.3": (aip, "draw_surfaces"),
+    },
+}
 OLD = {"cifar10-cpu", "speed-cpu"}  # by version 0.1 (test_former), and without runs
 FILES = [f for name in KEPT for f in sorted((REFERENCES / name).rglob("*")) if f.is_file()]
 
@@ -52,8 +60,8 @@ def test_its_records_and_measurements_are_those_of_its_tables(name, tmp_path, mo
             made.cells(store, plan, {})
             for run in (r for p in plan.values() for r in p.runs if hasattr(r.data, "keeps")):
                 run.data.keeps().kept(store, run)  # how its data were found
-        for number, drawing in MEASURED.get(name, {}).items():
-            monkeypatch.setattr(aip, drawing, lambda *columns: None)
+        for number, (module, drawing) in MEASURED.get(name, {}).items():
+            monkeypatch.setattr(module, drawing, lambda *columns: None)
             made = registry.FIGURES[number]
             made.draw(made.preset(f"reference/{name}"), (part,))
     assert runs == {r.key for r in recorded(name)}
