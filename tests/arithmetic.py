@@ -41,13 +41,14 @@ VARIANTS = {
 }
 # Those that compute; the others read and write files, or start processes.
 NUMERICAL = (
-    "adversarial advprop aip attacks augmented author_code background boundaries budgets captured "
-    "corruptions d2a2gan detection diff_augment digits distributed draws evolution extractors "
-    "feature_space games gan_blocks gan_networks gan_progressive gans generative genomes imagenet "
-    "images m2at made_to_order margin_reweighting masked_gradients misalignment mixup model_files "
-    "models moments output_control overfitting quality replaced robust_detection runner_up saliency "
-    "split_norms square_attack step_times surfaces there training transferability virtual_positives "
-    "waiting wcgan zoo zoo_references"
+    "adversarial advprop aip attacks augmented author_code background boundaries budgets "
+    "captured corruptions d2a2gan detection diff_augment digits distributed draws evolution "
+    "extractors feature_space games gan_blocks gan_networks gan_progressive gans generative "
+    "genomes imagenet images m2at made_to_order margin_reweighting masked_gradients "
+    "misalignment mixup model_files models moments output_control overfitting quality "
+    "replaced robust_detection runner_up saliency split_norms square_attack step_times "
+    "surfaces there training transferability virtual_positives waiting wcgan zoo "
+    "zoo_references"
 ).split()
 # The fastest of them that follow gradients: `make test` runs these under one variant.
 FEW = "adversarial attacks models zoo zoo_references".split()
