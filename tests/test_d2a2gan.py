@@ -9,7 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from thesis_repro import atlas, d2a2gan, data, notebooks, published, settings, training
+from thesis_repro import (
+    atlas,
+    d2a2gan,
+    data,
+    gan_runs,
+    notebooks,
+    published,
+    quality,
+    settings,
+    training,
+)
 from thesis_repro.attention_branch import (
     AttentionNetwork,
     Branch,
@@ -465,6 +475,13 @@ def test_printed_columns_stay_empty_without_inception(preset, monkeypatch):
     ours = {place: p for place, p in plan.items() if place not in printed}
     assert all(p.runs and "resnet18 of digits10" in c for (_, c), p in ours.items())
     assert isinstance(plan["D2A2GAN", f"{PART} / FID"].measurement, Quality)
+
+
+def test_fewer_images_than_features_are_refused_by_the_plan(preset):
+    features = quality.features_of(gan_runs.classifier(preset, PART))
+    assert d2a2gan.plan_4_1(replace(preset, test_size=features), (PART,))
+    with pytest.raises(BadInput, match=f"images with {features} features"):
+        d2a2gan.plan_4_1(replace(preset, test_size=features - 1), (PART,))
 
 
 def test_the_printed_cells_of_table_4_2_are_planned(preset):

@@ -9,7 +9,17 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from thesis_repro import atlas, data, gan_blocks, generative, notebooks, settings, tables, training
+from thesis_repro import (
+    atlas,
+    data,
+    gan_blocks,
+    generative,
+    notebooks,
+    quality,
+    settings,
+    tables,
+    training,
+)
 from thesis_repro.draws import Draws
 from thesis_repro.files import BadInput
 from thesis_repro.games import Hinge, LeastSquares, NonSaturating, Wasserstein
@@ -269,6 +279,14 @@ def test_the_plan_asks_only_what_can_be_asked(preset):
     assert all(p.runs[0].seed == 0 and len(p.runs) == 1 for p in plan.values() if p.runs)
     none = generative.plan_2_gans(preset, ("CelebA",))
     assert not any(p.runs for p in none.values())
+
+
+def test_fewer_digits_than_features_are_refused_by_the_plan(preset):
+    features = quality.features_of(generative.classifier(preset))
+    enough = replace(preset, test_size=features)
+    assert generative.plan_2_gans(enough, ("MNIST",), {"GAN": GANS["GAN"]})
+    with pytest.raises(BadInput, match=f"images with {features} features"):
+        generative.plan_2_gans(replace(preset, test_size=features - 1), ("MNIST",))
 
 
 def test_the_balanced_gan_of_the_figure_is_the_zoos(preset):

@@ -21,7 +21,7 @@ from thesis_repro.files import BadInput
 from thesis_repro.gan_networks import AtInput, DcganCritic, DcganGenerator
 from thesis_repro.gan_progressive import StyleGenerator
 from thesis_repro.gans import Gan
-from thesis_repro.measures import ensure_measured
+from thesis_repro.measures import Planned, ensure_measured
 from thesis_repro.mixup import Plain
 from thesis_repro.moments import Moments, frechet_distance
 from thesis_repro.pieces import piece, specification
@@ -591,6 +591,26 @@ def test_fewer_images_than_an_extractor_has_features_do_not_fit(trained, weights
         with pytest.raises(BadInput, match=f"{there} images with 2,048 features"):
             Quality(Inception(weights), count).fits(run)
     Quality(Squares(), 100).fits(run)  # how many it has is known when it looks
+
+
+def test_a_classifier_of_ours_tells_its_features_before_it_has_learned(trained):
+    store, runs = trained
+    own = Own(runs["classifier"])
+    assert quality.features_of(runs["classifier"]) == own.build(store).features == 32
+    untrained = dataclasses.replace(runs["classifier"], seed=7)
+    for count, split, there in ((31, "test", 31), (5000, "test", 120), (5000, "train", 160)):
+        m = Quality(Own(untrained), count, split=split)
+        cells = {("GAN", "FD"): Planned((runs["gan"],), m)}
+        if there >= 32:
+            assert quality.with_enough(cells) is cells
+            continue
+        with pytest.raises(BadInput, match=f"{there} images with 32 features"):
+            quality.with_enough(cells)
+    assert quality.features_of(runs["recogniser"]) == 128
+    assert quality.features_of(runs["gan"]) == 0  # has no classifier: said when it is asked to look
+    absent = dataclasses.replace(runs["gan"], data=Named("npz:/no/such.npz@0123456789ab"))
+    few = {("GAN", "FD"): Planned((absent,), Quality(own, 31))}
+    assert quality.with_enough(few) is few  # what has been measured is shown without images
 
 
 def test_classes_asked_for_and_modes(trained):

@@ -14,6 +14,7 @@ from scipy import stats
 from thesis_repro import (
     atlas,
     claims,
+    cli,
     gans,
     glyphs,
     notebooks,
@@ -498,6 +499,15 @@ def test_fewer_images_than_features_are_refused_before_anything_is_trained(few_f
     monkeypatch.setattr(EfficientNetLite, "there", lambda self: None)
     with pytest.raises(BadInput, match="60 images with 1,280 features: FD needs at least as many"):
         wcgan.plan_3_1(few_faces)
+
+
+def test_fewer_glyphs_than_features_are_one_line_and_nothing_is_made(tmp_path, monkeypatch, capsys):
+    "Of a classifier of ours too, which is not there yet: or else hours would be spent in vain."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    assert cli.main(["table", "3.2", "--set", "test_size=20", "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "20 images with 64 features: FD needs at least as many images" in line
+    assert not any(f.is_file() and f.name[0] != "." for f in tmp_path.rglob("*"))
 
 
 def test_a_wrong_file_of_inception_is_not_replaced_by_another_extractor(

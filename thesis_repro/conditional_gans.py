@@ -20,6 +20,7 @@ from thesis_repro.gan_progressive import (
 )
 from .gans import Auxiliary, Drift, Gan, GradientPenalty
 from .measures import planned_row
+from .quality import with_enough
 from .recipes import Adam
 from .runs import Run, seeded
 from .training import Length
@@ -85,7 +86,7 @@ def whole_run(preset, name: str, recipe: Gan, names=FACES) -> Run:
 def row_of(preset, name: str, recipe: Gan, columns: dict, parts=None, names=FACES) -> dict:
     "The cells of a row, as `measures.planned_row` gives them, of a GAN that the preset can afford."
     whole = whole_run(preset, name, recipe, names)
-    return planned_row(affordable(preset, recipe), name, whole, columns, parts)
+    return with_enough(planned_row(affordable(preset, recipe), name, whole, columns, parts))
 
 
 def small_run(preset, name: str, recipe: Gan) -> Run:

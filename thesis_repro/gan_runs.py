@@ -14,6 +14,7 @@ from .augmented import Augmented, Targets
 from .gans import Gan
 from .measures import Planned, check_fit
 from .mixup import Plain
+from .quality import with_enough
 from .recipes import Classify
 from .runs import Named, Run, scaled, shortfall, stands_in
 from .training import Length
@@ -139,7 +140,7 @@ def row_of(preset, row: str, whole: Run, columns: dict, parts=None, like=None) -
         if not why:
             check_fit(m, runs[0])
         cells[row, name] = Planned((), m, why) if why else Planned(runs, m, short)
-    return cells
+    return with_enough(cells)
 
 
 def too_few(preset, few: int) -> str:

@@ -43,7 +43,7 @@ from .measures import planned_row
 from .mixup import Plain
 from .models import full
 from .pieces import piece, specification
-from .quality import AskedFor, Modes, Quality, generated
+from .quality import AskedFor, Modes, Quality, generated, with_enough
 from .recipes import Adam, Classify, Phase
 from .registry import Drawn, figure, measured_cells, table
 from .runs import Named, Run, scaled, stands_in
@@ -387,7 +387,7 @@ def plan_2_gans(preset, parts, rows: dict | None = None) -> dict:
         asked = AskedFor(judge, count) if told else "nothing can be asked of it"
         columns = {distance.title: distance, "digits": Modes(judge, count), "asked for": asked}
         whole = whole_run(preset, name, recipe)
-        cells |= planned_row(larger(preset), name, whole, columns, parts)
+        cells |= with_enough(planned_row(larger(preset), name, whole, columns, parts))
     return cells
 
 

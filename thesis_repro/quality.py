@@ -6,11 +6,12 @@
 __all__ = ['NUMBERS', 'ClassScore', 'kernel_distance', 'kernel_distances', 'radii', 'share_inside', 'precision_recall', 'Cloud',
            'joined', 'cloud_of', 'spread', 'interval', 'chosen', 'trained_generator', 'prior_of', 'images_for',
            'generated', 'runs_in', 'looking', 'real_cloud', 'OfImages', 'enough', 'compared', 'scored', 'Quality',
-           'slerp', 'path_lengths', 'PathLength', 'balanced', 'balanced_error', 'answers', 'attributes_in', 'AskedFor',
-           'modes', 'Modes']
+           'features_of', 'with_enough', 'slerp', 'path_lengths', 'PathLength', 'balanced', 'balanced_error', 'answers',
+           'attributes_in', 'AskedFor', 'modes', 'Modes']
 
 # %% ../nbs/science/087_quality.ipynb #f75a58a7
 import dataclasses
+import functools
 import io
 import math
 import warnings
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import scipy  # whose parts are imported when they are used
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from . import code, devices, gans, glyphs, pieces, settings
@@ -30,6 +32,7 @@ from .extractors import Looking, Own, look
 from .files import BadInput, atomic_write
 from .gan_blocks import latent
 from .gan_networks import Network
+from .images import Images
 from .measures import Kept, weights_of
 from .moments import Moments, frechet_distance, frechet_distances
 from .pieces import is_piece, piece
@@ -370,6 +373,31 @@ class Quality(OfImages):
         splits = self.split, "train" if self.split == "test" else "test"
         clouds = [real_cloud(store, data, self.extractor, self.count, self.keep, s) for s in splits]
         return frechet_distance(*(cloud.moments for cloud in clouds))
+
+# %% ../nbs/science/087_quality.ipynb #8134eaac
+@functools.cache
+def features_of(run: Run) -> int:
+    "How many features the classifier of a run has, of which nothing is trained; 0 without one."
+    o = run.data.outline()
+    x, y = torch.zeros(2, *o.shape, dtype=torch.uint8), torch.zeros(2, dtype=torch.long)
+    some = Images("shapes", *(x, y) * 3, o.classes, (0.5,) * o.shape[0], (0.5,) * o.shape[0])
+    with torch.random.fork_rng(devices=[]):
+        nets = run.recipe.networks(some, 0)
+    parts = nets["model"].modules() if "model" in nets else ()
+    return next((m.in_features for m in reversed([*parts]) if isinstance(m, nn.Linear)), 0)
+
+# %% ../nbs/science/087_quality.ipynb #07fdac1a
+def with_enough(cells: dict) -> dict:
+    "Planned cells. BadInput if a classifier of ours has more features than they have images."
+    for p in (p for p in cells.values() if p.runs and isinstance(p.measurement, Quality)):
+        if isinstance(p.measurement.extractor, Own):
+            try:
+                there = getattr(p.runs[0].data.outline(), p.measurement.split)
+                features = features_of(p.measurement.extractor.run)
+            except BadInput:
+                continue  # without its images what has been measured is shown
+            enough(min(p.measurement.count, there), features)
+    return cells
 
 # %% ../nbs/science/087_quality.ipynb #66459641
 def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
