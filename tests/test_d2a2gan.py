@@ -574,6 +574,10 @@ def test_the_atlas_finds_every_equation(equation):
     assert found.state == "made" and found.function
 
 
+def test_the_atlas_leads_to_the_class_loss():
+    assert atlas.where("eq-4.4").function == "thesis_repro.attention_branch.both_losses"
+
+
 def test_the_atlas_finds_tables_figures_and_the_system():
     items = {i.id: i for i in atlas.items()}
     wanted = ["tab-4.1", "tab-4.2", *(f"fig-4.{n}" for n in (1, 4, 5, 6, 7)), "sys-d2a2gan"]

@@ -122,6 +122,10 @@ def test_the_atlas_finds_every_equation(equation):
     assert named, equation
 
 
+def test_the_atlas_leads_to_what_computes_the_inception_score():
+    assert atlas.where("eq-2.12").function == "thesis_repro.quality.ClassScore"
+
+
 def test_the_atlas_finds_the_figure_and_the_zoo():
     items = {i.id: i for i in atlas.items()}
     assert items["fig-2.2"].function == "thesis_repro.generative.figure_2_2"

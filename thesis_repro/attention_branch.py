@@ -32,7 +32,7 @@ class Branch(nn.Module):
         self.classes = nn.Conv2d(classes, classes, 1, bias=False) if mixed else nn.Identity()
 
     def forward(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        "g(x), and the logits f(x) of eq. 4.4 by global average pooling."
+        "g(x), and the class logits f(x), which are averages over all places."
         g = self.evidence(self.body(h))
         return g, full(self.classes(g)).mean((2, 3))
 
