@@ -35,6 +35,7 @@ from test_data import write_npz
 from thesis_repro import (
     cli,
     data,
+    gans,
     launch,
     paths,
     pieces,
@@ -52,6 +53,7 @@ from thesis_repro.files import BadInput, Unwritable, atomic_write
 from thesis_repro.images import batches
 from thesis_repro.measures import Planned, Recorded, Robustness
 from thesis_repro.mixup import Beta, Mixup
+from thesis_repro.recipes import Adam
 from thesis_repro.runs import Named
 from thesis_repro.store import RunsFailed
 from thesis_repro.training import Compute
@@ -349,8 +351,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_full_disk_is_named_and_the_next_call_goes_on(small_disk, tmp_path):
-    run, store = small(METHODS["mixup"], epochs=6), store_at(small_disk, checkpoint_seconds=0)
+@pytest.mark.parametrize("kind", ["mixup", "two networks"])
+def test_a_full_disk_is_named_and_the_next_call_goes_on(small_disk, tmp_path, kind):
+    run, store = RUNS[kind](epochs=6), store_at(small_disk, checkpoint_seconds=0)
     notebook = atomic_write(small_disk / "notebooks" / "07.ipynb", json.dumps({"cells": ["old"]}))
     assert make(small_disk, run, at=30) == -signal.SIGKILL  # there is a checkpoint now
     file = store.home(run) / "checkpoint.ckpt"
@@ -378,16 +381,18 @@ def test_a_full_disk_is_named_and_the_next_call_goes_on(small_disk, tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    "A store with a run, a measurement and a diverged run."
+    "A store with a run of one network and one of two, a measurement, and runs that diverged."
     store = store_at(tmp_path_factory.mktemp("finished"))
-    store.ensure([small(epochs=1)])
+    store.ensure([small(epochs=1), two(epochs=1)])
     Robustness(size=20).make(store, small(epochs=1))
-    with pytest.raises(RunsFailed):
-        store.ensure([WILD])
+    for run in (WILD, WILD_GAN):
+        with pytest.raises(RunsFailed):
+            store.ensure([run])
     return store
 
 
 WILD = small(epochs=2, lr=1e30, label="wild")
+WILD_GAN = dataclasses.replace(two(epochs=2, critic_optimiser=Adam(1e30)), label="wild GAN")
 
 
 def damaged(content: bytes, rng: random.Random, flips: int, cuts: int):
@@ -401,15 +406,17 @@ def damaged(content: bytes, rng: random.Random, flips: int, cuts: int):
 
 def _looks(store) -> dict:
     "File → what reads it, in a finished store."
-    run = small(epochs=1)
-    home, wild, measured = store.home(run), store.home(WILD), Robustness(size=20)
-    return {
-        home / "record.json": lambda: store.record(run),
-        home / "record.json.copy": lambda: store.record(run),
-        home / "weights.ckpt": lambda: store.weights(run),
-        wild / "diverged.json": lambda: store.diverged(WILD) or None,
-        measured.file(store, run): lambda: measured.kept(store, run),
-    }
+    run, measured, found = small(epochs=1), Robustness(size=20), {}
+    for one in (run, two(epochs=1)):
+        home = store.home(one)
+        found |= {
+            home / "record.json": lambda one=one: store.record(one),
+            home / "record.json.copy": lambda one=one: store.record(one),
+            home / "weights.ckpt": lambda one=one: store.networks(one),
+        }
+    for wild in (WILD, WILD_GAN):
+        found[store.home(wild) / "diverged.json"] = lambda wild=wild: store.diverged(wild) or None
+    return found | {measured.file(store, run): lambda: measured.kept(store, run)}
 
 
 def test_every_flipped_bit_and_every_cut_is_noticed(finished, long):
@@ -456,15 +463,28 @@ def test_damaged_weights_say_how_to_make_them_again(finished):
 # Runs that diverge
 
 
-def test_a_diverged_run_is_recorded_and_not_made_in_vain(finished, monkeypatch):
-    kept = json.loads((finished.home(WILD) / "diverged.json").read_text())
-    assert "the loss is" in kept["reason"] and {"epoch", "step", "environment"} <= kept.keys()
+@pytest.mark.parametrize("wild, sound", [(WILD, small(epochs=1)), (WILD_GAN, two(epochs=1))])
+def test_a_diverged_run_is_recorded_and_not_made_in_vain(finished, monkeypatch, wild, sound):
+    kept = json.loads((finished.home(wild) / "diverged.json").read_text())
+    said = "the loss of the generator is" if wild == WILD_GAN else "the loss is"
+    assert said in kept["reason"] and {"epoch", "step", "environment"} <= kept.keys()
     monkeypatch.setattr(training, "start", lambda *a, **k: pytest.fail("trained again"))
-    with pytest.raises(
-        RunsFailed, match=r"wild-seed-0.*: diverged: the loss is .*--retry tries again"
-    ):
-        finished.ensure([WILD, small(epochs=1)])
-    assert finished.record(WILD) is None and finished.record(small(epochs=1)) is not None
+    why = rf"wild.*-seed-0.*: diverged: {said} .*--retry tries again"
+    with pytest.raises(RunsFailed, match=why):
+        finished.ensure([wild, sound])
+    assert finished.record(wild) is None and finished.record(sound) is not None
+
+
+def test_a_collapse_is_recorded(tmp_path, monkeypatch):
+    distances = iter((4.0, 1.0, 1.5, 2.5, *[3.0] * 9))  # after each epoch, and of test images
+
+    def health(made, real):
+        return {"pixel FD": next(distances), "variety": 1.0}
+
+    monkeypatch.setattr(gans, "health", health)
+    run, store = two(epochs=5), store_at(tmp_path)
+    store.make(run, progress=False)
+    assert store.record(run).remark.startswith("collapsed after epoch 3: pixel FD is more than")
 
 
 def test_a_table_shows_what_diverged_and_the_n_of_the_rest(finished, monkeypatch, tmp_path):
