@@ -987,26 +987,21 @@ store.Store(settings.load("tiny")).make(run, progress=False)
 heavy = {"matplotlib", "seaborn", "papermill", "nbdev", "nbformat", "jupyter_client", "IPython"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=one_thread)
 
 
 def test_importing_the_package_costs_little_beyond_torch():
-    code = "import torch, time; t = time.perf_counter(); import thesis_repro; "
-    code += "print(time.perf_counter() - t)"
-    seconds = [
-        float(
-            subprocess.run(
-                [sys.executable, "-c", code], check=True, capture_output=True, text=True
-            ).stdout
-        )
-        for _ in range(3)
-    ]
-    assert min(seconds) < 0.5
+    code = """
+import time
+start = time.process_time()
+import torch
+between = time.process_time()
+import thesis_repro
+print(between - start, time.process_time() - between)"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    torch, ours = map(float, done.stdout.split())
+    assert ours < torch / 4
 
 
 def test_python_dash_m():

@@ -17,11 +17,13 @@ from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+from tqdm import tqdm
 
 from thesis_repro import paths, progress
 from thesis_repro.progress import Bar, reporting, workers
 
 HEAD = "import os, signal, sys, time\nfrom thesis_repro import progress\nBar = progress.Bar\n"
+LONG = 600  # seconds after which something hangs, also where the machine has no time for us
 
 
 def environment(**more) -> dict:
@@ -47,8 +49,11 @@ def screen(text: str) -> list[str]:
     return [line.rstrip() for line in lines if line.strip()], most
 
 
-def in_terminal(script: str, send: int = 0, after: float = 1.5) -> tuple[list[str], int, str]:
-    "Run a script in a terminal; what is on the screen in the end, the most lines, all that came."
+def in_terminal(script: str, send: int = 0, when: bytes = b"") -> tuple[list[str], int, str]:
+    """Run a script in a terminal; what is on the screen in the end, the most lines, all that came.
+
+    The signal `send` is sent to it some time after it has written `when`.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     words = [sys.executable, "-c", HEAD + script]
@@ -59,8 +64,8 @@ def in_terminal(script: str, send: int = 0, after: float = 1.5) -> tuple[list[st
     came = b""
     begin = time.monotonic()
     while True:
-        if send and b"begun" in came:
-            time.sleep(after)
+        if send and when in came:
+            time.sleep(0.5)  # not while it is drawing that
             process.send_signal(send)
             send = 0
         try:
@@ -68,9 +73,9 @@ def in_terminal(script: str, send: int = 0, after: float = 1.5) -> tuple[list[st
         except OSError:  # the other end is closed
             break
         came += new
-        if not new or time.monotonic() - begin > 60:
+        if not new or time.monotonic() - begin > LONG:
             break
-    process.wait(30)
+    process.wait(LONG)
     os.close(master)
     text = came.decode().replace("\r\n", "\n")
     return *screen(text), text
@@ -121,8 +126,8 @@ signal.signal(signal.SIGINT, stop); signal.signal(signal.SIGTERM, stop)
 print("begun", flush=True)
 with Bar(total=10, desc="outer") as bar:
     for _ in Bar(range(10_000_000), "inner"): time.sleep(0.001)"""
-    left, _, came = in_terminal(script, send=number, after=0.5)
-    assert left == ["begun", "stopped"] and "inner:" in came
+    left, _, _ = in_terminal(script, send=number, when=b"inner:")
+    assert left == ["begun", "stopped"]
 
 
 def test_an_error_leaves_the_terminal_clean():
@@ -152,9 +157,12 @@ def in_log(script: str, tmp_path, quick: bool = True, **more) -> list[str]:
 def test_a_log_has_whole_lines_now_and_then(tmp_path):
     script = "for _ in Bar(range(50), 'training', unit='step'): time.sleep(0.1)"
     lines = in_log(script, tmp_path)
-    number = r"\d+/50 \[00:\d\d<00:\d\d, +\d+\.\d+step/s\]"
-    assert 2 <= len(lines) <= 4  # after 1 and 3 seconds (5 on a busy machine), and at the end
-    assert all(re.fullmatch(rf"training: +\d+% {number}", line) for line in lines)
+    number = r"\d+/50 \[(\d\d):(\d\d)<\d\d:\d\d, +\d+\.\d+(?:step/s|s/step)\]"
+    found = [re.fullmatch(rf"training: +\d+% {number}", line) for line in lines]
+    assert all(found)
+    seconds = 60 * int(found[-1][1]) + int(found[-1][2])
+    # after 1 and 3 seconds, every further 2 on a busy machine, and at the end
+    assert 2 <= len(lines) <= 3 + seconds // 2
     assert lines[-1].startswith("training: 100% 50/50")
 
 
@@ -164,7 +172,7 @@ def test_a_line_between_those_of_a_log(tmp_path):
 
 
 def test_short_work_says_nothing_in_a_log(tmp_path):
-    script = "for _ in Bar(range(10)):\n for _ in Bar(range(10)): time.sleep(0.01)"
+    script = "for _ in Bar(range(10)):\n for _ in Bar(range(10)): pass"
     assert in_log(script, tmp_path, quick=False) == []
 
 
@@ -194,15 +202,16 @@ def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch):
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
 
 
-def test_an_update_costs_less_than_five_microseconds():
-    def each() -> float:
-        with Bar(total=100_000, file=io.StringIO()) as bar:
-            begin = time.perf_counter()
+def test_an_update_costs_little_more_than_tqdms_own():
+    def spent(kind) -> float:
+        with kind(total=100_000, file=io.StringIO()) as bar:
+            begin = time.process_time()
             for _ in range(100_000):
                 bar.update()
-            return (time.perf_counter() - begin) / 100_000
+            return time.process_time() - begin
 
-    assert min(each() for _ in range(3)) < 5e-6
+    pairs = [(spent(Bar), spent(tqdm)) for _ in range(3)]
+    assert min(ours for ours, _ in pairs) < 5 * min(theirs for _, theirs in pairs)
 
 
 # workers
@@ -210,8 +219,8 @@ def test_an_update_costs_less_than_five_microseconds():
 WORKER = (
     HEAD
     + """
-with progress.reporting(sys.argv[1]), Bar(total=1000, desc=sys.argv[2], unit="step") as bar:
-    for i in range(1000):
+with progress.reporting(sys.argv[1]), Bar(total=100_000, desc=sys.argv[2], unit="step") as bar:
+    for i in range(100_000):
         bar.set_postfix_str("loss 1.234")
         time.sleep(0.025)
         for _ in Bar(range(2), "nested"): pass
@@ -226,11 +235,18 @@ def start(folder, *names):
         subprocess.Popen([sys.executable, "-c", WORKER, str(folder), n], env=environment())
         for n in names
     ]
-    end = time.monotonic() + 30
-    while len([line for line in workers(folder) if "%" in line and " 0/" not in line]) < len(names):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return started
+    for _ in waited():
+        if len([w for w in workers(folder) if "%" in w and " 0/" not in w]) == len(names):
+            return started
+
+
+def waited():
+    "Go round a loop now and then, until it is left, or hangs."
+    end = time.monotonic() + LONG
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.02)
+    raise TimeoutError
 
 
 def test_a_parent_shows_its_workers_and_forgets_the_dead(tmp_path):
@@ -243,13 +259,14 @@ def test_a_parent_shows_its_workers_and_forgets_the_dead(tmp_path):
         with Bar(total=2, desc="runs", unit="run", file=log, watch=tmp_path) as bar:
             head, *shown = bar.lines(ncols=0)
             assert head.startswith("runs:   0% 0/2") and len(shown) == 2
-            pattern = r"  (mixup, seed 1|AIP, seed 2): +\d+% \d+/1000 \[.*step/s, loss 1.234\]"
-            assert all(re.fullmatch(pattern, line) for line in shown)
-            seen, end = set(), time.monotonic() + 3.5
-            while time.monotonic() < end:
-                seen |= set(bar.lines(ncols=0)[1:])
-                time.sleep(0.02)
-            assert all(re.fullmatch(pattern, line) for line in seen) and len(seen) >= 4
+            speed = r"(step/s|s/step), loss 1.234"
+            pattern = rf"  (mixup, seed 1|AIP, seed 2): +\d+% \d+/100000 \[.*{speed}\]"
+            seen = {*shown}
+            for _ in waited():
+                seen |= {*bar.lines(ncols=0)[1:]}
+                if len(seen) >= 4:
+                    break
+            assert all(re.fullmatch(pattern, line) for line in seen)
             first.send_signal(signal.SIGKILL)
             first.wait()
             assert len(bar.lines(ncols=0)) == 2
@@ -263,21 +280,24 @@ def test_a_parent_shows_its_workers_and_forgets_the_dead(tmp_path):
 def test_a_worker_writes_at_most_once_a_second(tmp_path):
     (worker,) = start(tmp_path, "x")
     file, seen = next(tmp_path.glob("*.json")), set()
-    end = time.monotonic() + 3.2
-    while time.monotonic() < end:
-        seen.add(file.stat().st_mtime_ns)
-        json.loads(file.read_text())  # never half of one
-        time.sleep(0.002)
+    for _ in waited():
+        seen.add(json.loads(file.read_text())["time"])  # never half of one
+        if len(seen) == 4:
+            break
     worker.kill()
     worker.wait()
-    assert 2 <= len(seen) <= 5
+    assert max(seen) - min(seen) > 2.5
 
 
 def test_the_terminal_of_a_parent_has_one_line_with_its_workers(tmp_path):
     (worker,) = start(tmp_path, "AIP, seed 2")
     try:
-        script = f"with Bar(total=2, desc='runs', watch={str(tmp_path)!r}): time.sleep(2.5)"
-        left, most, came = in_terminal(script)
+        left, most, came = in_terminal(f"""
+with Bar(total=2, desc='runs', watch={str(tmp_path)!r}) as bar:
+    said, say = [], bar.sp
+    bar.sp = lambda text: (say(text), said.append(text))
+    while len({{text for text in said[:] if 'AIP' in text}}) < 2:
+        time.sleep(0.1)""")
     finally:
         worker.kill()
         worker.wait()
@@ -367,7 +387,7 @@ def test_a_cell_shows_all_its_bars_in_one_output_twice_a_second_at_most(tmp_path
     class Watching(NotebookClient):
         def process_message(self, msg, *where):
             if "display_data" in msg["msg_type"]:
-                seen.append((time.monotonic(), msg["content"]))
+                seen.append((msg["header"]["date"].timestamp(), msg["content"]))
             return super().process_message(msg, *where)
 
     fast = "for i in Bar(range(3000), 'fast'):\n    time.sleep(0.001)"
@@ -404,7 +424,12 @@ def test_a_cell_shows_the_workers_of_its_bar(tmp_path):
 
     (worker,) = start(tmp_path, "AIP, seed 2")
     try:
-        cell = HEAD + f"with Bar(total=2, desc='runs', watch={str(tmp_path)!r}): time.sleep(4)"
+        cell = f"""{HEAD}
+drawn = set()
+with Bar(total=2, desc='runs', watch={str(tmp_path)!r}) as bar:
+    while len(drawn) < 4:  # the first is before any drawing
+        drawn.add(bar.place.drawn)
+        time.sleep(0.1)"""
         nb = nbformat.read(notebook(tmp_path, cell), 4)
         Watching(nb, kernel_name="python3").execute()
     finally:
