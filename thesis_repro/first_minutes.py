@@ -162,7 +162,7 @@ def _methods() -> dict:
 
     return bench.compared_methods() | timed_methods()
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #f0000054
 def _classifiers() -> dict:
     "The methods of all classifiers, those of the chapters first."
     from thesis_repro import advprop, learned_ratios
@@ -206,7 +206,7 @@ def _noise(drawn: list, again: bool):
     with mock.patch.object(Draws, "noise", noise):
         yield
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #f0000049
 def _change(recipe, images, device, dtype, drawn: list, again: bool) -> torch.Tensor:
     "What one step of a recipe changes in the weights of its networks, flat, in float64."
     compute, n = Compute(device=device, progress=False), len(images.y_train)
@@ -238,7 +238,7 @@ def _trainings() -> dict:
 
 SINGLE = {"IAAT"}  # in float32 alone, as the radii that it keeps
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #f0000055
 def agreement(asked: dict):
     "The device against the CPU: passes, gradients, attacks, ratios, and a step of every kind."
     device, width = asked["device"], 1.0 if asked["device"] != "cpu" else 0.25
@@ -330,7 +330,7 @@ def _step(recipe, asked: dict, side: int, device=None, often=False, **how):
     step = bench.step_of(recipe, images, asked["batch"], compute)
     return bench.in_every_pass(step) if often else step
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #f0000053
 def _seconds(recipe, asked: dict, side: int, **how) -> dict:
     "Seconds of a step: the first, which may compile, and the shortest of a few after it."
     step, device = _step(recipe, asked, side, **how), asked["device"]
@@ -362,7 +362,7 @@ def _another(make, device: str):
         process.kill()
         process.join()
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #f0000050
 def at_once(recipe, asked: dict, side: int, count: int, **how) -> float:
     "Seconds of a step of each of `count` trainings that share a device."
     device, n = str(devices.use(asked["device"])), 5
@@ -391,7 +391,7 @@ def _called(name: str, how: dict) -> str:
     words = {"often": "folded in every pass", "compile": "compiled"}
     return ", ".join([name, how["precision"], *(words.get(k, k) for k in how if k != "precision")])
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #f0000051
 def steps(asked: dict):
     "Seconds of a training step by network and precision, as it is, recorded, and several at once."
     from thesis_repro.generative import DCGAN
@@ -489,7 +489,7 @@ def _pieces(folder: Path) -> dict[str, list[Path]]:
             raise BadInput(f"{folder}: pieces of {key}: {said}: they must be 0, 1, 2, …")
     return {key: [file for _, file in sorted(found[key])] for key in sorted(found)}
 
-
+# %% ../nbs/evidence/065_first_minutes.ipynb #f0000052
 def joined(folder) -> dict[str, str]:
     "Images from a folder of pieces, put together in the data folder: key → npz:PATH. BadInput."
     if not (found := _pieces(Path(folder))):
