@@ -480,6 +480,8 @@ def _checked(name: str) -> str:
 
 def stale(name: str) -> str:
     "What changed among a data set's files after they were decoded, and the remedy; or empty."
+    if name.startswith("npz:"):  # a file of one's own, which nothing is decoded from
+        return ""
     originals = paths.data() / ("celeba" if name in celeba.CROPS else name)
     for copy in sorted(f.parent for f in (paths.data() / name).glob("decoded*/labels.npz")):
         if changed := archives.changed_since(copy, originals):
