@@ -66,6 +66,20 @@ def crafted(net, x, aim, epsilon, step, steps, start):
     return z.detach()
 
 
+def assert_both_learned(nets, one, two):
+    "Gradients and statistics of a network with auxiliary norms are those of two networks apart."
+    both, (first, second) = gradients(nets["model"]), map(gradients, (one, two))
+    places = {n for names in nets["auxiliary"].places for n in names}
+    for k, found in both.items():
+        norm = k.rpartition(".")[0] in places
+        torch.testing.assert_close(found, first[k] + (0 if norm else second[k]))
+    for names, norm in zip(nets["auxiliary"].places, nets["auxiliary"].norms(1), strict=True):
+        torch.testing.assert_close(norm.weight.grad, second[f"{names[0]}.weight"])
+        torch.testing.assert_close(norm.running_mean, two.get_submodule(names[0]).running_mean)
+    for k, v in nets["model"].state_dict().items():
+        torch.testing.assert_close(v, one.state_dict()[k])
+
+
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_the_step_is_that_of_two_networks(name, digits, batch):
     "Loss, gradients and statistics: crafted on the auxiliary network, learned there; clean apart."
@@ -92,16 +106,7 @@ def test_the_step_is_that_of_two_networks(name, digits, batch):
     loss = method.joint_loss(nets, batch)
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-9)
-    both, (first, second) = gradients(nets["model"]), map(gradients, (one, two))
-    places = {n for names in nets["auxiliary"].places for n in names}
-    for k, found in both.items():
-        norm = k.rpartition(".")[0] in places
-        torch.testing.assert_close(found, first[k] + (0 if norm else second[k]))
-    for names, norm in zip(nets["auxiliary"].places, nets["auxiliary"].norms(1), strict=True):
-        torch.testing.assert_close(norm.weight.grad, second[f"{names[0]}.weight"])
-        torch.testing.assert_close(norm.running_mean, two.get_submodule(names[0]).running_mean)
-    for k, v in nets["model"].state_dict().items():
-        torch.testing.assert_close(v, one.state_dict()[k])
+    assert_both_learned(nets, one, two)
 
 
 def test_a_reused_step_moves_images_up_the_clean_loss_and_learns_both(digits, batch):
@@ -122,16 +127,7 @@ def test_a_reused_step_moves_images_up_the_clean_loss_and_learns_both(digits, ba
     loss = Reused(0.05).joint_loss(nets, batch)
     (3 * loss).backward()  # as a scaled loss
     torch.testing.assert_close(loss, expected)
-    both, (first, second) = gradients(nets["model"]), map(gradients, (one, two))
-    places = {n for names in nets["auxiliary"].places for n in names}
-    for k, found in both.items():
-        norm = k.rpartition(".")[0] in places
-        torch.testing.assert_close(found, first[k] + (0 if norm else second[k]))
-    for names, norm in zip(nets["auxiliary"].places, nets["auxiliary"].norms(1), strict=True):
-        torch.testing.assert_close(norm.weight.grad, second[f"{names[0]}.weight"])
-        torch.testing.assert_close(norm.running_mean, two.get_submodule(names[0]).running_mean)
-    for k, v in nets["model"].state_dict().items():
-        torch.testing.assert_close(v, one.state_dict()[k])
+    assert_both_learned(nets, one, two)
 
 
 def test_plain_adversarial_training_is_one_batch_or_two(digits, batch):
