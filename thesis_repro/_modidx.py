@@ -2941,6 +2941,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.measures.outdated': ('engine/measures.html#outdated', 'thesis_repro/measures.py'),
                                        'thesis_repro.measures.planned_row': ( 'engine/measures.html#planned_row',
                                                                               'thesis_repro/measures.py'),
+                                       'thesis_repro.measures.planned_rows': ( 'engine/measures.html#planned_rows',
+                                                                               'thesis_repro/measures.py'),
                                        'thesis_repro.measures.read_kept': ('engine/measures.html#read_kept', 'thesis_repro/measures.py'),
                                        'thesis_repro.measures.refresh': ('engine/measures.html#refresh', 'thesis_repro/measures.py'),
                                        'thesis_repro.measures.remaking': ('engine/measures.html#remaking', 'thesis_repro/measures.py'),

@@ -43,7 +43,7 @@ from thesis_repro.feature_space import (
 )
 from .images import Images, pixels
 from .measured_facts import network_and_images
-from .measures import Recorded, Robustness, ensure_measured, measure, planned_row
+from .measures import Recorded, Robustness, ensure_measured, measure, planned_rows
 from .mixup import Plain
 from thesis_repro.overfitting import (
     Mislabelled,
@@ -439,10 +439,8 @@ def plan_2_ours(preset, parts) -> dict:
     "The runs and measurements behind the table of the zoo, the undefended network first."
     columns = {"clean": Recorded("last.accuracy")}
     columns |= {"PGD-20": Robustness(PGD(steps=20), size=preset.attack_size)}
-    cells, one = {}, replace(preset, seeds=1)
-    for name in (UNDEFENDED, *ZOO):
-        cells |= planned_row(one, name, whole_run(name, parts[0]), columns)
-    return cells
+    rows = {name: whole_run(name, parts[0]) for name in (UNDEFENDED, *ZOO)}
+    return planned_rows(replace(preset, seeds=1), rows, columns)
 
 
 TITLE = "The zoo: clean accuracy and accuracy under PGD-20 (%), one seed"

@@ -44,6 +44,7 @@ from thesis_repro.measures import (
     Robustness,
     no_autoattack,
     planned_row,
+    planned_rows,
 )
 from .mixup import Plain, mix
 from .models import frozen_statistics
@@ -237,9 +238,8 @@ ATTACKS = {
 def planned(rows: dict, columns, preset, parts=PARTS) -> dict:
     "The cells of a table: `rows`, name → the thesis's run, and `columns`, names of `ATTACKS`."
     measured = {c: Robustness(ATTACKS[c], size=preset.attack_size) for c in columns}
-    measured["Clean"], cells = Recorded("last.accuracy"), {}
-    for row, run in rows.items():
-        cells |= planned_row(preset, row, run, measured, parts)
+    measured["Clean"] = Recorded("last.accuracy")
+    cells = planned_rows(preset, rows, measured, parts)
     unlike = {k: p for k, p in cells.items() if k[1] == "CW-20" and p.runs}
     other = "ours is PGD-20 on the margin, the thesis's CW-20 another attack"
     return cells | {place: p.because(p.reason, other) for place, p in unlike.items()}
@@ -444,10 +444,8 @@ COMPARED = ("PGD", "AVmixup", "M2AT")
 
 def compared(preset, columns: dict) -> dict:
     "The cells of a figure on three networks of tab. 5.1: a measurement per column."
-    cells = {}
-    for row in COMPARED:
-        cells |= planned_row(preset, row, ROWS[f"CIFAR-10 / {row}"], columns)
-    return cells
+    rows = {row: ROWS[f"CIFAR-10 / {row}"] for row in COMPARED}
+    return planned_rows(preset, rows, columns)
 
 
 def runs_of(plan: dict) -> dict:
@@ -552,8 +550,8 @@ def habits() -> dict[str, Run]:
         "M2AT, attack recorded": replace(plain.recipe, method=recorded),
         "M2AT, pixels not standardised": Unstandardised(**vars(plain.recipe)),
     }
-    place = {"home": "m2at/table_5_author"}
-    runs = {name: replace(plain, recipe=r, label=name, **place) for name, r in own.items()}
+    home = "m2at/table_5_author"
+    runs = {n: replace(plain, recipe=r, home=home, label=n) for n, r in own.items()}
     return {"M2AT": plain, **runs}
 
 

@@ -43,7 +43,15 @@ from .draws import Draws
 from .files import BadInput
 from .images import pixels
 from .measured_facts import fact_cell
-from .measures import Planned, Recorded, Robustness, measure, no_autoattack, planned_row
+from thesis_repro.measures import (
+    Planned,
+    Recorded,
+    Robustness,
+    measure,
+    no_autoattack,
+    planned_row,
+    planned_rows,
+)
 from .meeting_classes import draw_boundaries, moved_boundaries
 from .pieces import field, piece
 from .recipes import SGD, Classify, Decay
@@ -319,14 +327,12 @@ def gains(made, whose: str = "thesis") -> pd.DataFrame:
 def plan_habits(preset, parts=PARTS[:1]) -> dict:
     "The cells of table 6.author.ours: Ours + MAIL without and with a gradient through weights."
     plain = experiment("ResNet-18", "CIFAR-10", "Ours + MAIL")
-    moving = After(WARM_UP, MarginReweighting("MAIL", tau_of("resnet18", "CIFAR-10"), detach=False))
-    recipe = replace(plain.recipe, method=Adversarial(ATTACK, weight=moving))
+    method, late = plain.recipe.method, plain.recipe.method.weight
+    moving = replace(late, weight=replace(late.weight, detach=False))
+    recipe = replace(plain.recipe, method=replace(method, weight=moving))
     name = "Ours + MAIL, gradient through the weights"
     rows = {"Ours + MAIL": plain, name: replace(plain, recipe=recipe, label=name)}
-    columns, cells = measurements(preset, "last"), {}
-    for row, run in rows.items():
-        cells |= planned_row(preset, row, run, columns, parts)
-    return cells
+    return planned_rows(preset, rows, measurements(preset, "last"), parts)
 
 
 table_6_author = table(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['depends', 'kept_file', 'sound_kept', 'read_kept', 'write_kept', 'remaking', 'is_remaking', 'measure', 'Measurement',
            'Recorded', 'Kept', 'weights_of', 'Robustness', 'no_autoattack', 'outdated', 'forget_outdated', 'refresh',
-           'ensure_measured', 'Planned', 'runs_in', 'tasks_in', 'check_fit', 'planned_row', 'at_equal_compute']
+           'ensure_measured', 'Planned', 'runs_in', 'tasks_in', 'check_fit', 'planned_row', 'planned_rows',
+           'at_equal_compute']
 
 # %% ../nbs/engine/039_measures.ipynb #bbd5e126
 import contextlib
@@ -453,6 +454,14 @@ def planned_row(preset: Preset, row: str, run: Run, columns: dict, parts=None) -
         (row, c): Planned(reason=m) if isinstance(m, str) else Planned(runs, m, short)
         for c, m in columns.items()
     }
+
+
+def planned_rows(preset: Preset, rows: dict[str, Run], columns: dict, parts=None) -> dict:
+    "The cells of some rows, name → the thesis's run, in the same columns: see `planned_row`."
+    cells = {}
+    for row, run in rows.items():
+        cells |= planned_row(preset, row, run, columns, parts)
+    return cells
 
 # %% ../nbs/engine/039_measures.ipynb #4f6a1d02
 def _lasting(run: Run, epochs: int) -> Run:

@@ -22,7 +22,14 @@ from .detection import Detect, OnDetector, RandomNoise
 from .detection_data import Scenes
 from .detector import SmallDetector, looked_for
 from .domains import Apart, Gain, Likeness, OnDomain, likeness, seen_through
-from .measures import Measurement, Recorded, at_equal_compute, planned_row, runs_in
+from thesis_repro.measures import (
+    Measurement,
+    Recorded,
+    at_equal_compute,
+    planned_row,
+    planned_rows,
+    runs_in,
+)
 from .pieces import piece
 from .registry import Drawn, figure, measured_cells, table
 from .runs import Run, scaled, seeded
@@ -321,13 +328,12 @@ def plan_controls(preset, parts=PARTS) -> dict:
     "mAP in each domain by what is done to the training images: the adversary and its controls."
     kinds = {name: ROWS[name] for name in ("standard", "adversarial")}
     kinds["random noise"] = {"attack": RandomNoise()}
-    rows, cells = {name: run_of(name, **how) for name, how in kinds.items()}, {}
+    rows = {name: run_of(name, **how) for name, how in kinds.items()}
     whole = scaled(preset, rows["standard"]).length.epochs
     columns = {part: OnDomain(domain(preset, part)) for part in ("VOC", *TARGETS)}
     columns["VOC, attacked"] = OnDomain(domain(preset, "VOC"), OnDetector(bn="eval"))
     columns |= {"kept by features": Likeness(), "standard steps": StandardSteps(whole)}
-    for name, run in rows.items():
-        cells |= planned_row(preset, name, run, columns, parts)
+    cells = planned_rows(preset, rows, columns, parts)
     share = steps(rows["adversarial"].recipe)
     longer = replace(rows["standard"], label="standard longer")
     row = "standard at equal compute"

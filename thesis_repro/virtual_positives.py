@@ -20,7 +20,14 @@ from .adversarial_positives import AdversarialPositive, RandomPositive, SecondCo
 from .draws import Draws
 from .embedding import Embed, Small
 from .images import pixels, synthetic_images
-from .measures import Measurement, Recorded, at_equal_compute, planned_row, runs_in
+from thesis_repro.measures import (
+    Measurement,
+    Recorded,
+    at_equal_compute,
+    planned_row,
+    planned_rows,
+    runs_in,
+)
 from .pieces import piece
 from .recipes import SGD, Decay
 from .registry import Drawn, figure, measured_cells, table
@@ -159,13 +166,12 @@ def controls(part: str) -> dict[str, Run]:
 # %% ../nbs/companions/virtual_positives.ipynb #f60fadb7
 def plan_controls(preset, parts=PARTS[:1]) -> dict:
     "Unseen and seen classes by what the second positive is (Cars196)."
-    rows, cells = controls("Cars196"), {}
+    rows = controls("Cars196")
     whole = scaled(preset, rows["baseline"]).length.epochs
     columns = {layer: Recorded(f"last.{kind}") for layer, kind in LAYERS.items()}
     columns |= {f"{layer}, seen": Recorded(f"last.seen {kind}") for layer, kind in LAYERS.items()}
     columns["baseline steps"] = BaselineSteps(whole)
-    for name, run in rows.items():
-        cells |= planned_row(preset, name, run, columns, parts)
+    cells = planned_rows(preset, rows, columns, parts)
     for name in ("baseline", "random direction", "second copy"):
         share = steps(rows["adversarial"].recipe) / steps(rows[name].recipe)
         row, longer = f"{name} at equal compute", replace(rows[name], label=f"{name} longer")
