@@ -22,11 +22,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import devices, settings, speed, stopping, training
 from .adversarial import Adversarial, Trades
 from .attacks import PGD
+from .counting import Counter
 from .draws import Draws
 from .files import BadInput, atomic_json
 from .images import Images, data_path_speed, dataloader_speed, synthetic_images
@@ -150,25 +150,11 @@ def compared_methods() -> dict:
     }
 
 # %% ../nbs/evidence/061_bench.ipynb #199dd081
-class _Operations(TorchDispatchMode):
-    "In this context the operations that compute something are counted, views left out."
-
-    count = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        self.count += not operation.is_view
-        return operation(*args, **(kwargs or {}))
-
-
 def operations(step) -> int:
-    "How many operations a step consists of."
-    with _Operations() as counted:
+    "How many operations a step consists of, views left out."
+    with Counter() as seen:
         step()
-    return counted.count
+    return seen.operations
 
 # %% ../nbs/evidence/061_bench.ipynb #d7b10002
 def in_every_pass(step):

@@ -70,11 +70,15 @@ _NOTED = {
 
 
 class Counter(TorchDispatchMode):
-    "In this context the products of all layers with weights are noted in `products`."
+    """In this context the products of all layers with weights are noted in `products`.
+
+    `operations` counts everything that computes something, views left out.
+    """
 
     def __init__(self):
         super().__init__()
         self.products, self.weights, self.tracker = [], set(), ModuleTracker()
+        self.operations = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -82,6 +86,7 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         out = operation(*args, **(kwargs or {}))
+        self.operations += not operation.is_view
         if noted := _NOTED.get(operation):
             self.products += noted(self, out, *args, **(kwargs or {}))
         return out

@@ -8,8 +8,8 @@ __all__ = ['Images', 'Source', 'balanced_subset', 'OnDisk', 'value_counts', 'tak
 
 # %% ../nbs/science/011_images.ipynb #11598e68
 import dataclasses
+import functools
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from .devices import sent
 from .draws import Draws
 from .files import BadInput
+from .timing import timed
 
 # %% ../nbs/science/011_images.ipynb #35bc51d2
 @dataclass(repr=False, eq=False)
@@ -302,17 +303,11 @@ def _rate(stream: Iterator, seconds: float, device: torch.device) -> float:
     "Images per second of a stream of batches, after the first ones."
     for _ in range(3):
         next(stream)
-
-    def wait():
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    wait()
-    seen, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        seen += len(next(stream))
-    wait()
-    return seen / (time.perf_counter() - start)
+    seen, taken = 0, 0.0
+    while taken < seconds:
+        once, x = timed(functools.partial(next, stream), device)
+        seen, taken = seen + len(x), taken + once
+    return seen / taken
 
 # %% ../nbs/science/011_images.ipynb #e96e0ef0
 def data_path_speed(images: Images, batch_size: int = 128, seconds: float = 1.0) -> float:
