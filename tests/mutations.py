@@ -1,12 +1,14 @@
 """Small faults, made on purpose: which of them does no test notice?
 
-python tests/mutations.py [MODULE …] [--list] [--only WORD] [--jobs N]
+python tests/mutations.py [MODULE …] [--list | --stale] [--only WORD] [--jobs N]
 
 Each fault changes one constant, sign or comparison in what a method computes, a table plans or a
 verdict says; the tests of its module must fail. tests/mutations.txt lists those that may survive,
 each with its reason, because nobody could notice: `module: function: fault: reason`. What was
 found is kept in .make/mutations/ until the module or its tests change, so that a stopped run goes
-on where it was. Exit code 1 if a fault survives that is not listed there.
+on where it was; a module that was gone through is noted in tests/mutations.json, which travels with
+the project, and is not tried again while nothing changes. `--stale` lists those that are to be
+tried. Exit code 1 if a fault survives that is not listed.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".make" / "mutations"
+NOTED = ROOT / "tests" / "mutations.json"  # module → of, how many faults, which survive
 TESTS = {  # module → its tests, the fastest first
     "attacks": ("attacks", "masked_gradients"),
     "strong_attacks": ("attacks",),
@@ -216,7 +219,7 @@ def mark(module: str) -> str:
     from thesis_repro.files import sha256
 
     files = [ROOT / "tests" / f"test_{name}.py" for name in TESTS[module]]
-    files += [ROOT / "thesis_repro" / f"{module}.py", Path(__file__)]
+    files += [ROOT / "thesis_repro" / f"{module}.py"]
     texts = [f.read_bytes() for f in files]
     return sha256(b"\0".join(texts))
 
@@ -232,8 +235,25 @@ def tell_apart(fault: Fault):
         raise SystemExit(f"{fault.module}: its tests do not run on the copy that has the fault")
 
 
+def noted() -> dict[str, dict]:
+    "What was found of the modules that were gone through and have not changed."
+    found = json.loads(NOTED.read_text(encoding="utf-8")) if NOTED.exists() else {}
+    now = {m: {"of": mark(m), "faults": len(faults(m))} for m in found.keys() & TESTS.keys()}
+    return {m: found[m] for m, facts in now.items() if facts.items() <= found[m].items()}
+
+
+def note(module: str, found: dict[str, bool]) -> None:
+    "Note that all faults of a module were tried."
+    told = {"of": mark(module), "faults": len(found)}
+    told["survive"] = [fault for fault, seen in found.items() if not seen]
+    kept = dict(sorted((noted() | {module: told}).items()))
+    NOTED.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def judged(module: str, word: str, jobs: int) -> dict[str, bool]:
     "Which faults of a module are noticed; what is known already is not tried again."
+    if told := noted().get(module):
+        return {str(f): str(f) not in told["survive"] for f in faults(module) if word in str(f)}
     file, of = FOLDER / f"{module}.json", mark(module)
     known = json.loads(file.read_text()) if file.exists() else {}
     known = known if known.get("of") == of else {"of": of, "noticed": {}}
@@ -247,7 +267,10 @@ def judged(module: str, word: str, jobs: int) -> dict[str, bool]:
             known["noticed"][str(fault)] = seen
             file.write_text(json.dumps(known, indent=1, ensure_ascii=False))
             print(f"{i + 1}/{len(left)} {'' if seen else 'SURVIVES '}{fault}", flush=True)
-    return {str(f): known["noticed"][str(f)] for f in asked}
+    found = {str(f): known["noticed"][str(f)] for f in asked}
+    if not word:
+        note(module, found)
+    return found
 
 
 def main() -> int:
@@ -257,12 +280,16 @@ def main() -> int:
     )
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=", ".join(TESTS))
     parser.add_argument("--list", action="store_true", help="only list the faults")
+    parser.add_argument("--stale", action="store_true", help="only list the modules to be tried")
     parser.add_argument("--only", default="", metavar="WORD", help="faults whose line has this")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="at once (2)")
     given = parser.parse_args()
     modules = given.modules or list(TESTS)
     if unknown := set(modules) - TESTS.keys():
         parser.error(f"{', '.join(unknown)}: known are {', '.join(TESTS)}")
+    if given.stale:
+        print(*(m for m in modules if m not in noted()), sep="\n")
+        return 0
     if given.list:
         print(*(f for m in modules for f in faults(m) if given.only in str(f)), sep="\n")
         return 0
