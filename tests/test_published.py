@@ -462,7 +462,7 @@ ROWS = {
 
 @pytest.mark.parametrize("table", ROWS)
 def test_rows_stand_in_the_order_of_the_thesis(table):
-    "Those of chapter 5: test_m2at; of chapter 6: test_margin_tables."
+    "Those of chapters 3 and 4: test_gan_tables; of 5: test_m2at; of 6: test_margin_tables."
     assert [*dict.fromkeys(published(table).row)] == ROWS[table]
 
 
