@@ -884,6 +884,11 @@ def test_figure_7_3_is_flatness_over_several_directions(outputs, monkeypatch):
     assert verdict(short(), "7.3.4-flatter-than-mixup").ours == pytest.approx(0)
 
 
+@pytest.mark.parametrize("name, pairs", [("smoke", 2), ("fast", 5), ("thesis", 5)])
+def test_a_preset_has_several_pairs_of_directions(name, pairs):
+    assert settings.load(name, 7).surface_pairs == pairs
+
+
 @pytest.mark.parametrize("grid,word", [(0.7, "cannot answer"), (1.0, "for > 0.95")])
 def test_figure_7_2_says_when_it_cannot_decide(outputs, monkeypatch, grid, word):
     "Where the dense grid's own answers do not pass, nothing is said about the search."
