@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from thesis_repro import aip, data, measured_facts, registry, settings, step_times
+from thesis_repro import aip, artefacts, data, measured_facts, registry, settings, step_times
 from thesis_repro.claims import quantity_cells
 from thesis_repro.files import BadInput
 from thesis_repro.images import pixels
 from thesis_repro.measures import Planned
 from thesis_repro.mixup import Beta, Fixed, Mixup
 from thesis_repro.published import claims, published
+from thesis_repro.tables import as_latex, as_markdown, layout
 
 THESIS = settings.load("thesis", 7, device="cpu", precision="fp32")
 PARTS = ("CIFAR-10", "CIFAR-100", "SVHN", "Tiny ImageNet")
@@ -283,6 +284,22 @@ def test_table_7_5(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", ["7.1", "7.2", "7.3", "7.4", "7.1.ours", "7.5"])
 def test_a_table_names_its_search(number):
     assert "ternary search" in registry.TABLES[number].title
+
+
+def test_adamixup_says_in_what_it_differs_from_its_public_code(tmp_path, monkeypatch):
+    "SITE5039/AdaMixUp, read: each difference once, below the table, also where it was saved."
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path))
+    smoke = settings.load("smoke", 7, device="cpu")
+    table = aip.table_7_1(smoke, ("CIFAR-10",), train=False)
+    again = artefacts.read_table(tmp_path / "smoke" / "tables" / "table_7_1.json")
+    for made in (table, again):
+        marked = [row["name"] for row in layout(made)["rows"] if row["note"]]
+        assert marked == [*made.notes] == ["AdaMixup"]
+        for text in (made.text(), made._repr_html_(), as_markdown(made), as_latex(made)):
+            for word in ("ResNet that sees a noisy mean", "another end", "and as many others"):
+                assert text.count(word) == 1
+            for word in ("their mean, of half as many", "SGD for all"):
+                assert text.count(word) == 1
 
 
 class Images:

@@ -146,6 +146,7 @@ class Table(Artefact):
     frame: pd.DataFrame
     own: tuple[str, ...] = ()  # rows of the reader's own
     keys: dict = dataclasses.field(default_factory=dict)  # measured cell → its Planned's key
+    notes: dict = dataclasses.field(default_factory=dict)  # row → what is said of it, once
 
     @property
     def heading(self) -> str:
@@ -189,8 +190,9 @@ class Table(Artefact):
         files = {".csv": tidy.to_csv(index=False, lineterminator="\n")}
         files |= {".md": tables.as_markdown(self, link), ".tex": tables.as_latex(self)}
         right = [(c.row, c.column, c.outcomes) for c in self.frame.itertuples() if c.outcomes]
-        more = {"own": list(self.own), "keys": [[*place, key] for place, key in self.keys.items()]}
-        return self.write(files, verdict_rule=verdict_rule(), outcomes=right, **more)
+        more = {"outcomes": right, "own": list(self.own), "notes": self.notes}
+        more |= {"keys": [[*place, key] for place, key in self.keys.items()]}
+        return self.write(files, verdict_rule=verdict_rule(), **more)
 
 # %% ../nbs/evidence/054_artefacts.ipynb #caf75d4d
 @contextlib.contextmanager
@@ -335,6 +337,7 @@ def read_table(path) -> Table:
         code=facts.get("code", ""),
         own=tuple(facts.get("own", ())),
         keys={(row, column): key for row, column, key in facts.get("keys", ())},
+        notes=facts.get("notes", {}),
         to=Path(path).parent,
         **own,
     )

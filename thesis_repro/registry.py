@@ -241,6 +241,7 @@ class MadeTable(Made):
     plan: object = None
     along: str = "rows"
     also: object = None  # (preset, plan) → Cells that say by themselves where they were measured
+    notes: object = None  # row → what is said of it below the table
 
     def __call__(self, preset, parts=None, train=True, fresh="", also=None) -> Table:
         "The Table at a preset, made and saved; `also` has rows of your own: name → a thesis's Run."
@@ -289,19 +290,20 @@ class MadeTable(Made):
         there = {r: record for r in chosen if (record := store.record(r))}
         facts = {"number": self.number, "title": self.title, "where": self.where}
         facts |= {"preset": store.preset.name, "to": to, "failed": failed, **more}
-        facts |= {"data": data_words((r.part, r.data) for r in there)}
+        facts |= {"data": data_words((r.part, r.data) for r in there), "notes": self.notes or {}}
         facts |= {"code": told_code(store, there, tasks)}
         facts |= {"origin": provenance(*_places(there, cells))}
         return shown(Table(frame=frame, **facts), train)
 
 # %% ../nbs/evidence/057_registry.ipynb #085245ab
 def table(
-    number: str, title: str, where: str, plan, parts=(), along="rows", also=None
+    number: str, title: str, where: str, plan, parts=(), along="rows", also=None, notes=None
 ) -> MadeTable:
     "Register a table; called with a preset it gives the Table."
     module = sys._getframe(1).f_globals["__name__"]
     parts = tuple(parts or settings.PARTS)
-    return MadeTable("table", number, title, module, parts, where, plan, along, also)
+    how = plan, along, also, notes
+    return MadeTable("table", number, title, module, parts, where, *how)
 
 # %% ../nbs/evidence/057_registry.ipynb #5728f4b8
 def at_hand(preset, plan: dict) -> dict:

@@ -149,12 +149,12 @@ _NOTHING = {
 _OURS = "“ours” in a row's name is the thesis's word for its own method, not our measurement"
 
 
-def _row(name, frame: pd.DataFrame, across: list, cells: dict, notes: _Notes, yours=()) -> dict:
-    "One row of the layout; `yours` are the labels of rows of the reader's own."
-    own = frame[frame.row == name]
+def _row(name, t, across: list, cells: dict, notes: _Notes) -> dict:
+    "One row of the layout of a table."
+    own = t.frame[t.frame.row == name]
     ours_only = (own.verdict == "ours only").all()
     tag = "†" if own.cited.any() else "ours only" if ours_only else ""
-    tag = "your own" if name in yours else tag
+    tag = "your own" if name in getattr(t, "own", ()) else tag
     texts = [cells.get((name, c["name"]), _NOTHING) for c in across]
     empty = () if own.n.any() else ("ours", "Δ")
     if not (own.thesis.notna() | own.note.astype(bool)).any():  # a line of dashes says nothing
@@ -162,7 +162,8 @@ def _row(name, frame: pd.DataFrame, across: list, cells: dict, notes: _Notes, yo
         texts = [t | {"published": _NOTHING["published"]} for t in texts]
     lines = [(label, [t[label] for t in texts]) for label in _NOTHING if label not in empty]
     known = not ours_only and re.search(r"\bours\b", name, re.IGNORECASE)
-    said = {"tag": tag, "note": notes.of(_OURS if known else "")}
+    of_row = getattr(t, "notes", {}).get(name, _OURS if known else "")
+    said = {"tag": tag, "note": notes.of(of_row)}
     return {**_parts(name), **said, "lines": lines, "texts": texts}
 
 # %% ../nbs/evidence/053_tables.ipynb #36fede94
@@ -173,8 +174,7 @@ def layout(t) -> dict:
     printed = columns(t.number) if f"table_{t.number}".replace(".", "_") in tables() else []
     own = dict.fromkeys(frame.column)
     across = [_parts(c) for c in dict.fromkeys([*(c for c in printed if c in own), *own])]
-    how = across, cells, notes, getattr(t, "own", ())
-    rows = [_row(name, frame, *how) for name in dict.fromkeys(frame.row)]
+    rows = [_row(name, t, across, cells, notes) for name in dict.fromkeys(frame.row)]
     for before, row in zip([{"group": ""}, *rows], rows, strict=False):
         row["opens"] = bool(row["group"]) and row["group"] != before["group"]
     spans: list = []
