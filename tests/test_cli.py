@@ -22,6 +22,7 @@ from thesis_repro import (
     published,
     settings,
     stopping,
+    trained_networks,
 )
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput
@@ -302,7 +303,7 @@ def test_an_attack_that_never_moved_says_so(trained, capsys, monkeypatch):
     words = ["attack", trained, "--preset", "tiny", "--steps", "4", "--size", "20"]
     assert main(words) == 0 and "in doubt" not in capsys.readouterr().out
     loud = attacks.PGD(steps=4, logit_scale=1e9)
-    monkeypatch.setattr(commands, "attack_of", lambda args, given: loud)
+    monkeypatch.setattr(trained_networks, "attack_of", lambda args, given: loud)
     assert main(words) == 0
     assert "in doubt: 100 % of the attacked images had no grad" in capsys.readouterr().out
 
@@ -400,10 +401,10 @@ def test_an_attack_without_a_ball_says_so(capsys):
     "Carlini and Wagner's attack looked like the tables' CW columns: no epsilon was shown."
     from thesis_repro.strong_attacks import CarliniWagner
 
-    assert "epsilon any" in commands.settings_of(CarliniWagner())
-    assert "epsilon 0.1" in commands.settings_of(CarliniWagner(epsilon=0.1))
-    assert "step epsilon / 4" in commands.settings_of(attacks.PGD())
-    assert "step 0.01" in commands.settings_of(attacks.PGD(step=0.01))
+    assert "epsilon any" in trained_networks.settings_of(CarliniWagner())
+    assert "epsilon 0.1" in trained_networks.settings_of(CarliniWagner(epsilon=0.1))
+    assert "step epsilon / 4" in trained_networks.settings_of(attacks.PGD())
+    assert "step 0.01" in trained_networks.settings_of(attacks.PGD(step=0.01))
     said = helped(capsys, "attack")
     assert "without a ball unless --epsilon gives one (CW-PGD: --attack pgd --loss cw)" in said
     assert "radius of the ball, for pixels in [0, 1], such as 8/255" in said
@@ -860,10 +861,10 @@ def test_the_names_of_attacks_are_said_once():
     kinds = {"fgsm": attacks.FGSM, "pgd": attacks.PGD, "apgd": strong_attacks.APGD}
     kinds |= {"cw": strong_attacks.CarliniWagner, "square": square_attack.Square}
     kinds |= {"autoattack": strong_attacks.AutoAttack, None: attacks.PGD}
-    assert {*commands.ATTACKS, None} == kinds.keys()
+    assert {*trained_networks.ATTACKS, None} == kinds.keys()
     for name, kind in kinds.items():
         args = parser().parse_args(["attack", "7.1", *(["--attack", name] if name else [])])
-        assert type(commands.attack_of(args)) is kind
+        assert type(trained_networks.attack_of(args)) is kind
 
 
 def test_an_unknown_network_of_a_specification_is_bad_input(elsewhere, capsys):
