@@ -10,7 +10,7 @@ import pytest
 import torch
 from samples import refused
 
-from thesis_repro import artefacts, cli, data, first_minutes, pages, stopping
+from thesis_repro import artefacts, cli, data, device_agreement, first_minutes, pages, stopping
 from thesis_repro.devices import Gone
 from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.recipes import Classify
@@ -135,9 +135,9 @@ def test_a_method_whose_step_fails_costs_only_its_own_answer(tmp_path, monkeypat
             raise RuntimeError("no kernel image is available")
         return real(method, *how)
 
-    few = dict([*first_minutes._methods().items()][:1]) | {"mixup": Mixup(loss="bce")}
+    few = dict([*first_minutes.chapter_methods().items()][:1]) | {"mixup": Mixup(loss="bce")}
     broken = next(iter(few.values()))
-    monkeypatch.setattr(first_minutes, "_methods", lambda: few)
+    monkeypatch.setattr(first_minutes, "chapter_methods", lambda: few)
     monkeypatch.setattr(first_minutes.bench, "training_step", step)
     first_minutes.part("waiting", {"device": "cpu", "batch": 4}, str(tmp_path / "part.json"))
     known = json.loads((tmp_path / "part.json").read_text())
@@ -161,7 +161,7 @@ def test_what_is_timed_and_compared_is_all_there(monkeypatch):
         assert f"{network}, bf16, compiled" in timed[-3:]  # it may take minutes
     assert {"DCGAN, fp32", "DCGAN, fp32, captured"} <= set(timed)
     assert {f"{n} resnet18 at once, bf16, captured" for n in (1, 2, 3)} <= set(timed)
-    compared = [name for name, _ in first_minutes.agreement(asked)]
+    compared = [name for name, _ in device_agreement.agreement(asked)]
     assert compared[:4] == [
         *("torch.float32", "torch.float64"),
         *(f"ratios of AIP, torch.{kind}" for kind in ("float32", "float64")),
@@ -174,9 +174,9 @@ def test_what_is_timed_and_compared_is_all_there(monkeypatch):
 
 @pytest.mark.parametrize("name", ["DCGAN", "adversarial positives", "detector", "AdvProp"])
 def test_what_is_no_chapters_classifier_makes_a_step_in_both_types(name):
-    training = first_minutes._trainings()[name]
+    training = device_agreement._trainings()[name]
     for dtype in (torch.float32, torch.float64):
-        assert first_minutes.step_agrees(*training, "cpu", dtype) == 0
+        assert device_agreement.step_agrees(*training, "cpu", dtype) == 0
 
 
 def test_a_run_is_killed_once_and_goes_on_and_the_records_are_packed(monkeypatch):

@@ -17,7 +17,7 @@ import torch
 from test_waiting import GANS, METHODS
 from waiting import add_tiny
 
-from thesis_repro import devices, first_minutes, images, models, paths, settings
+from thesis_repro import device_agreement, devices, first_minutes, images, models, paths, settings
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.aip import SEARCHES
 from thesis_repro.attacks import FGSM, PGD, MomentumFGSM, distance
@@ -145,7 +145,7 @@ def test_a_search_finds_the_same_ratios(name, layer, device):
     assert (found[0] - found[1]).abs().gt(1e-4).sum() <= 1
 
 
-SINGLE = first_minutes.SINGLE | {"parabolic"}
+SINGLE = device_agreement.SINGLE | {"parabolic"}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -153,26 +153,26 @@ def test_a_step_of_a_method_is_that_of_the_cpu(name, device):
     "With the same noise, in float64, as in float32 signs of small gradients may turn round."
     recipe, single = Classify("tiny", METHODS[name], SGD(1e-3)), name in SINGLE
     dtype, most = (torch.float32, 0.5) if single else (torch.float64, 1e-2)
-    assert first_minutes.step_agrees(recipe, NOISE, device, dtype) < most
+    assert device_agreement.step_agrees(recipe, NOISE, device, dtype) < most
 
 
 @pytest.mark.parametrize("name", GANS)
 def test_a_step_of_a_gan_is_that_of_the_cpu(name, device):
     recipe = GANS[name].scaled(settings.load("smoke", device="cpu", width=0.25))
-    assert first_minutes.step_agrees(recipe, synthetic_images(16, 32), device) < 1e-2
+    assert device_agreement.step_agrees(recipe, synthetic_images(16, 32), device) < 1e-2
 
 
 def test_a_step_that_differs_is_seen(device, monkeypatch):
-    plain, real, calls = Classify("tiny", Plain(), SGD(1e-3)), first_minutes._change, []
-    assert first_minutes.step_agrees(plain, NOISE, device) < 1e-4
+    plain, real, calls = Classify("tiny", Plain(), SGD(1e-3)), device_agreement._change, []
+    assert device_agreement.step_agrees(plain, NOISE, device) < 1e-4
 
     def other(recipe, *rest, **how):
         calls.append(recipe)
         moved = dataclasses.replace(recipe, method=Plain("bce"))
         return real(recipe if len(calls) == 1 else moved, *rest, **how)
 
-    monkeypatch.setattr(first_minutes, "_change", other)
-    assert first_minutes.step_agrees(plain, NOISE, device) > 0.1
+    monkeypatch.setattr(device_agreement, "_change", other)
+    assert device_agreement.step_agrees(plain, NOISE, device) > 0.1
 
 
 def test_a_step_is_compared_under_the_same_noise(device, monkeypatch):
@@ -184,7 +184,7 @@ def test_a_step_is_compared_under_the_same_noise(device, monkeypatch):
 
     monkeypatch.setattr(Draws, "torch", torch_generator)
     attacked = Classify("tiny", Adversarial(PGD(steps=2)), SGD(1e-3))
-    assert first_minutes.step_agrees(attacked, NOISE, device, torch.float64) < 1e-4
+    assert device_agreement.step_agrees(attacked, NOISE, device, torch.float64) < 1e-4
     assert next(seeds) == 1  # the CPU's step has drawn nothing
 
 
