@@ -155,10 +155,10 @@ def test_what_failed_is_told_whatever_the_clock_of_a_file_server_says(outputs, l
     for file in (old, new):
         atomic_json(file, {"failed": {"a-seed-0": "diverged"}})
     before, date = artefacts.written(outputs), new.stat().st_mtime_ns
-    assert artefacts.lost(outputs, before) == {}
+    assert artefacts.holes(outputs, before) == {}
     atomic_json(new, {"failed": {"b-seed-0": "diverged"}})
     os.utime(new, ns=(0, date + late * 10**9))
-    assert artefacts.lost(outputs, before) == {"b-seed-0": "diverged"}
+    assert artefacts.holes(outputs, before) == {"b-seed-0": "diverged"}
 
 
 def test_claims_read_what_was_saved(outputs):

@@ -148,7 +148,7 @@ def test_a_method_whose_step_fails_costs_only_its_own_answer(tmp_path, monkeypat
 def test_trainings_at_once_share_the_device():
     asked = {"device": "cpu", "batch": 2}
     recipe = Classify("resnet18", Plain(), width=0.0625)
-    assert first_minutes.at_once(recipe, asked, 16, 2, precision="fp32") > 0
+    assert first_minutes.seconds_at_once(recipe, asked, 16, 2, precision="fp32") > 0
 
 
 def test_what_is_timed_and_compared_is_all_there(monkeypatch):
@@ -222,10 +222,10 @@ def test_the_report_shows_the_answers(outputs, monkeypatch):
     home.mkdir(parents=True)
     found = {"TFLOP/s of a product, fp32": 51.25}
     told = {"parts": {"machine": {"state": "complete", "seconds": 3.0, "found": found}}}
-    assert pages.first_minutes(home) == ""
+    assert pages.gpu_answers(home) == ""
     (home / first_minutes.NAME).write_text(json.dumps(told))
-    assert "TFLOP/s of a product, fp32: 51.25" in pages.first_minutes(home)
+    assert "TFLOP/s of a product, fp32: 51.25" in pages.gpu_answers(home)
     (home / first_minutes.NAME).write_text("half of it")
-    assert pages.first_minutes(home) == ""
+    assert pages.gpu_answers(home) == ""
     page = pages._filled("rest.html", minutes="51.25 TFLOP/s", preset=SimpleNamespace(name="smoke"))
     assert "<pre>51.25 TFLOP/s</pre>" in page

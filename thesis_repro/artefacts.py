@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['provenance', 'data_words', 'folder', 'Artefact', 'rule_link', 'Table', 'style', 'Figure', 'read_facts', 'read_table',
-           'order', 'saved', 'saved_beside', 'written', 'lost', 'saved_values']
+           'order', 'saved', 'saved_beside', 'written', 'holes', 'saved_values']
 
 # %% ../nbs/evidence/054_artefacts.ipynb #3dde8fe1
 import base64
@@ -378,7 +378,7 @@ def written(home: Path) -> dict[Path, tuple]:
     return {f: (s.st_ino, s.st_size, s.st_mtime_ns) for f, s in facts}
 
 
-def lost(home: Path, before: dict) -> dict[str, str]:
+def holes(home: Path, before: dict) -> dict[str, str]:
     "What the artefacts written since `before` could not have, by its name: why."
     now = written(home)
     new = (f for f in now if now[f] != before.get(f))

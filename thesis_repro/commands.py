@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OVERRIDES', 'overridden', 'preset_of', 'own_files', 'print_json', 'said', 'opened', 'reproduce', 'artefact',
-           'chosen_runs', 'check_alone', 'run', 'runs', 'first_minutes', 'bench']
+           'chosen_runs', 'check_alone', 'run', 'runs', 'bench_gpu', 'bench']
 
 # %% ../nbs/command/141_commands.ipynb #682bdf60
 import contextlib
@@ -165,7 +165,7 @@ def _execute(chapter, folder, parameters: dict, timeout) -> tuple[bool, dict]:
     finally:
         if out.exists():
             rendering.html(out, out.with_suffix(".html"))
-    return done, artefacts.lost(folder.parent, before)
+    return done, artefacts.holes(folder.parent, before)
 
 # %% ../nbs/command/141_commands.ipynb #d19db566
 def _executed(preset, chapters: list, parameters: dict, timeout):
@@ -373,7 +373,7 @@ def runs(args) -> int:
     return 0
 
 # %% ../nbs/command/141_commands.ipynb #89e2c3d1
-def first_minutes(args) -> int:
+def bench_gpu(args) -> int:
     "Ask a GPU that nobody has seen what there is to know, in a given time; 1 if a part failed."
     from thesis_repro import first_minutes, registry
     from thesis_repro.paths import outputs
@@ -399,7 +399,7 @@ def bench(args) -> int:
         whose = "bench gpu has no use for it" if gpu else "only bench gpu has a use for it"
         raise BadInput(f"--{ignored[0]}: {whose}: leave it out")
     if gpu:
-        return first_minutes(args)
+        return bench_gpu(args)
     from thesis_repro import bench
     from thesis_repro.paths import outputs
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TESTED', 'NETWORKS', 'RESERVE', 'PARTS', 'NAME', 'product_rate', 'copy_rate', 'machine', 'tests', 'waiting',
-           'at_once', 'steps', 'runs', 'joined', 'read', 'part', 'ask', 'shown']
+           'seconds_at_once', 'steps', 'runs', 'joined', 'read', 'part', 'ask', 'shown']
 
 # %% ../nbs/evidence/139_first_minutes.ipynb #f0000003
 import collections
@@ -204,7 +204,7 @@ def _another(make, device: str):
         process.join()
 
 # %% ../nbs/evidence/139_first_minutes.ipynb #f0000050
-def at_once(recipe, asked: dict, side: int, count: int, **how) -> float:
+def seconds_at_once(recipe, asked: dict, side: int, count: int, **how) -> float:
     "Seconds of a step of each of `count` trainings that share a device."
     device, n = str(devices.use(asked["device"])), 5
     make = functools.partial(_step, recipe, asked, side, device=device, **how)
@@ -247,7 +247,7 @@ def steps(asked: dict):
     for count, recorded in itertools.product((1, 2, 3), (False, True)):
         how = {"precision": "bf16", "captured": recorded}
         said = _called(f"{count} resnet18 at once", {k: v for k, v in how.items() if v})
-        yield said, functools.partial(at_once, made["resnet18"], asked, side, count, **how)
+        yield said, functools.partial(seconds_at_once, made["resnet18"], asked, side, count, **how)
     for name, recipe in made.items():
         how = {"precision": "bf16", "compile": True}
         yield _called(name, how), functools.partial(_seconds, recipe, asked, side, **how)

@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 from . import games, models, settings
-from .bench import figure, has_bf16, step_of
+from .bench import speed_figure, step_of
 from .draws import Draws
 from .extractors import Looking, Prepared
 from .games import Wasserstein
@@ -147,22 +147,21 @@ def step_seconds(repeats: int, batch: int = 64, size: int = 32, device="cpu", ki
     return paired_seconds(actions, repeats, device=str(device))
 
 # %% ../nbs/science/119_gan_speed.ipynb #9a5e0017
-BARS = {"DCGAN": 1.5, "WGAN-GP PGGAN": 1.3}  # in bf16 where the device has it, else in float32
+BARS = {"DCGAN": 1.5, "WGAN-GP PGGAN": 1.3}  # both in float32
 
 
-def against_plain(seconds: pd.DataFrame, name: str, half: bool) -> list[dict]:
-    "How many times as fast as public code's a GAN's step is, round by round; `half`: it has bf16."
+def against_plain(seconds: pd.DataFrame, name: str) -> list[dict]:
+    "How many times as fast as public code's a GAN's step is, round by round."
 
     def faster(ours: str, plain: str, precision: str, bar=None) -> dict:
         ratio = ratios(seconds, f"{name}{ours}")[f"{name}{plain}{PLAIN}"]
         said = f"{name}{ours} against the straightforward{precision}"
-        return figure(said, ratio, "times", at_least=bar)
+        return speed_figure(said, ratio, "times", at_least=bar)
 
-    bars = (None, BARS[name]) if half else (BARS[name], None)
     return [
-        faster("", "", "", bars[0]),
+        faster("", "", "", BARS[name]),
         faster(", bf16", ", bf16", " in bf16"),
-        faster(", bf16", "", " in float32", bars[1]),
+        faster(", bf16", "", " in float32"),
     ]
 
 # %% ../nbs/science/119_gan_speed.ipynb #e09387af
@@ -197,8 +196,12 @@ def bench(preset) -> list[dict]:
     "A step of both GANs against public code's, and 10,000 generated images and their distance."
     device = settings.device(preset)
     seconds = step_seconds(preset.timing_repeats, preset.timing_batch, device=device)
-    found = [figure(f"seconds a step: {name}", v.median(), "s") for name, v in seconds.items()]
-    half = has_bf16(device)
-    found += [f for name in KINDS for f in against_plain(seconds, name, half)]
+    found = [
+        speed_figure(f"seconds a step: {name}", v.median(), "s") for name, v in seconds.items()
+    ]
+    found += [f for name in KINDS for f in against_plain(seconds, name)]
     rates = images_a_second(10_000, device)
-    return [*found, *(figure(f"generated images: {n}", v, "images/s") for n, v in rates.items())]
+    return [
+        *found,
+        *(speed_figure(f"generated images: {n}", v, "images/s") for n, v in rates.items()),
+    ]
