@@ -226,6 +226,14 @@ def test_the_tables_have_the_printed_rows_and_a_reason_for_every_hole():
     assert "needs ImageNet" in advprop.plan_2(smoke)["ResNet-50 / AT", "ImageNet-A"].reason
 
 
+def test_what_training_cost_stands_beside_every_accuracy_by_size():
+    smoke = settings.load("smoke", chapter="advprop")
+    first, second = advprop.plan_1(smoke), advprop.plan_2(smoke)
+    columns = {row: {c for r, c in second if r == row} for row, _ in second}
+    assert all("vanilla steps" in c for c in columns.values())
+    assert all(second[row, "vanilla steps"] == first[row, "vanilla steps"] for row in columns)
+
+
 def test_an_accuracy_of_some_test_images_says_of_how_many():
     store = SimpleNamespace(record=lambda run: SimpleNamespace(data={"test": 50}))
     assert advprop.OnBranch(size=20).images(store, None) == (20, 50)

@@ -286,11 +286,15 @@ def plan_2(preset, parts=PARTS) -> dict:
     "The cells of table advprop.2."
     columns = {"mCE": corruption_error(preset), "ImageNet-A": relative(preset, "imagenet-a")}
     columns["Stylized-ImageNet"] = relative(preset, "imagenet-stylized/val")
-    return by_size(preset, columns, parts)
+    return by_size(preset, columns | {"vanilla steps": VanillaSteps()}, parts)
 
 
 table_advprop_2 = table(
-    "advprop.2", "Corruptions (mCE) and hard photographs (top-1, %)", "Results", plan_2, PARTS
+    "advprop.2",
+    "Corruptions (mCE) and hard photographs (top-1, %), and what training cost",
+    "Results",
+    plan_2,
+    PARTS,
 )
 
 # %% ../nbs/companions/advprop.ipynb #297122d7
