@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from thesis_repro import (
     notebooks,
     pages,
     paths,
+    pieces,
     published,
     settings,
     stopping,
@@ -29,6 +31,7 @@ from thesis_repro.files import BadInput
 from thesis_repro.mixup import Plain
 from thesis_repro.pieces import specification
 from thesis_repro.recipes import Classify
+from thesis_repro.replaced import Taught
 from thesis_repro.runs import Named, Run
 from thesis_repro.store import RunsFailed, Store
 from thesis_repro.training import Length
@@ -702,6 +705,7 @@ def test_a_bad_preset(elsewhere, capsys, line, said, command):
         (["attack", "5.1", "--row", "BAT"], "BAT is only quoted by the thesis from another paper"),
         (["run", "none.json", "--preset", "tiny"], "none.json"),
         (["where", "eq 99.9"], "unknown item"),
+        (["atlas", "--preset", "typo"], "unknown preset: typo: settings.ini has thesis"),
         (
             ["table", "7.1", "--set", "cifar10=scenes"],
             "cifar10 = scenes: images with boxes: it must",
@@ -1086,6 +1090,60 @@ def test_a_specification_is_made_as_it_is_or_not_at_all(tmp_path, more, capsys):
     file.write_text(json.dumps(specification(Run(Named("digits10", 100), recipe, Length(1, 50)))))
     assert main(["run", str(file), "--preset", "tiny", *more]) == 2
     assert "would change nothing" in capsys.readouterr().err
+
+
+WISH = """
+import torch
+import torch.nn.functional as F
+
+from thesis_repro.made_to_order import ToOrder
+from thesis_repro.pieces import piece
+
+
+@piece
+class WishOfTheCli:
+    target: tuple[float, ...] = (0.5, 0.5)
+
+    def __call__(self, model, x, y, draws):
+        if not self.target:
+            raise RuntimeError("no wish")
+        wanted = F.pad(torch.tensor([self.target]), (0, 10 - len(self.target)))
+        made = ToOrder(1)(model, x, wanted.expand(len(x), -1))
+        return F.cross_entropy(model(made.x), y)
+"""
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_a_piece_of_ones_own_refuses_is_bad_input_and_no_failed_run(tmp_path, capsys, beside):
+    "Such as an output that does not sum to one; with data that need another run as well."
+    mine = tmp_path / f"wish_of_the_cli_{beside}.py"
+    mine.write_text(WISH)
+    run = Run(
+        Named("digits10", 60, 20, 20), Classify("resnet18", Plain(), width=0.03), Length(1, 30)
+    )
+    spec = specification(replace(run, data=Taught(run.data, run)) if beside else run)
+    words = ["run", tmp_path / "wish.json", "--preset", "tiny", "--pieces", mine]
+
+    def asked(target):
+        spec["recipe"]["method"] = {"is": "WishOfTheCli", "target": target}
+        (tmp_path / "wish.json").write_text(json.dumps(spec))
+        return main([str(w) for w in words])
+
+    try:
+        assert asked([]) == 1  # it fails for another reason
+        assert "failed: run-seed-0-" in capsys.readouterr().err
+        assert asked([0.5, 0.4]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.splitlines()[-1] == (
+            f"thesis-repro: {tmp_path / 'wish.json'}: target: row 0 sums to 0.9, its least is 0:"
+            " a distribution is not negative and sums to one"
+        )
+        made = list(paths.outputs("tiny").rglob("record.json"))
+        assert len(made) == beside  # the one that it needs
+        assert asked([0.5, 0.5]) == 0
+    finally:
+        pieces.REGISTRY.pop("WishOfTheCli", None)
+        sys.modules.pop(mine.stem, None)
 
 
 def test_pieces_of_a_chapter_are_loaded(tmp_path):
