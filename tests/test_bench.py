@@ -25,10 +25,10 @@ TIMED = [*ADVERSARIAL, bench.KEEPING, *(f"{n}, folded in every pass" for n in ("
     [(1.8, {"at_most": 1.8}, True), (1.81, {"at_most": 1.8}, False), (2, {"at_least": 3}, False)],
 )
 def test_a_figure_tells_whether_its_bar_is_met(value, bars, ok):
-    found = bench.speed_figure("search", value, "times", **bars)
+    found = bench.figure("search", value, "times", **bars)
     assert found["ok"] is ok and found["bar"]
-    assert bench.speed_figure("search", np.float64(value), "times", **bars)["ok"] is ok
-    assert bench.speed_figure("search", value, "times")["ok"] is None
+    assert bench.figure("search", np.float64(value), "times", **bars)["ok"] is ok
+    assert bench.figure("search", value, "times")["ok"] is None
 
 
 class Seen(Plain):
@@ -246,9 +246,7 @@ def test_the_reference_has_every_figure():
 
 def test_a_bench_whose_reference_is_not_installed_is_left_out(tiny, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(
-        bench, "data_path", lambda preset: [bench.speed_figure("data path", 1, "s")]
-    )
+    monkeypatch.setattr(bench, "data_path", lambda preset: [bench.figure("data path", 1, "s")])
     found = bench.measured(tiny, ["evaluation", "data"], tmp_path / "bench.json")
     assert [f["bench"] for f in found] == ["data"]
     assert "bench evaluation: left out: pyautoattack is not installed" in capsys.readouterr().err

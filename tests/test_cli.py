@@ -578,7 +578,7 @@ def benches(monkeypatch):
 
     def made(name, preset):
         counts[name] += 1
-        return [bench.speed_figure(f"{name} figure", counts[name], "times", at_least=0)]
+        return [bench.figure(f"{name} figure", counts[name], "times", at_least=0)]
 
     for name in counts:
         monkeypatch.setattr(
@@ -646,14 +646,12 @@ def test_the_help_of_bench_names_all_and_says_at_what_preset_runs_are_made(capsy
 def test_files_of_benches_from_before_are_read_and_go_on(benches, tmp_path):
     from thesis_repro import bench
 
-    old = [bench.speed_figure(name, 2.0, "images/s") for name in ("data path", "another")]
+    old = [bench.figure(name, 2.0, "images/s") for name in ("data path", "another")]
     file = tmp_path / "bench.json"
     file.write_text(json.dumps({"figures": old, "environment": {"commit": "old"}}))
     before = bench.kept(file)
     assert len(before["figures"]) == 2 and set(before["made"]) == {""}
-    bench.keep(
-        file, "data", [{"bench": "data", **bench.speed_figure("data path", 1.0, "images/s")}]
-    )
+    bench.keep(file, "data", [{"bench": "data", **bench.figure("data path", 1.0, "images/s")}])
     after = bench.kept(file)
     assert [f["value"] for f in after["figures"] if f["name"] == "data path"] == [1.0]
     assert len(after["figures"]) == 2 and set(after["made"]) == {"", "data"}

@@ -193,18 +193,16 @@ AT_MOST = {"AdvProp": 7, "AdvProp, reused": 2.5}  # 7 as published
 
 def bench(preset, width: float = 1.0) -> list[dict]:
     "Seconds of a step of each that is `TIMED` (ResNet-18, 32 × 32), and in vanilla steps."
-    from thesis_repro.bench import speed_figure, training_step
+    from thesis_repro.bench import figure, training_step
 
     device, batch = settings.device(preset), preset.timing_batch
     compute = Compute(device=str(device), progress=False)
     actions = {n: training_step(m, batch, width, compute=compute) for n, m in TIMED.items()}
     seconds = paired_seconds(actions, preset.timing_repeats, device=device)
     times = ratios(seconds, "vanilla").drop("vanilla")
-    found = [speed_figure(f"seconds a step: {n}", v.median(), "s") for n, v in seconds.items()]
+    found = [figure(f"seconds a step: {n}", v.median(), "s") for n, v in seconds.items()]
     for name, value in times.items():
-        found.append(
-            speed_figure(f"{name} in vanilla steps", value, "times", at_most=AT_MOST.get(name))
-        )
+        found.append(figure(f"{name} in vanilla steps", value, "times", at_most=AT_MOST.get(name)))
     return found
 
 # %% ../nbs/companions/advprop.ipynb #5e6345ea

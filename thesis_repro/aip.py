@@ -512,7 +512,7 @@ def figure_7_3(preset, parts) -> Drawn:
 # %% ../nbs/chapters/07_aip.ipynb #9407d52f
 def bench(preset) -> list[dict]:
     "The chapter's speed figures: seconds per batch (tab. 7.5), ratios to mixup, losses reached."
-    from thesis_repro.bench import speed_figure
+    from thesis_repro.bench import figure
 
     seconds = pd.DataFrame(timings(preset, fresh=True)["value"])
     # a network that has begun to learn is enough, and the thesis's 500 epochs would take days
@@ -521,10 +521,8 @@ def bench(preset) -> list[dict]:
     loss = run.recipe.method.loss
     shares = search_loss_shares(*network_and_images(short, run), loss=loss)
     times, bars = ratios(seconds, "mixup").drop("mixup"), {"AIP ternary": 3.3, "AIP fast": 1.8}
-    found = [
-        speed_figure(f"seconds a batch: {name}", v.median(), "s") for name, v in seconds.items()
-    ]
+    found = [figure(f"seconds a batch: {name}", v.median(), "s") for name, v in seconds.items()]
     for name, value in times.items():
-        found.append(speed_figure(f"{name} against mixup", value, "times", at_most=bars.get(name)))
+        found.append(figure(f"{name} against mixup", value, "times", at_most=bars.get(name)))
     said = "loss that AIP fast reaches, of ternary K = 8"
-    return [*found, speed_figure(said, shares["fast"], "share", at_least=0.98)]
+    return [*found, figure(said, shares["fast"], "share", at_least=0.98)]

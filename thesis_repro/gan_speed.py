@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 from . import games, models, settings
-from .bench import has_bf16, speed_figure, step_of
+from .bench import figure, has_bf16, step_of
 from .draws import Draws
 from .extractors import Looking, Prepared
 from .games import Wasserstein
@@ -156,7 +156,7 @@ def against_plain(seconds: pd.DataFrame, name: str, half: bool) -> list[dict]:
     def faster(ours: str, plain: str, precision: str, bar=None) -> dict:
         ratio = ratios(seconds, f"{name}{ours}")[f"{name}{plain}{PLAIN}"]
         said = f"{name}{ours} against the straightforward{precision}"
-        return speed_figure(said, ratio, "times", at_least=bar)
+        return figure(said, ratio, "times", at_least=bar)
 
     bars = (None, BARS[name]) if half else (BARS[name], None)
     return [
@@ -197,13 +197,11 @@ def bench(preset) -> list[dict]:
     "A step of both GANs against public code's, and 10,000 generated images and their distance."
     device = settings.device(preset)
     seconds = step_seconds(preset.timing_repeats, preset.timing_batch, device=device)
-    found = [
-        speed_figure(f"seconds a step: {name}", v.median(), "s") for name, v in seconds.items()
-    ]
+    found = [figure(f"seconds a step: {name}", v.median(), "s") for name, v in seconds.items()]
     half = has_bf16(device)
     found += [f for name in KINDS for f in against_plain(seconds, name, half)]
     rates = images_a_second(10_000, device)
     return [
         *found,
-        *(speed_figure(f"generated images: {n}", v, "images/s") for n, v in rates.items()),
+        *(figure(f"generated images: {n}", v, "images/s") for n, v in rates.items()),
     ]

@@ -347,13 +347,13 @@ def speeds(repeats: int = 3, side: int = 16, width: float = 0.125, device="cpu")
 
 def bench(preset) -> list[dict]:
     "Images a second of 100 updates, by the paper's way and in batches (images of 16 × 16)."
-    from thesis_repro.bench import speed_figure
+    from thesis_repro.bench import figure
 
     seconds = speeds(preset.timing_repeats, device=settings.device(preset))
     rates = 0.01 / seconds.median()
     ratio = (seconds["one by one"] / seconds["256 at once"]).median()
-    found = [speed_figure(f"images made to order: {n}", v, "images/s") for n, v in rates.items()]
-    return [*found, speed_figure("256 at once against one by one", ratio, "times", at_least=10)]
+    found = [figure(f"images made to order: {n}", v, "images/s") for n, v in rates.items()]
+    return [*found, figure("256 at once against one by one", ratio, "times", at_least=10)]
 
 # %% ../nbs/companions/output_control.ipynb #fd27434f
 def relearned(weights: torch.Tensor, exemplars: torch.Tensor, y: torch.Tensor, lr=0.5, steps=10):

@@ -376,7 +376,7 @@ table_planted = table(
 # %% ../nbs/companions/robust_detection.ipynb #198da3e5
 def bench(preset) -> list[dict]:
     "Seconds of a step of each training, in standard steps."
-    from thesis_repro.bench import speed_figure, step_of
+    from thesis_repro.bench import figure, step_of
 
     device, n = settings.device(preset), preset.timing_batch
     whole = Scenes("scenes", "scenes_far", train=2 * n, test=32).images()
@@ -389,6 +389,6 @@ def bench(preset) -> list[dict]:
     times = seconds.div(seconds["standard"], axis=0).median()
     bars = {"adversarial": 2.2}
     return [
-        speed_figure(f"{name} step in standard steps", v, "times", at_most=bars.get(name))
+        figure(f"{name} step in standard steps", v, "times", at_most=bars.get(name))
         for name, v in times.drop("standard").items()
     ]

@@ -237,7 +237,7 @@ def figure_virtual_positives_7(preset, parts=PARTS[:1]) -> Drawn:
 # %% ../nbs/companions/virtual_positives.ipynb #5869bd6c
 def bench(preset) -> list[dict]:
     "Seconds of a step with each kind of positive, in baseline steps."
-    from thesis_repro.bench import speed_figure, step_of
+    from thesis_repro.bench import figure, step_of
 
     device, n = settings.device(preset), preset.timing_batch
     noise = synthetic_images(4 * n)
@@ -250,6 +250,6 @@ def bench(preset) -> list[dict]:
     times = seconds.div(seconds["baseline"], axis=0).median()
     bars = {"adversarial": 3.2}
     return [
-        speed_figure(f"{name} positive in baseline steps", v, "times", at_most=bars.get(name))
+        figure(f"{name} positive in baseline steps", v, "times", at_most=bars.get(name))
         for name, v in times.drop("baseline").items()
     ]
