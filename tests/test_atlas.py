@@ -367,7 +367,7 @@ def test_where_refuses_in_one_line(text, message, library):
 
 
 def test_the_page(library, tmp_path):
-    for preset in ("smoke", "reference/cifar10-cpu"):
+    for preset in ("smoke", "reference/mixing-cpu"):
         out = tmp_path / "outputs" / preset / "tables"
         out.mkdir(parents=True)
         (out / "table_7_1.md").write_text("x")
@@ -380,7 +380,7 @@ def test_the_page(library, tmp_path):
     for part in (
         "[Table 7.1](../nbs/chapters/07_aip.ipynb)",
         "[`aip.table_7_1`](../thesis_repro/aip.py)",
-        "[md](../outputs/reference/cifar10-cpu/tables/table_7_1.md)",
+        "[md](../outputs/reference/mixing-cpu/tables/table_7_1.md)",
     ):
         assert part in row
     assert "outputs/smoke" not in text

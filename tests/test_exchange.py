@@ -441,7 +441,7 @@ def test_what_a_newer_version_adds_does_no_harm(there, tmp_path):
 
 def test_the_command(there, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
-    file, other = str(tmp_path / "records.json.gz"), ["--preset", "reference/cifar10-cpu"]
+    file, other = str(tmp_path / "records.json.gz"), ["--preset", "reference/mixing-cpu"]
     assert main(["records", "export", file]) == 2 and "no finished run" in capsys.readouterr().err
     shutil.copytree(there, tmp_path / "outputs" / "smoke")
     assert main(["records", "export", file]) == 0

@@ -203,7 +203,7 @@ def _files(item: Item, preset: str) -> tuple[str, ...]:
     if not item.artefact:
         return ()
     top, where = paths.home(), f"{item.kind}s/{item.artefact}.*"
-    patterns = (f"{preset or '*'}/{where}", f"{preset or '*'}/*/{where}")  # reference/cifar10-cpu
+    patterns = (f"{preset or '*'}/{where}", f"{preset or '*'}/*/{where}")  # reference/mixing-cpu
     found = sorted(f for pattern in patterns for f in paths.outputs().glob(pattern) if f.is_file())
     found = [f for f in found if not f.parents[1].name.startswith(("with-", "also-"))]
     return tuple((f.relative_to(top) if f.is_relative_to(top) else f).as_posix() for f in found)

@@ -487,7 +487,7 @@ def contradicted(judged: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/chapters/08_conclusion.ipynb #988c87e6
 def kept_references() -> list[str]:
-    "The presets whose results travel with the project, such as reference/cifar10-cpu."
+    "The presets whose results travel with the project, such as reference/mixing-cpu."
     tables = artefacts.folder("reference").glob("*/tables")
     return sorted(f"reference/{folder.parent.name}" for folder in tables)
 
