@@ -2,6 +2,7 @@
 minutes; `pytest --device cuda`, the tests that need a device on that one; `--there`, no others."""
 
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -78,6 +79,29 @@ def data_folder(tmp_path, monkeypatch):
     "An empty data folder."
     monkeypatch.setenv("THESIS_REPRO_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
+
+
+@pytest.fixture
+def inception_files(tmp_path, monkeypatch):
+    "Names small files in the form of Inception's, whose checksums are taken for the real ones."
+    import hashlib
+
+    import torch
+
+    from thesis_repro import extractors
+
+    def name(*weights):
+        paths = [tmp_path / f"inception-{w}.pth" for w in weights]
+        for w, path in zip(weights, paths, strict=True):
+            torch.save({f"{w}.fc.weight": torch.zeros(3, 4)}, path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            monkeypatch.setitem(extractors.INCEPTIONS, w, digest[:8])
+        monkeypatch.setenv("THESIS_REPRO_INCEPTION", os.pathsep.join(map(str, paths)))
+        return paths
+
+    there = SimpleNamespace(__spec__=None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity", sys.modules.get("torch_fidelity", there))
+    return name
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from thesis_repro import (
     atlas,
+    cli,
     d2a2gan,
     data,
     gan_runs,
@@ -46,7 +47,7 @@ from thesis_repro.d2a2gan import (
     taught,
 )
 from thesis_repro.draws import Draws
-from thesis_repro.extractors import Own
+from thesis_repro.extractors import Inception, Looking, Own, Prepared
 from thesis_repro.files import BadInput
 from thesis_repro.gan_networks import DcganCritic, DcganGenerator
 from thesis_repro.gan_runs import (
@@ -68,6 +69,7 @@ from thesis_repro.models import parameter_count
 from thesis_repro.pieces import from_specification, specification
 from thesis_repro.quality import Quality
 from thesis_repro.recipes import Batch, Decay
+from thesis_repro.registry import measured_cells
 from thesis_repro.runs import shortfall
 from thesis_repro.store import Store
 from thesis_repro.training import Compute, Length
@@ -475,6 +477,90 @@ def test_printed_columns_stay_empty_without_inception(preset, monkeypatch):
     ours = {place: p for place, p in plan.items() if place not in printed}
     assert all(p.runs and "resnet18 of digits10" in c for (_, c), p in ours.items())
     assert isinstance(plan["D2A2GAN", f"{PART} / FID"].measurement, Quality)
+
+
+@pytest.mark.parametrize("named", [(), ("torchvision",), ("TF",), ("torchvision", "TF")])
+def test_both_scales_have_columns_where_both_files_are_named(inception_files, named):
+    inception_files(*named)
+    plan = d2a2gan.plan_4_1(settings.load("thesis", chapter=4))
+    columns = {c for _, c in plan if "resnet18 of" not in c}
+    scales = ("", " (TF)") if "TF" in named else ("",)
+    kinds = (f"{PART} / IS", f"{PART} / FID", "SVHN / FID")
+    assert columns == {f"{kind}{scale}" for kind in kinds for scale in scales}
+    assert {c for r, c in plan if r == "Real"} >= {f"{PART} / IS{scale}" for scale in scales}
+    for (_, column), p in plan.items():
+        weights = "TF" if column.endswith(" (TF)") else "torchvision"
+        if column not in columns:
+            assert isinstance(p.measurement.extractor, Own)
+        elif weights in named:
+            assert p.runs and p.measurement.extractor == Inception(weights)
+        else:
+            assert not p.runs and p.reason.startswith("no file of Inception's torchvision weights")
+
+
+def test_few_images_of_a_stand_in_leave_inceptions_columns_empty(preset, inception_files):
+    "Chapter 4 at `smoke` was refused where the files are named, whose numbers it has no use for."
+    inception_files("torchvision", "TF")
+    plan = d2a2gan.plan_4_1(preset)
+    said = "on a stand-in: 80 images with 2,048 features: FD needs at least as many images"
+    for scale in ("", " (TF)"):
+        cell = plan["cDCGAN", f"{PART} / FID{scale}"]
+        assert not cell.runs and cell.reason.startswith(said)
+        assert plan["Real", f"{PART} / IS{scale}"].runs
+
+
+def test_few_of_the_thesiss_images_are_refused_before_anything_is_trained(
+    inception_files, tmp_path
+):
+    inception_files("TF")
+    arrays = {f"x_{s}": np.zeros((30, 32, 32, 3), np.uint8) for s in ("train", "test")}
+    arrays |= {f"y_{s}": np.arange(30) % 10 for s in ("train", "test")}
+    np.savez(tmp_path / "few.npz", **arrays)
+    few = settings.load("smoke", chapter=4, cifar10=f"npz:{tmp_path / 'few.npz'}", held_out=10)
+    with pytest.raises(BadInput, match="^30 images with 2,048 features"):
+        d2a2gan.plan_4_1(few, (PART,))
+
+
+def test_a_wrong_file_of_inception_is_refused(tmp_path, monkeypatch, capsys):
+    "Before anything is made, in one line."
+    path = tmp_path / "inception_v3_google-0cc3c7bd.pth"
+    path.write_bytes(b"other weights")
+    monkeypatch.setenv("THESIS_REPRO_INCEPTION", str(path))
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
+    assert cli.main(["table", "4.1", "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"THESIS_REPRO_INCEPTION: {path}: not Inception's weights" in line
+    assert not any(f.is_file() and f.name[0] != "." for f in (tmp_path / "outputs").rglob("*"))
+
+
+class Seeing(torch.nn.Module):
+    "In Inception's place: a few weighted sums of pixels, and what class they are."
+
+    def __init__(self, seed):
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.sums = torch.randn(3 * 16 * 16, 8, generator=draw)
+
+    def forward(self, x):
+        return (x.flatten(1) / 255) @ self.sums
+
+
+def test_both_scales_are_measured_each_by_its_own_network(preset, inception_files, monkeypatch):
+    inception_files("torchvision", "TF")
+    seeds = {"torchvision": 1, "TF": 2}
+
+    def build(self, store=None):
+        head = torch.nn.Linear(8, 4, bias=False)
+        torch.nn.init.eye_(head.weight)
+        return Looking(Prepared((16, 16), 0.0, 1.0), Seeing(seeds[self.weights]), head)
+
+    monkeypatch.setattr(Inception, "build", build)
+    monkeypatch.setattr(Inception, "features", 8)
+    plan = d2a2gan.plan_4_1(preset, (PART,))
+    columns = [f"{PART} / {n}{s}" for n in ("IS", "FID") for s in ("", " (TF)")]
+    cells = measured_cells(preset, {("cDCGAN", c): plan["cDCGAN", c] for c in columns})
+    values = {c.column: c.values[0] for c in cells}
+    assert all(map(math.isfinite, values.values())) and len({*values.values()}) == 4
 
 
 def test_fewer_images_than_features_are_refused_by_the_plan(preset):

@@ -159,8 +159,22 @@ def test_another_file_is_refused(tmp_path, monkeypatch):
             use()
         assert str(path) in str(e.value) and "\n" not in str(e.value)
     monkeypatch.setenv("THESIS_REPRO_INCEPTION", str(tmp_path / "absent.pth"))
-    with pytest.raises(BadInput, match=r"absent\.pth: cannot be read \(no such file"):
+    said = r"^THESIS_REPRO_INCEPTION: .*absent\.pth: cannot be read \(no such file"
+    with pytest.raises(BadInput, match=said):
         Inception().build()
+
+
+def test_files_are_told_apart_by_what_they_hold_and_one_is_not_taken_for_both(file, tmp_path):
+    "In whatever order and under whatever name they are named; a copy is not the other one."
+    paths = {name: file(name, {name: torch.zeros(1)}) for name in ("TF", "torchvision")}
+    assert extractors.inception_files() == paths
+    copy = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    copy.write_bytes(paths["torchvision"].read_bytes())
+    os.environ["THESIS_REPRO_INCEPTION"] = os.pathsep.join(map(str, (paths["torchvision"], copy)))
+    remedy = "leave it out, or name one whose SHA-256 begins with"
+    with pytest.raises(BadInput, match=f"{copy}: torchvision weights, as .*: {remedy}") as e:
+        Inception("torchvision").missing()
+    assert "\n" not in str(e.value) and f"{extractors.INCEPTIONS['TF']} (TF)" in str(e.value)
 
 
 def test_a_file_that_holds_more_than_weights_is_not_run(file, tmp_path):

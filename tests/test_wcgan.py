@@ -523,6 +523,48 @@ def test_a_wrong_file_of_inception_is_not_replaced_by_another_extractor(
     assert other == (Inception() if EfficientNetLite().missing() else EfficientNetLite())
 
 
+@pytest.mark.parametrize("named", [(), ("torchvision",), ("TF",), ("torchvision", "TF")])
+def test_both_scales_have_columns_where_both_files_are_named(whole, inception_files, named):
+    "Of one file its own; what the printed columns show is never on TensorFlow's scale."
+    inception_files(*named)
+    tables = {"3.1": wcgan.plan_3_1(whole)}
+    rows = (wcgan.ROWS_3_2, wcgan.ROWS_3_3, GRID)
+    tables |= {i: wcgan.planned(r, whole) for i, r in enumerate(rows)}
+    for plan in tables.values():
+        columns = {column for _, column in plan} - {wcgan.ASKED}
+        assert columns == {"IS", "FID"} | ({"IS (TF)", "FID (TF)"} if "TF" in named else set())
+        for (row, column), p in plan.items():
+            if column in ("IS (TF)", "FID (TF)"):
+                assert p.runs and p.measurement.extractor == Inception("TF") and not p.reason
+                assert p.measurement.title == column or row == "Real image"
+                beside = plan[row, column.removesuffix(" (TF)")]
+                assert beside.measurement.show == p.measurement.show
+            elif column != wcgan.ASKED and "torchvision" in named:
+                assert p.measurement.extractor == Inception() and not p.reason
+            elif column != wcgan.ASKED:
+                assert "by lite0, not by Inception" in p.reason or "no file of Inc" in p.reason
+    assert ("Real image", "IS (TF)") in tables["3.1"] or "TF" not in named
+
+
+def test_on_stand_ins_inception_is_not_asked(preset, inception_files):
+    inception_files("torchvision", "TF")
+    assert {c for _, c in wcgan.plan_3_1(preset)} == {"IS", "FID", wcgan.ASKED}
+
+
+@pytest.mark.parametrize("number", ["3.1", "3.2", "3.3"])
+def test_on_stand_ins_a_wrong_file_of_inception_is_refused(number, tmp_path, monkeypatch, capsys):
+    "Before anything is made, in one line."
+    path = tmp_path / "inception_v3_google-0cc3c7bd.pth"
+    path.write_bytes(b"other weights")
+    monkeypatch.setenv("THESIS_REPRO_INCEPTION", str(path))
+    monkeypatch.setenv("THESIS_REPRO_OUTPUTS", str(tmp_path / "outputs"))
+    assert cli.main(["table", number, "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"THESIS_REPRO_INCEPTION: {path}: not Inception's weights" in line
+    assert "must with 0cc3c7bd (torchvision) or 6726825d (TF): name such a file" in line
+    assert not any(f.is_file() and f.name[0] != "." for f in (tmp_path / "outputs").rglob("*"))
+
+
 def test_table_3_4_at_both_scales(preset, whole):
     stand_in = wcgan.plan_3_4(preset)
     assert len(stand_in) == 200 and not any(p.runs for p in stand_in.values())

@@ -127,17 +127,29 @@ def _checksum(path: Path) -> str:
         raise BadInput(f"{path}: cannot be read ({why}): it must be a file of weights") from None
 
 # %% ../nbs/science/086_extractors.ipynb #cfb7424f
+def _whose(path: Path) -> str:
+    "Which of INCEPTIONS a file holds. BadInput for any other file."
+    digest = _checksum(path)
+    for name, begins in INCEPTIONS.items():
+        if digest.startswith(begins):
+            return name
+    said = " or ".join(f"{begins} ({name})" for name, begins in INCEPTIONS.items())
+    why = f"its SHA-256 begins with {digest[:8]}, and must with {said}"
+    raise BadInput(f"{path}: not Inception's weights: {why}: name such a file, or none")
+
+
 def inception_files() -> dict[str, Path]:
     "The files in THESIS_REPRO_INCEPTION by their weights, torchvision or TF. BadInput."
     found, named = {}, os.environ.get("THESIS_REPRO_INCEPTION", "")
-    for path in (Path(part).expanduser() for part in named.split(os.pathsep) if part):
-        digest = _checksum(path)
-        known = [name for name, begins in INCEPTIONS.items() if digest.startswith(begins)]
-        if not known:
-            said = " or ".join(f"{begins} ({name})" for name, begins in INCEPTIONS.items())
-            why = f"its SHA-256 begins with {digest[:8]}, and must with {said}"
-            raise BadInput(f"THESIS_REPRO_INCEPTION: {path}: not Inception's weights: {why}")
-        found[known[0]] = path
+    try:
+        for path in (Path(part).expanduser() for part in named.split(os.pathsep) if part):
+            if (name := _whose(path)) in found:
+                [(other, begins)] = [pair for pair in INCEPTIONS.items() if pair[0] != name]
+                remedy = f"leave it out, or name one whose SHA-256 begins with {begins} ({other})"
+                raise BadInput(f"{path}: {name} weights, as {found[name]}: {remedy}")
+            found[name] = path
+    except BadInput as e:
+        raise BadInput(f"THESIS_REPRO_INCEPTION: {e}") from None
     return found
 
 # %% ../nbs/science/086_extractors.ipynb #adc0aa9d

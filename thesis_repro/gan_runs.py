@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from . import settings
 from .augmented import Augmented, Targets
+from .files import BadInput
 from .gans import Gan
 from .measures import Planned, check_fit
 from .mixup import Plain
@@ -124,6 +125,17 @@ def as_long(run: Run, like: Run) -> Run:
     return replace(run, length=replace(run.length, epochs=epochs))
 
 # %% ../nbs/science/103_gan_runs.ipynb #eec7ca5d
+def _unfit(preset, m, run: Run) -> str:
+    "Why a measurement cannot be made of a run on a stand-in; of any other, that is BadInput."
+    try:
+        check_fit(m, run)
+    except BadInput as e:
+        if not stands_in(preset, run.part):
+            raise
+        return f"on a stand-in: {e}"
+    return ""
+
+
 def row_of(preset, row: str, whole: Run, columns: dict, parts=None, like=None) -> dict:
     "The cells of a row: column → measurement, or why there is none; of as many steps as `like`."
     runs = [afforded(preset, whole, seed) for seed in range(preset.seeds)]
@@ -137,8 +149,7 @@ def row_of(preset, row: str, whole: Run, columns: dict, parts=None, like=None) -
             cells[row, name] = Planned(reason=other or m)
             continue
         why = other or (m.extractor.missing() if hasattr(m, "extractor") else "")
-        if not why:
-            check_fit(m, runs[0])
+        why = why or _unfit(preset, m, runs[0])
         cells[row, name] = Planned((), m, why) if why else Planned(runs, m, short)
     return with_enough(cells)
 

@@ -7,11 +7,12 @@ __all__ = ['METHODS', 'CONDITIONS', 'GRID', 'PARTS', 'ASKED', 'ADDED', 'PEOPLE',
            'ROWS_3_2', 'TITLE_3_2', 'table_3_2', 'TITLE_GRID', 'table_3_2_grid_ours', 'WC', 'BETTER', 'ROWS_3_3',
            'TITLE_3_3', 'table_3_3', 'WANTED', 'PANELS', 'TALL', 'ROWS_3_4', 'BY_PEOPLE', 'TITLE_3_4', 'table_3_4',
            'ROWS_CLEAN', 'SUREST', 'KEPT', 'TITLE_CLEAN', 'table_3_4_ours', 'fused', 'author_code', 'reader',
-           'extractor', 'printed_accuracies', 'measurements', 'added', 'shown_to_people', 'recogniser', 'weak',
-           'by_whom', 'planned', 'plan_3_1', 'combinations', 'paired_runs', 'survey_of', 'said_by_people', 'help_of_wc',
-           'figure_3_2_wc_ours', 'drawn_for', 'figure_3_3', 'tall_run', 'figure_3_4', 'plan_contributions', 'shares_of',
-           'figure_3_5', 'figure_3_6', 'right', 'attribute_accuracy', 'with_own_images', 'accuracies_of',
-           'by_people_rows', 'to_select', 'plan_3_4', 'plan_3_4_ours', 'gains', 'figure_3_4_paired_ours']
+           'extractor', 'printed_accuracies', 'on_each_scale', 'measurements', 'added', 'shown_to_people', 'recogniser',
+           'weak', 'by_whom', 'planned', 'plan_3_1', 'combinations', 'paired_runs', 'survey_of', 'said_by_people',
+           'help_of_wc', 'figure_3_2_wc_ours', 'drawn_for', 'figure_3_3', 'tall_run', 'figure_3_4',
+           'plan_contributions', 'shares_of', 'figure_3_5', 'figure_3_6', 'right', 'attribute_accuracy',
+           'with_own_images', 'accuracies_of', 'by_people_rows', 'to_select', 'plan_3_4', 'plan_3_4_ours', 'gains',
+           'figure_3_4_paired_ours']
 
 # %% ../nbs/chapters/03_wcgan.ipynb #5788ef54
 import functools
@@ -33,7 +34,7 @@ from thesis_repro.conditional_gans import (
     whole_run,
 )
 from .draws import Draws
-from .extractors import EfficientNetLite, Extractor, Inception, Own
+from .extractors import EfficientNetLite, Extractor, Inception, Own, inception_files
 from thesis_repro.face_attributes import (
     FACES,
     SHOWN,
@@ -128,14 +129,24 @@ def printed_accuracies() -> pd.DataFrame:
     return frame[list(dict.fromkeys(published("3.4").column))]
 
 
+def on_each_scale(preset, **shown) -> dict:
+    "Columns that show numbers of Quality, name → number: as printed, and on TensorFlow's scale."
+    named = inception_files()  # a wrong file is refused on stand-ins too, where none is used
+    looks, count = {"": extractor(preset)}, preset.test_size or 10_000
+    if "TF" in named and not stands_in(preset):
+        looks[" (TF)"] = Inception("TF")
+    return {
+        f"{name}{scale}": look.missing() or Quality(look, count, show=number)
+        for name, number in shown.items()
+        for scale, look in looks.items()
+    }
+
+
 def measurements(preset) -> dict:
     "The columns of tab. 3.1-3.3, and how often an image shows what was asked."
-    look, count = extractor(preset), preset.test_size or 10_000
-    quality = Quality(look, count)
-    columns = {"IS": replace(quality, show="IS"), "FID": quality}
-    columns = {name: look.missing() or column for name, column in columns.items()}
     judge = None if stands_in(preset) else seeded(preset, recogniser(preset))[0]
-    return columns | {ASKED: AskedFor(judge, count)}
+    asked = {ASKED: AskedFor(judge, preset.test_size or 10_000)}
+    return on_each_scale(preset, IS="IS", FID="FD") | asked
 
 # %% ../nbs/chapters/03_wcgan.ipynb #2b9e3620
 def added(preset, made: str, by=None) -> Augmented | Selected:
@@ -203,8 +214,7 @@ PRINTED = {  # the rows of tab. 3.1
 def plan_3_1(preset, parts=PARTS) -> dict:
     "The cells of tab. 3.1 that machines measure."
     cells = planned({row: METHODS[name] for row, name in PRINTED.items()}, preset, parts)
-    look, count = extractor(preset), preset.test_size or 10_000
-    real = {"IS": look.missing() or Quality(look, count, show="real IS")}
+    real = on_each_scale(preset, IS="real IS")
     first = row_of(preset, "cDCGAN", METHODS["cDCGAN"], real, parts)
     first = {("Real image", column): p for (_, column), p in first.items()}
     return by_whom(preset, first) | cells
