@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 from gan import TinyGan
 
-from thesis_repro import costs, measures, paths, pieces, plan, registry, settings, store
+from thesis_repro import (
+    ceilings,
+    costs,
+    devices,
+    measures,
+    paths,
+    pieces,
+    plan,
+    registry,
+    settings,
+    store,
+)
 from thesis_repro.adversarial import Adversarial, After, Mail
 from thesis_repro.attacks import PGD
 from thesis_repro.cli import main
@@ -394,6 +405,75 @@ def test_a_gpu_that_is_not_here_can_be_planned_for(made):
     assert found["total"]["gpu_hours"] == pytest.approx(found["total"]["seconds"] / 3600) != 0
     assert found["total"]["runs_present"] == 1  # a record is the same wherever it was made
     assert "on a GPU" in plan.shown(found)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    "A machine without a GPU, and without records of one."
+    monkeypatch.setattr(plan, "chip", lambda device, known: "")
+    monkeypatch.setattr(plan.torch.cuda, "is_available", lambda: False)
+
+
+def on_a_gpu(**how):
+    return plan.plan("tiny", table="90.1", device="cuda", **how)
+
+
+def test_what_is_counted_for_a_gpu_is_a_range(no_gpu):
+    found = on_a_gpu()
+    for t in found["tasks"]:
+        assert 0 < t["low"] < t["seconds"] < t["high"]
+    for s in (*found["tables"], *found["chapters"], found["total"]):
+        assert 0 < s["gpu_hours_low"] < s["gpu_hours"] < s["gpu_hours_high"]
+        for end in ("low", "high"):
+            whole = sum(t[end] for t in found["tasks"]) / 3600
+            assert s[f"gpu_hours_{end}"] == pytest.approx(whole)
+    many = on_a_gpu(epochs=10_000)
+    ends = [f"{many['total'][f'gpu_hours_{end}']:,.1f}" for end in ("low", "high")]
+    (line, *_) = (s for s in plan.shown(many).splitlines() if s.startswith("table 90.1"))
+    assert f" {'–'.join(ends)} " in line and ends[0] != ends[1]
+    (said,) = (s for s in plan.shown(many).splitlines() if s.startswith("GPU-hours: "))
+    for words in (
+        "a range from",
+        "an A100 (from its data sheet: thesis-repro bench gpu",
+        "250 TFLOP/s",
+    ):
+        assert words in said
+    here = plan.plan("tiny", table="90.1")
+    assert here["ceilings"] == {} and here["total"]["gpu_hours_high"] == 0
+    assert all(t["low"] == t["seconds"] == t["high"] for t in here["tasks"])
+    assert "GPU-hours: " not in plan.shown(here)
+
+
+def test_measured_ceilings_take_the_place_of_a_data_sheet(no_gpu, elsewhere, monkeypatch):
+    "Of the GPU that is planned for; where none is known, of the one that was measured."
+    before = on_a_gpu()
+    numbers = (0.5 * getattr(ceilings.A100, p) for p in devices.PRECISIONS)
+    asked = {
+        f"TFLOP/s of a product, {p}": v for p, v in zip(devices.PRECISIONS, numbers, strict=True)
+    }
+    asked |= {"GB/s of a copy": ceilings.A100.copied / 2, "device": {"name": "B", "cuda": "13.2"}}
+    file = elsewhere / "outputs" / "fast" / ceilings.ANSWERS
+    atomic_json(file, {"parts": {"machine": {"found": asked}}})
+    after = on_a_gpu()
+    assert after["chip"] == after["ceilings"]["chip"] == "B" and before["chip"] == ""
+    for a, b in zip(before["tasks"], after["tasks"], strict=True):
+        assert a["seconds"] < b["seconds"] < 2 * a["seconds"]  # the launches are as before
+    said = plan.shown(after)
+    assert "Preset tiny on B" in said and f"those of B ({file}): 125 TFLOP/s in bf16" in said
+    monkeypatch.setattr(plan, "chip", lambda device, known: "C")
+    assert on_a_gpu()["total"] == before["total"] and on_a_gpu()["chip"] == "C"
+
+
+def test_records_of_a_gpu_take_the_place_of_the_range(made, no_gpu, monkeypatch):
+    *_, record = made
+    on(record, "cuda:0", gpu="B")
+    monkeypatch.setattr(plan, "chip", lambda device, known: "B")
+    found = on_a_gpu()
+    runs = [t for t in found["tasks"] if t["kind"] == "run" and not t["present"]]
+    assert {t["source"] for t in runs} == {"recorded", "nearby record"}
+    assert all(t["low"] == t["seconds"] == t["high"] for t in runs)
+    assert found["total"]["gpu_hours_low"] == found["total"]["gpu_hours_high"] > 0
+    assert "GPU-hours: " not in plan.shown(found)
 
 
 def known(*runs_and_seconds):

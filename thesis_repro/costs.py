@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'PLACES', 'MANY', 'AUTOATTACK', 'FOLDED', 'RATES', 'STEP', 'Turn', 'counted_step', 'Network', 'network',
-           'Passes', 'passes', 'remembering', 'alike', 'step', 'times', 'attack_passes', 'looked', 'judged', 'seconds',
-           'training', 'disk']
+           'Passes', 'passes', 'remembering', 'alike', 'step', 'times', 'attack_passes', 'looked', 'judged', 'rates_of',
+           'seconds', 'training', 'disk']
 
 # %% ../nbs/engine/037_costs.ipynb #0aee3d02
 import contextlib
@@ -22,6 +22,7 @@ import torch
 import torch.nn as nn
 
 from . import code, models, pieces
+from .ceilings import A100, Ceilings, Rates, gpu_rates
 from .counting import Counter, work
 from .draws import Draws
 from .files import Unwritable, atomic_write, sha256
@@ -437,31 +438,37 @@ def judged(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     return looked(recipe, classes, shape, *attack_passes(selection))
 
 # %% ../nbs/engine/037_costs.ipynb #1612007b
-RATES = {  # (device, bf16) → forward, to inputs, to weights; a launch, 1e6 outputs, 1e9 products
-    ("cpu", False): [(68e-6, 1.62e-3, 7.8e-3), (109e-6, 3.0e-3, 7.2e-3), (97e-6, 1.9e-3, 9.3e-3)],
-    ("cpu", True): [(470e-6, 0.2e-3, 4.4e-3), (380e-6, 0.7e-3, 4.1e-3), (1600e-6, 0.0, 8.5e-3)],
-    ("cuda", False): [(40e-6, 0.0, 1.25e-4)] * 3,
-    ("cuda", True): [(40e-6, 0.0, 4e-5)] * 3,
+RATES = {  # bf16 or not → forward, to inputs, to weights; a launch, 1e6 outputs, 1e9 products
+    False: ((68e-6, 1.62e-3, 7.8e-3), (109e-6, 3.0e-3, 7.2e-3), (97e-6, 1.9e-3, 9.3e-3)),
+    True: ((470e-6, 0.2e-3, 4.4e-3), (380e-6, 0.7e-3, 4.1e-3), (1600e-6, 0.0, 8.5e-3)),
 }
 STEP = 2.5e-3  # seconds of a step beside its products: the batch, its augmentation, the optimiser
 
 
-def seconds(done: np.ndarray, images: float, device="cpu", bf16=False, launched=1.0) -> float:
+def rates_of(device="cpu", precision="fp32", gpu: Ceilings = A100, reach="likely") -> Rates:
+    "Those of the CPU that we know; or (cuda) of a GPU with such ceilings, at one of REACHES."
+    if device == "cpu":
+        return Rates(RATES[precision == "bf16"], STEP)
+    return gpu_rates(gpu, precision, reach)
+
+
+def seconds(done: np.ndarray, images: float, rates: Rates | None = None, launched=1.0) -> float:
     "Seconds of some work (3, 3) per image on so many images, launched that many times for them."
-    rates = np.array(RATES[device, bf16]) * [1, 1e-6, 1e-9]
-    return float((rates * done * [launched, images, images]).sum())
+    each = np.array((rates or rates_of()).rows) * [1, 1e-6, 1e-9]
+    return float((each * done * [launched, images, images]).sum())
 
 # %% ../nbs/engine/037_costs.ipynb #e80ba1ca
-def training(run: Run, device: str = "cpu") -> float:
-    "Seconds of a run's training by counted products, on a device (cpu or cuda) that we know."
+def training(run: Run, device="cpu", gpu: Ceilings = A100, reach="likely") -> float:
+    "Seconds of a run's training by counted products, on a device: see `rates_of`."
     o, recipe = run.data.outline(), run.recipe
-    bf16, steps = run.precision == "bf16", math.ceil(o.train / run.length.batch_size)
-    one = seconds(step(recipe, o.classes, o.shape), o.train / steps, device, bf16) + STEP
+    train, judge = (rates_of(device, p, gpu, reach) for p in (run.precision, "fp32"))
+    steps = math.ceil(o.train / run.length.batch_size)
+    one = seconds(step(recipe, o.classes, o.shape), o.train / steps, train) + train.step
     tests = getattr(recipe, "select", "") == "test"
     watched = o.test if getattr(recipe, "watch", "") == "test" and not tests else 0
     seen = judged(recipe, o.classes, o.shape), (o.test if tests else o.held_out) + watched
     looks = math.ceil(run.length.epochs / getattr(recipe, "every", 1))
-    look = seconds(*seen, device, launched=math.ceil(seen[1] / 500))
+    look = seconds(*seen, judge, launched=math.ceil(seen[1] / 500))
     return run.length.epochs * steps * one + looks * look
 
 # %% ../nbs/engine/037_costs.ipynb #0ca59f83

@@ -15,6 +15,7 @@ import json
 import math
 import statistics
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import torch
 
 from thesis_repro import (
     artefacts,
+    ceilings,
     costs,
     notebooks,
     paths,
@@ -138,9 +140,9 @@ def _kinds(run: Run) -> tuple[tuple, tuple]:
 
 
 @functools.cache
-def _counted(run: Run, device: str) -> float:
-    "Seconds of a run by counted operations."
-    return costs.training(run, device)
+def _counted(run: Run, *where) -> float:
+    "Seconds of a run by counted operations; `where`: see `costs.rates_of`, without the precision."
+    return costs.training(run, *where)
 
 
 @functools.cache
@@ -162,9 +164,12 @@ SOURCES = ("recorded", "nearby record", "counted operations")
 class Evidence:
     "What is known about the cost of runs on a device, from some records."
 
-    def __init__(self, device: str = "cpu", known: list[Paid] | None = None):
-        known = paid() if known is None else known
-        self.device, self.chip = device, chip(device, known)
+    def __init__(self, device="cpu", known: list[Paid] | None = None, folder: Path | None = None):
+        known = paid(folder) if known is None else known
+        self.device, self.chip, self.gpu = device, chip(device, known), ceilings.A100
+        if device == "cuda":
+            self.gpu = ceilings.of_gpu(self.chip, folder or paths.outputs())
+            self.chip = self.chip or (self.gpu.chip if self.gpu.file else "")
         self.paid = [p for p in known if (p.device, p.chip) == (device, self.chip)]
         self.same, self.near, self._ratios = {}, {}, {}
         for p in self.paid:
@@ -186,18 +191,21 @@ class Evidence:
         group = (_kinds(run)[1], but)
         if group not in self._ratios:
             near = self._neighbours(run, but)
-            found = [p.seconds / _counted(p.run, self.device) for p in near]
+            found = [p.seconds / _counted(p.run, self.device, self.gpu) for p in near]
             self._ratios[group] = statistics.median(found) if found else None
         return self._ratios[group]
 
-    def predict(self, run: Run, but: str = "") -> tuple[float, str]:
-        "Seconds of a run's training and what that rests on, without the record with key `but`."
+    def predict(self, run: Run, but: str = "", reach: str = "likely") -> tuple[float, str]:
+        """Seconds of a run's training and what that rests on, without the record with key `but`.
+
+        `reach`: the end of the range of operations counted for a GPU (`ceilings.REACHES`).
+        """
         same = [p for p in self.same.get(_kinds(run)[0], ()) if p.key != but]
         if same:
             each = statistics.median(p.seconds / _images(p.run) for p in same)
             return each * _images(run), SOURCES[0]
-        ratio = self.ratio(run, but)
-        return (ratio or 1) * _counted(run, self.device), SOURCES[1 if ratio else 2]
+        ratio, counted = self.ratio(run, but), _counted(run, self.device, self.gpu, reach)
+        return (ratio or 1) * counted, SOURCES[1 if ratio else 2]
 
 # %% ../nbs/evidence/058_plan.ipynb #acff1607
 STANDING = 0.4  # of the images, under an attack that nobody has tried
@@ -234,8 +242,10 @@ class Measured:
         place = what, _kinds(run)[0], _place(kept["cost"], kept["environment"])
         self.seconds.setdefault(place, []).append(kept["cost"]["seconds"] / n)
 
-    def predict(self, m: Measurement, run: Run, evidence: Evidence) -> tuple[float, str]:
-        "Seconds of a measurement on a run, and what that rests on."
+    def predict(
+        self, m: Measurement, run: Run, evidence: Evidence, reach: str = "likely"
+    ) -> tuple[float, str]:
+        "Seconds of a measurement on a run, and what that rests on; `reach`: see Evidence.predict."
         attack, n, kind = getattr(m, "attack", None), _looked_at(m, run), _kinds(run)[0]
         what = _text(pieces.specification(attack if hasattr(m, "attack") else m))
         if known := self.seconds.get((what, kind, (evidence.device, evidence.chip))):
@@ -245,7 +255,8 @@ class Measured:
         early = 1.0 if share else 0.1  # where none stands, the attack ends soon
         o, launched = outline(run.data), math.ceil(n / 500)
         done = costs.looked(run.recipe, o.classes, o.shape, *m.passes(run))
-        counted = costs.seconds(done, (share or 1) * n, evidence.device, launched=launched)
+        rates = costs.rates_of(evidence.device, "fp32", evidence.gpu, reach)
+        counted = costs.seconds(done, (share or 1) * n, rates, launched)
         ratio = evidence.ratio(run)
         return (ratio or 1) * early * counted, SOURCES[1 if ratio else 2]
 
@@ -279,6 +290,8 @@ class Task:
     present: bool
     seconds: float = 0.0
     source: str = ""  # what the seconds rest on
+    low: float = 0.0  # the range of the seconds, where they are a guess for a GPU
+    high: float = 0.0
     bytes: int = 0  # that it will leave
 
 # %% ../nbs/evidence/058_plan.ipynb #4522ab95
@@ -341,16 +354,24 @@ class _Tasks(dict):
             if _kept(m) and key not in self:
                 self[key] = self._of_measurement(number, key, m, run)
 
+    def _guessed(self, predict: Callable) -> tuple:
+        "What predict(reach=…) says is likely, what it rests on, and its range: records have none."
+        seconds, source = predict()
+        if self.evidence.device != "cuda" or source != SOURCES[-1]:
+            return seconds, source, seconds, seconds
+        return seconds, source, *(predict(reach=end)[0] for end in ("low", "high"))
+
     def _of_run(self, number: str, run: Run) -> Task:
         there = self.shelf.record(run) is not None
-        cost = () if there else (*self.evidence.predict(run), costs.disk(run))
+        predict = functools.partial(self.evidence.predict, run)
+        cost = () if there else (*self._guessed(predict), costs.disk(run))
         return Task("run", run.key, run.name, number, there, *cost)
 
     def _of_measurement(self, number: str, key: str, m: Measurement, run: Run) -> Task:
         what = type(getattr(m, "attack", None) or m).__name__
         name, there = f"{what} on {run.label}, seed {run.seed}", not m.absent(self.shelf, run)
-        size = 700 + 10 * _looked_at(m, run)
-        cost = () if there else (*self.measured.predict(m, run, self.evidence), size)
+        predict = functools.partial(self.measured.predict, m, run, self.evidence)
+        cost = () if there else (*self._guessed(predict), 700 + 10 * _looked_at(m, run))
         return Task("measurement", key, name, number, there, *cost)
 
 # %% ../nbs/evidence/058_plan.ipynb #4bb34fae
@@ -364,10 +385,11 @@ def _sum(tasks: list[Task], device: str, jobs: int) -> dict:
         found[f"{kind}s_present"] = sum(t.kind == kind and t.present for t in tasks)
         found[f"{kind}s_to_make"] = len(each)
     rests = {s: sum(t.seconds for t in absent if t.source == s) for s in SOURCES}
-    seconds = sum(t.seconds for t in absent)
+    seconds, *ends = (sum(getattr(t, k) for t in absent) for k in ("seconds", "low", "high"))
     found |= {"seconds": seconds, "wall_seconds": wall}
-    found |= {"gpu_hours": seconds / 3600 if device == "cuda" else 0.0}
-    found |= {"bytes": sum(t.bytes for t in absent)}
+    names = "gpu_hours", "gpu_hours_low", "gpu_hours_high"
+    whole = (s / 3600 if device == "cuda" else 0.0 for s in (seconds, *ends))
+    found |= dict(zip(names, whole, strict=True)) | {"bytes": sum(t.bytes for t in absent)}
     return found | {"rests_on": {s: v for s, v in rests.items() if v}}
 
 
@@ -421,14 +443,14 @@ def plan(
 
     `parts` are data sets of the thesis; `overrides` are keys of the preset; `folder` stands in
     for outputs/. Keys of the result: tasks, tables, chapters, total, checked, code (how many runs
-    other code made), not_predicted, and what it was planned for. BadInput for an unknown preset,
-    chapter or table. Seconds are core seconds.
+    other code made), not_predicted, ceilings (of the GPU), and what it was planned for. BadInput
+    for an unknown preset, chapter or table. Seconds are core seconds.
     """
     tables, figures = _chosen(chapter, table)
     for made in tables if table else ():
         made.uses(parts)
     base, device = _settled(settings.load(preset, **overrides))
-    evidence, jobs = Evidence(device, paid(folder)), _jobs(base, device)
+    evidence, jobs = Evidence(device, folder=folder), _jobs(base, device)
     tasks, planned, nothing = _Tasks(Shelf(base, folder and folder / preset), evidence), [], []
     with costs.remembering((folder or paths.outputs()) / ".counted.json"):
         for made in Bar(tables, desc="planning", unit="table"):
@@ -438,6 +460,7 @@ def plan(
             tasks.add(made.number, cells)
         sums = _summed(tasks, [made.number for made in planned], device, jobs)
     found = {"preset": preset, "device": device, "chip": evidence.chip, "jobs": jobs}
+    found |= {"ceilings": dataclasses.asdict(evidence.gpu) if device == "cuda" else {}}
     found |= {"tasks": [dataclasses.asdict(t) for t in tasks.values()]}
     found |= sums
     old = tasks.shelf.outdated(tasks.runs)
@@ -477,6 +500,13 @@ def _amount(size: float) -> str:
 _HEAD = ("", "runs", "measurements", "core time", "wall clock", "GPU-hours", "disk", "rests on")
 
 
+def _hours(s: dict) -> str:
+    "The GPU-hours of a sum: from low to high, where they are a guess."
+    hours = (s[k] for k in ("gpu_hours", "gpu_hours_low", "gpu_hours_high"))
+    likely, *ends = (f"{h:,.{0 if h >= 100 else 1}f}" for h in hours)
+    return "–".join(ends) if ends[0] != ends[1] else likely
+
+
 def _line(name: str, s: dict) -> tuple:
     "The cells of a sum."
     counts = []
@@ -487,13 +517,25 @@ def _line(name: str, s: dict) -> tuple:
     for source, share in s["rests_on"].items():
         alone = len(s["rests_on"]) == 1
         rests.append(source if alone else f"{source} {100 * share / whole:.0f} %")
-    times = duration(s["seconds"]), duration(s["wall_seconds"]), f"{s['gpu_hours']:,.1f}"
+    times = duration(s["seconds"]), duration(s["wall_seconds"]), _hours(s)
     return name, *counts, *times, _amount(s["bytes"]), ", ".join(rests) or "all is there"
 
 # %% ../nbs/evidence/058_plan.ipynb #1eefb4e7
+def _said_of_range(p: dict) -> str:
+    "What the range of the GPU-hours rests on; empty where all is recorded, and on a CPU."
+    if not (at := p.get("ceilings")) or SOURCES[-1] not in p["total"]["rests_on"]:
+        return ""
+    known = at["file"] or "from its data sheet: thesis-repro bench gpu measures yours"
+    speeds = ", ".join(f"{at[k]:,.0f} TFLOP/s in {k}" for k in ("bf16", "tf32", "fp32"))
+    ends = "from nine tenths of the GPU's ceilings to steps that wait for the processor"
+    how = f"GPU-hours: where operations are counted, a range {ends}; the times are between."
+    what = f"The ceilings are those of {at['chip']} ({known}): {speeds}, {at['copied']:,.0f} GB/s."
+    return f"{how} {what} Records of this GPU replace the guess."
+
+
 def _said(p: dict) -> list[str]:
     "What a plan says besides its numbers."
-    lines = [p["code"]] if p["code"] else []
+    lines = [line for line in (p["code"], _said_of_range(p)) if line]
     for c in p["chapters"]:
         if c["last_execution"]:
             took = duration(c["last_execution"])
