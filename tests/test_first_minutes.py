@@ -10,7 +10,16 @@ import pytest
 import torch
 from samples import refused
 
-from thesis_repro import artefacts, cli, data, device_agreement, first_minutes, pages, stopping
+from thesis_repro import (
+    artefacts,
+    ceilings,
+    cli,
+    data,
+    device_agreement,
+    first_minutes,
+    pages,
+    stopping,
+)
 from thesis_repro.devices import Gone
 from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.recipes import Classify
@@ -95,9 +104,16 @@ def test_a_checkpoint_of_an_earlier_command_is_not_waited_for(tmp_path, monkeypa
     assert told == {"killed": True, "checkpoints": ["new", "old"]}
 
 
-@pytest.mark.parametrize("left, limit", [(100.0, "80s"), (15.0, None)])
+def test_more_time_is_kept_for_packing_where_more_is_made():
+    assert [first_minutes.reserve(60 * m) for m in (1, 2, 4, 9)] == [20, 20, 20, 45]
+
+
+@pytest.mark.parametrize(
+    "budget, left, limit",
+    [(120, 100.0, "80s"), (120, 15.0, None), (540, 100.0, "55s"), (540, 40.0, None)],
+)
 def test_a_table_that_the_time_does_not_hold_is_stopped_and_the_records_packed(
-    monkeypatch, left, limit
+    monkeypatch, budget, left, limit
 ):
     "The part was killed in the middle of the table, and nothing was ever exported."
     said, stopped = [], SimpleNamespace(returncode=stopping.AGAIN, stdout="", stderr="")
@@ -105,7 +121,7 @@ def test_a_table_that_the_time_does_not_hold_is_stopped_and_the_records_packed(
     runs = first_minutes.subprocess
     monkeypatch.setattr(runs, "run", lambda words, **how: said.append(words) or stopped)
     asked = {"until": 1000.0 + left, "preset": "smoke", "device": "cpu", "out": "folder"}
-    asked["images"] = {"cifar10": "npz:mine.npz"}
+    asked |= {"images": {"cifar10": "npz:mine.npz"}, "budget": budget}
     made = first_minutes._made(asked, "7.1")
     assert made["code"] == stopping.AGAIN and first_minutes._packed(asked)["code"] == 75
     assert "export" in said[-1] and len(said) == (2 if limit else 1)
@@ -117,6 +133,7 @@ def test_every_part_knows_when_its_time_is_over(tmp_path, monkeypatch):
     seen = []
 
     def asked_of(name, asked, file, seconds):
+        assert asked["budget"] == 100
         seen.append((asked["until"] - time.time(), seconds))
         return "complete"
 
@@ -124,6 +141,25 @@ def test_every_part_knows_when_its_time_is_over(tmp_path, monkeypatch):
     first_minutes.ask("cpu", 100, tmp_path, tables=["5.1"])
     assert len(seen) == len(first_minutes.PARTS)
     assert all(abs(until - seconds) < 1 for until, seconds in seen)
+
+
+def test_a_plan_finds_the_ceilings_among_the_answers(tmp_path, monkeypatch):
+    "A GPU that is not here answers with numbers of ours; the names are those of the part."
+    asked = dict(first_minutes.machine({"device": "cpu"}))
+    speeds = dict.fromkeys((k for k in asked if k.startswith(("TFLOP/s", "GB/s"))), 7.0)
+    chip = SimpleNamespace(name="a GPU", major=9, minor=0, multi_processor_count=132)
+    cuda = first_minutes.torch.cuda
+    monkeypatch.setattr(cuda, "get_device_properties", lambda device: chip)
+    monkeypatch.setattr(cuda, "mem_get_info", lambda device: (1, 2))
+    monkeypatch.setattr(first_minutes.torch.version, "cuda", "13.2")
+    for facts in (first_minutes._chip("cuda"), first_minutes._chip("cpu")):
+        told = {"parts": {"machine": {"found": speeds | {"device": facts}}}}
+        file = tmp_path / facts["name"] / first_minutes.NAME
+        first_minutes.atomic_json(file, told)
+    file = tmp_path / "a GPU" / first_minutes.NAME
+    assert ceilings.of_gpu("", tmp_path) == ceilings.Ceilings(7, 7, 7, 7, "a GPU", str(file))
+    file.unlink()
+    assert ceilings.of_gpu("", tmp_path) == ceilings.A100  # a rehearsal says nothing of a GPU
 
 
 def test_a_method_whose_step_fails_costs_only_its_own_answer(tmp_path, monkeypatch):

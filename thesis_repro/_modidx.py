@@ -1921,6 +1921,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'thesis_repro/first_minutes.py'),
                                             'thesis_repro.first_minutes.read': ( 'evidence/first_minutes.html#read',
                                                                                  'thesis_repro/first_minutes.py'),
+                                            'thesis_repro.first_minutes.reserve': ( 'evidence/first_minutes.html#reserve',
+                                                                                    'thesis_repro/first_minutes.py'),
                                             'thesis_repro.first_minutes.runs': ( 'evidence/first_minutes.html#runs',
                                                                                  'thesis_repro/first_minutes.py'),
                                             'thesis_repro.first_minutes.seconds_at_once': ( 'evidence/first_minutes.html#seconds_at_once',

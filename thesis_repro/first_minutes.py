@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TESTED', 'NETWORKS', 'RESERVE', 'PARTS', 'NAME', 'product_rate', 'copy_rate', 'machine', 'tests', 'waiting',
-           'seconds_at_once', 'steps', 'runs', 'joined', 'read', 'part', 'ask', 'shown']
+           'seconds_at_once', 'steps', 'reserve', 'runs', 'joined', 'read', 'part', 'ask', 'shown']
 
 # %% ../nbs/evidence/139_first_minutes.ipynb #f0000003
 import collections
@@ -283,12 +283,17 @@ def _killed(asked: dict, number: str) -> dict:
     return {"killed": early, "checkpoints": left}
 
 # %% ../nbs/evidence/139_first_minutes.ipynb #7a3f30f1
-RESERVE = 20.0  # seconds for saving what is stopped, and for packing
+RESERVE = 20.0  # seconds at least
+
+
+def reserve(budget: float) -> float:
+    "Seconds of a budget for saving what is stopped, and for packing: of nine minutes 45."
+    return max(RESERVE, budget / 12)
 
 
 def _made(asked: dict, number: str) -> dict:
     "The runs of a table, as many as the time holds: code (75: stopped) and last lines."
-    if (left := asked["until"] - time.time() - RESERVE) < 1:
+    if (left := asked["until"] - time.time() - reserve(asked["budget"])) < 1:
         return {"code": stopping.AGAIN, "said": [], "errors": ["no time was left"]}
     words = [*_run_of(asked, number), "--time-limit", f"{left:.0f}s"]
     done = subprocess.run(words, capture_output=True, text=True)
@@ -422,7 +427,7 @@ def ask(
             break
         file.unlink(missing_ok=True)
         seconds = left * PARTS[name][1]
-        asked["until"] = time.time() + seconds
+        asked |= {"until": time.time() + seconds, "budget": budget}
         state = _asked_of(name, asked, file, seconds)
         known = json.loads(file.read_text("utf-8")) if file.exists() else {}
         took = {"seconds": time.monotonic() - then}
