@@ -53,10 +53,16 @@ REACHES = {
 
 # %% ../nbs/engine/008_ceilings.ipynb #d9f685dd
 class Rates(NamedTuple):
-    "Seconds by kind of product (of a launch, of 1e6 outputs, of 1e9 products), and of a step."
+    """Seconds by kind of product (of a launch, of 1e6 outputs, of 1e9 products), and of a step.
+
+    `whole` and `batch`: the same where all that a step does is counted (`costs.WHOLE`); empty if
+    a layer stands for what follows it there, too.
+    """
 
     rows: tuple
     step: float
+    whole: tuple = ()
+    batch: float = 0.0
 
 
 def gpu_rates(gpu: Ceilings, precision: str, reach: str = "likely") -> Rates:

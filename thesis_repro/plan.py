@@ -149,7 +149,7 @@ def _counted(run: Run, *where) -> float:
 def _size(run: Run) -> float:
     "The logarithm of the multiplications of a launched layer, per image."
     o = outline(run.data)
-    done = costs.step(run.recipe, o.classes, o.shape).sum(0)
+    done = costs.step(run.recipe, o.classes, o.shape)[: costs.OTHERS].sum(0)
     return math.log(done[2] / done[0])
 
 # %% ../nbs/evidence/058_plan.ipynb #f7564adb
