@@ -17,8 +17,10 @@ from thesis_repro import (
     costs,
     data,
     models,
+    settings,
     timing,
     training,
+    transferability,
 )
 from thesis_repro.adversarial import Adversarial
 from thesis_repro.attacks import FGSM, PGD
@@ -29,11 +31,14 @@ from thesis_repro.gans import Gan
 from thesis_repro.imagenet import ClassifyPhotographs
 from thesis_repro.images import pixels
 from thesis_repro.m2at import MaskAndMix
+from thesis_repro.misalignment import Angle, Transfer
 from thesis_repro.mixup import Beta, Mixup, Plain
 from thesis_repro.pieces import field, piece
 from thesis_repro.recipes import SGD, Adam, Classify, Phase
 from thesis_repro.replaced import Halves
 from thesis_repro.runs import Named, Run
+from thesis_repro.saliency import Attention
+from thesis_repro.square_attack import Square
 from thesis_repro.strong_attacks import APGD
 from thesis_repro.training import Length
 from thesis_repro.zoo import ZOO
@@ -398,6 +403,7 @@ def test_seconds_of_a_gan_are_about_as_right_as_those_of_a_classifier():
         (PGD(steps=20), 22, 20),
         (PGD(steps=5, restarts=3), 19, 15),
         (APGD(steps=50), 52, 50),
+        (Square(steps=30), 33, 0),
     ],
 )
 def test_passes_of_an_attack(attack, forward, backward):
@@ -438,6 +444,47 @@ def test_on_a_gpu_a_layer_stands_for_what_follows_it():
         judging = costs._look(run, times)
         whole = steps * (costs.seconds(one, 50, times) + rest) + judging
         assert costs.training(run, device) == pytest.approx(whole)
+
+
+# Measurements of several networks
+
+
+STEPS = 7
+COMPARED = {  # of R, and of the network that is compared: passes forward, and back
+    "PGD": (Transfer(PGD(steps=STEPS)), STEPS + 2 + 2, STEPS),
+    "a few steps": (Transfer(PGD(steps=3)), 3 + 2 + 2, 3),
+    "FGSM": (Transfer(FGSM()), 1 + 2 + 2, 1),
+    "square": (Transfer(Square(steps=STEPS)), STEPS + 1 + 2 + 2, 0),
+    "angle": (Angle(), 2, 2),
+    "attention": (Attention(copies=3), 6, 6),
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_a_measurement_of_two_networks_is_counted_as_a_whole(name):
+    "They were planned as one pass of the network that is compared."
+    m, forward, back = COMPARED[name]
+    run = transferability.ours(settings.load("smoke", "transferability"), "R′")[0]
+    o = run.data.outline()
+    once, way_back = (
+        costs.looked(run.recipe, o.classes, o.shape, 1),
+        costs.looked(run.recipe, o.classes, o.shape, 0, 1),
+    )
+    found = costs.compared(m, run)
+    assert found[FORWARD, 2] == pytest.approx(forward * once[FORWARD, 2])
+    assert found[INPUTS, 2] == pytest.approx(back * way_back[INPUTS, 2])
+    assert not found[WEIGHTS].any() and (found[costs.OTHERS, 1] > 0)
+    assert found[FORWARD, 0] == pytest.approx(forward * once[FORWARD, 0])
+    seconds = [costs.comparing(m, run, n) for n in (100, 200)]
+    assert 0 < seconds[0] < seconds[1] < 2 * seconds[0]
+
+
+def test_what_is_compared_is_counted_once(monkeypatch):
+    run = transferability.ours(settings.load("smoke", "transferability"), "R′")[0]
+    found = costs.compared(Angle(20), run)
+    monkeypatch.setattr(costs, "_compared", None)
+    again = costs.compared(Angle(20), dataclasses.replace(run, seed=5))
+    assert np.array_equal(found, again)
 
 
 def run_of(recipe, epochs=10, **how):

@@ -27,11 +27,12 @@ from thesis_repro.adversarial import Adversarial, After, Mail
 from thesis_repro.attacks import PGD
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput, atomic_json, sha256
-from thesis_repro.measures import Measurement, Planned, Recorded, Robustness, planned_row
+from thesis_repro.measures import Kept, Measurement, Planned, Recorded, Robustness, planned_row
 from thesis_repro.mixup import Mixup, Plain
 from thesis_repro.pieces import field, piece
 from thesis_repro.recipes import Classify
 from thesis_repro.runs import Named, Outline, Run
+from thesis_repro.square_attack import Square
 from thesis_repro.store import Store
 from thesis_repro.training import Length
 
@@ -533,6 +534,51 @@ def test_fewer_images_standing_cost_less():
     )  # fmt: skip
     assert source == "counted operations" and none < unknown < half < every
     assert half == pytest.approx(every / 2, rel=0.2)
+
+
+@piece
+class OfSome(Kept):
+    "What is kept under how it is measured, of some test images, perhaps under an attack."
+
+    size: int = field(10, low=0)
+    attack: object = None
+
+    def compute(self, store, run):
+        return 1.0
+
+    def value(self, store, run):
+        return 1.0
+
+
+@pytest.mark.parametrize("attack", [None, PGD(steps=3)])
+def test_what_was_measured_of_some_images_tells_what_they_cost(made, attack):
+    "Its seconds were taken for those of all test images, and found without an attack alone."
+    at, zero, one, _ = made
+    for size in (10, 20):
+        OfSome(size, attack).make(at, zero)
+    took = {}
+    for file in at.folder.glob("measurements/ofsome-*.json"):
+        kept = json.loads(file.read_text())
+        kept["cost"]["seconds"] = 3.0 * kept["on"]["how"].get("size", 10)  # of fifty test images
+        took[kept["on"]["how"].get("size", 10)] = kept["cost"]["seconds"]
+        atomic_json(file, kept)
+    measured = plan.Measured(plan.Shelf(at.preset))
+    for size, seconds in took.items():
+        found = measured.predict(OfSome(size, attack), one, plan.Evidence())
+        assert found == (pytest.approx(seconds), "recorded")
+    other = OfSome(20, PGD(steps=4))
+    assert measured.predict(other, one, plan.Evidence())[1] != "recorded"
+
+
+def test_an_attack_that_leaves_no_image_alone_is_counted_for_all(made):
+    at, zero, *_ = made
+    run = dataclasses.replace(zero, seed=7)
+    measured = plan.Measured(plan.Shelf(at.preset))
+    assert measured._share(Square(), run) == measured._share(None, run) == 1
+    assert measured._share(PGD(), run) == plan.STANDING
+    o, m = plan.outline(run.data), Robustness(Square(steps=50), size=20)
+    done = costs.looked(run.recipe, o.classes, o.shape, 53, 0)
+    assert measured.counted(m, run, costs.rates_of()) == costs.seconds(done, 20)
 
 
 def test_a_measurement_says_what_it_costs():

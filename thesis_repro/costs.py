@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FEW', 'PLACES', 'OTHERS', 'HELD', 'MANY', 'AUTOATTACK', 'FOLDED', 'RATES', 'STEP', 'WHOLE', 'BATCH', 'Turn',
            'whole_step', 'counted_step', 'Network', 'network', 'Passes', 'passes', 'remembering', 'alike', 'step',
-           'times', 'attack_passes', 'looked', 'judged', 'rates_of', 'seconds', 'training', 'disk']
+           'times', 'attack_passes', 'looked', 'judged', 'compared', 'rates_of', 'seconds', 'comparing', 'training',
+           'disk']
 
 # %% ../nbs/engine/037_costs.ipynb #0aee3d02
 import contextlib
@@ -22,6 +23,7 @@ import torch
 import torch.nn as nn
 
 from . import code, models, pieces
+from .attacks import attacking
 from .ceilings import A100, Ceilings, Rates, gpu_rates
 from .counting import Counter, work
 from .draws import Draws
@@ -30,6 +32,7 @@ from .images import Images, pixels
 from .mixup import Plain
 from .recipes import Batch, Classify, Phase
 from .runs import Run
+from .square_attack import Square
 from .strong_attacks import AutoAttack
 from .training import learning
 
@@ -452,6 +455,8 @@ def attack_passes(attack) -> tuple[int, int]:
     "How often an attack passes a trained network forward and back; None: the images as they are."
     if isinstance(attack, AutoAttack):
         forward, backward = AUTOATTACK
+    elif isinstance(attack, Square):
+        forward, backward = 1 + attack.steps + 1, 0
     elif attack is None:
         forward, backward = 0, 0
     else:
@@ -461,12 +466,33 @@ def attack_passes(attack) -> tuple[int, int]:
     return forward + 1, backward  # one look at the images as they are
 
 # %% ../nbs/engine/037_costs.ipynb #c560fd9f
+def _pass(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
+    "What a pass through a trained classifier does per image, forward and back: (2, 5, 3)."
+
+    def done(n: int, back: bool):
+        x = pixels(_noise(classes, shape, n).x_train).requires_grad_(back)
+        with attacking(net), torch.set_grad_enabled(back), Counter() as seen:
+            said = net(x)
+            if back:
+                torch.autograd.grad(said.sum(), x)
+        return np.array([*work(seen.products), seen.others, (0, 0, 0)])
+
+    with torch.random.fork_rng(devices=[]):
+        net = recipe.networks(_noise(classes, shape), 0)["model"].eval()
+        forward, both = (_apart(done(FEW, b), done(FEW // 2, b), FEW) for b in (False, True))
+    return np.stack([forward, both - forward])
+
+# %% ../nbs/engine/037_costs.ipynb #6fa01b21
 FOLDED = 0.5  # of what is launched for a layer in training
 
 
 def looked(recipe, classes: int, shape: tuple[int, ...], forward=1.0, backward=0.0) -> np.ndarray:
-    "The work of so many passes of an image through a trained recipe's network, (3, 3)."
-    if (net := _network(recipe, classes, shape)) is None:
+    "What so many passes of an image through a trained recipe's network do: (3, 3), or (5, 3)."
+    net = _network(recipe, classes, shape)
+    if net is None and isinstance(recipe, Classify):
+        once, back = _once(_pass, recipe, classes, shape)
+        return forward * once + backward * back
+    if net is None:
         one = step(recipe, classes, shape)[0]
     else:
         one = np.array([net.layers.sum(), net.outputs.sum(), net.multiplications.sum()])
@@ -492,6 +518,59 @@ def judged(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
         return _once(_judgement, recipe, classes, shape)
     selection = getattr(recipe.method, "selection", None)
     return looked(recipe, classes, shape, *attack_passes(selection))
+
+# %% ../nbs/engine/037_costs.ipynb #6fa01b23
+class _Untrained:
+    "In place of a store: networks that have learned nothing, and a few images of noise."
+
+    def __init__(self, run: Run, n: int):
+        o = run.data.outline()
+        self.few, self.nets = _noise(o.classes, o.shape, n), {}
+
+    def weights(self, run: Run):
+        if run.key not in self.nets:
+            self.nets[run.key] = run.recipe.networks(self.few, run.seed)["model"].eval()
+        return self.nets[run.key]
+
+    def images(self, data) -> Images:
+        return self.few
+
+    def batch(self, run: Run, count: int, split: str = "test"):
+        return pixels(self.few.x_test[:count]), self.few.y_test[:count]
+
+# %% ../nbs/engine/037_costs.ipynb #6fa01b24
+def _compared(pair: tuple) -> np.ndarray:
+    "What a measurement that has `given` does per image, (5, 3); `pair`: it, and its run."
+    m, run = pair
+    steps = getattr(getattr(m, "attack", None), "steps", 0)
+
+    def done(n: int, m) -> np.ndarray:
+        store = _Untrained(run, n)
+        m.given(store, run)  # makes the networks
+        with Counter() as seen:
+            m.compute(store, run)
+        return np.array([*work(seen.products), seen.others, (0, 0, 0)])
+
+    def count(m) -> np.ndarray:
+        return _apart(done(FEW, m), done(FEW // 2, m), FEW)
+
+    def shorter(steps: int):
+        return dataclasses.replace(m, attack=dataclasses.replace(m.attack, steps=steps))
+
+    with torch.random.fork_rng(devices=[]):
+        if steps < 4:
+            return count(m)
+        two, four = count(shorter(2)), count(shorter(4))
+    return two + (four - two) * (steps - 2) / 2
+
+
+def compared(m, run: Run) -> np.ndarray:
+    "What a measurement of several networks does per image, (5, 3)."
+    o, nets = run.data.outline(), (run, *m.needs(run))
+    key = ("compared", alike(m), *(alike(r.recipe) for r in nets), o.classes, o.shape)
+    if key not in _COUNTED:
+        _COUNTED[key] = _remembered(key, _compared, (m, run))
+    return _COUNTED[key]
 
 # %% ../nbs/engine/037_costs.ipynb #1612007b
 RATES = {  # bf16 or not → forward, to inputs, to weights; a launch, 1e6 outputs, 1e9 products
@@ -533,6 +612,16 @@ def seconds(done: np.ndarray, images: float, rates: Rates | None = None, launche
     times = [[launched, images, images]] * 3 + [[launched, images, launched], [launched] * 3]
     n = len(rows)
     return float((np.array(rows) * _UNITS[:n] * done[:n] * times[:n]).sum())
+
+# %% ../nbs/engine/037_costs.ipynb #6fa01b29
+_ASKED = np.array([[0.5], [2.0], [1.0], [1.45], [1.0]])  # a factor for each row of `compared`
+
+
+def comparing(m, run: Run, images: int, rates: Rates | None = None) -> float:
+    "Seconds of a measurement of several networks on so many images."
+    done, rates = compared(m, run), rates or rates_of()
+    done = done * _ASKED if _whole(done, rates) else done
+    return seconds(done, images, rates, math.ceil(images / 500))
 
 # %% ../nbs/engine/037_costs.ipynb #e80ba1ca
 def _look(run: Run, rates: Rates) -> float:

@@ -33,11 +33,12 @@ from thesis_repro import (
     settings,
     workers,
 )
-from .measures import Measurement, read_kept, tasks_in
+from .measures import Measurement, Robustness, read_kept, tasks_in
 from .progress import Bar
 from .records import Record
 from .runs import Outline, Run, code_words
 from .settings import BadInput, Preset
+from .square_attack import Square
 from .store import Store
 
 # %% ../nbs/evidence/058_plan.ipynb #e3265bba
@@ -234,11 +235,12 @@ class Measured:
     def _note(self, on: dict, value, kept: dict):
         "Take in one kept measurement."
         run = self.run(on["run"] if isinstance(on["run"], str) else on["run"]["run"])
-        what = _text(on["attack"] if "attack" in on else on["how"])
-        if "attack" in on:
+        attacked = "attack" in on
+        what = _text(on["attack"] if attacked else on["how"])
+        if attacked:
             for group in (what, _kinds(run)[0]), (what, _data(run)):
                 self.shares.setdefault(group, []).append(value["accuracy"] / 100)
-        n = value["n"] if "attack" in on else outline(run.data).test
+        n = value["n"] if attacked else _looked_at(pieces.from_specification(on["how"]), run)
         place = what, _kinds(run)[0], _place(kept["cost"], kept["environment"])
         self.seconds.setdefault(place, []).append(kept["cost"]["seconds"] / n)
 
@@ -246,19 +248,31 @@ class Measured:
         self, m: Measurement, run: Run, evidence: Evidence, reach: str = "likely"
     ) -> tuple[float, str]:
         "Seconds of a measurement on a run, and what that rests on; `reach`: see Evidence.predict."
-        attack, n, kind = getattr(m, "attack", None), _looked_at(m, run), _kinds(run)[0]
-        what = _text(pieces.specification(attack if hasattr(m, "attack") else m))
+        n, kind = _looked_at(m, run), _kinds(run)[0]
+        what = _text(pieces.specification(m.attack if isinstance(m, Robustness) else m))
         if known := self.seconds.get((what, kind, (evidence.device, evidence.chip))):
             return statistics.median(known) * n, SOURCES[0]
-        stood = self.shares.get((what, kind)) or self.shares.get((what, _data(run)))
-        share = statistics.fmean(stood or [STANDING if attack else 1.0])
-        early = 1.0 if share else 0.1  # where none stands, the attack ends soon
-        o, launched = outline(run.data), math.ceil(n / 500)
-        done = costs.looked(run.recipe, o.classes, o.shape, *m.passes(run))
         rates = costs.rates_of(evidence.device, "fp32", evidence.gpu, reach)
-        counted = costs.seconds(done, (share or 1) * n, rates, launched)
-        ratio = evidence.ratio(run)
-        return (ratio or 1) * early * counted, SOURCES[1 if ratio else 2]
+        ratio, counted = evidence.ratio(run), self.counted(m, run, rates)
+        return (ratio or 1) * counted, SOURCES[1 if ratio else 2]
+
+    def counted(self, m: Measurement, run: Run, rates: ceilings.Rates) -> float:
+        "Seconds of a measurement on a run by what is counted."
+        o, n = outline(run.data), _looked_at(m, run)
+        if hasattr(m, "given"):
+            return costs.comparing(m, run, n, rates)
+        share = self._share(getattr(m, "attack", None), run)
+        early = 1.0 if share else 0.1  # where none stands, the attack ends soon
+        done = costs.looked(run.recipe, o.classes, o.shape, *m.passes(run))
+        return early * costs.seconds(done, (share or 1) * n, rates, math.ceil(n / 500))
+
+    def _share(self, attack, run: Run) -> float:
+        "The share of the images that an attack on a run goes on with, on average."
+        if attack is None or isinstance(attack, Square):
+            return 1.0
+        what = _text(pieces.specification(attack))
+        stood = self.shares.get((what, _kinds(run)[0])) or self.shares.get((what, _data(run)))
+        return statistics.fmean(stood or [STANDING])
 
 # %% ../nbs/evidence/058_plan.ipynb #ed41ad82
 def _chosen(chapter: str, table: str) -> tuple[list, list]:
