@@ -253,7 +253,7 @@ def marked(verdict: str) -> str:
 
 # %% ../nbs/chapters/08_conclusion.ipynb #35eb16e1
 def measured(c, why: str, head: str = "") -> str:
-    "What was measured of a claim (or with the head `control_` of its control), or why nothing was."
+    "What was measured of a claim (of its control if `head` is `control_`), or why nothing was."
     value, n = c[f"{head}ours"], c[f"{head}n"]
     if math.isnan(value):
         return why
