@@ -235,24 +235,28 @@ def tell_apart(fault: Fault):
         raise SystemExit(f"{fault.module}: its tests do not run on the copy that has the fault")
 
 
-def noted() -> dict[str, dict]:
-    "What was found of the modules that were gone through and have not changed."
-    found = json.loads(NOTED.read_text(encoding="utf-8")) if NOTED.exists() else {}
-    now = {m: {"of": mark(m), "faults": len(faults(m))} for m in found.keys() & TESTS.keys()}
-    return {m: found[m] for m, facts in now.items() if facts.items() <= found[m].items()}
+def _told() -> dict[str, dict]:
+    "All that tests/mutations.json says."
+    return json.loads(NOTED.read_text(encoding="utf-8")) if NOTED.exists() else {}
+
+
+def noted(module: str) -> dict | None:
+    "What was found of a module that was gone through and has not changed."
+    told, now = _told().get(module, {}), {"of": mark(module), "faults": len(faults(module))}
+    return told if now.items() <= told.items() else None
 
 
 def note(module: str, found: dict[str, bool]) -> None:
     "Note that all faults of a module were tried."
     told = {"of": mark(module), "faults": len(found)}
     told["survive"] = [fault for fault, seen in found.items() if not seen]
-    kept = dict(sorted((noted() | {module: told}).items()))
+    kept = dict(sorted((_told() | {module: told}).items()))
     NOTED.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def judged(module: str, word: str, jobs: int) -> dict[str, bool]:
     "Which faults of a module are noticed; what is known already is not tried again."
-    if told := noted().get(module):
+    if told := noted(module):
         return {str(f): str(f) not in told["survive"] for f in faults(module) if word in str(f)}
     file, of = FOLDER / f"{module}.json", mark(module)
     known = json.loads(file.read_text()) if file.exists() else {}
@@ -288,7 +292,7 @@ def main() -> int:
     if unknown := set(modules) - TESTS.keys():
         parser.error(f"{', '.join(unknown)}: known are {', '.join(TESTS)}")
     if given.stale:
-        print(*(m for m in modules if m not in noted()), sep="\n")
+        print(*(m for m in modules if noted(m) is None), sep="\n")
         return 0
     if given.list:
         print(*(f for m in modules for f in faults(m) if given.only in str(f)), sep="\n")

@@ -31,7 +31,7 @@ def test_a_rehearsal_on_a_cpu_keeps_to_its_budget_and_leaves_its_answers(tmp_pat
     words = ["bench", "gpu", "--device", "cpu", "--budget", "45s", "--out", str(tmp_path)]
     assert cli.main(words) == 0
     assert time.monotonic() - began < 60
-    told = json.loads((tmp_path / first_minutes.NAME).read_text())
+    told = json.loads((tmp_path / ceilings.ANSWERS).read_text())
     assert list(told["parts"]) == list(first_minutes.PARTS) and told["budget"] == 45
     known = told["parts"]["machine"]
     assert known["state"] in ("complete", "cut") and known["found"]["environment"]["versions"]
@@ -39,7 +39,7 @@ def test_a_rehearsal_on_a_cpu_keeps_to_its_budget_and_leaves_its_answers(tmp_pat
     assert told["parts"]["runs"]["state"] == "not reached"  # no table was asked for
     said = capsys.readouterr().out
     assert "runs: not reached, 0 answers" in said and "machine: " in said
-    assert {f.name for f in tmp_path.iterdir()} == {first_minutes.NAME}
+    assert {f.name for f in tmp_path.iterdir()} == {ceilings.ANSWERS}
 
 
 def items(asked):
@@ -83,7 +83,7 @@ def test_a_part_that_hangs_or_dies_is_ended_and_the_next_begins(tmp_path, monkey
     monkeypatch.setattr(first_minutes, "_CHILD", code)
     told = first_minutes.ask("cpu", 4, tmp_path, names=("machine", "agreement"))
     assert told["parts"]["machine"]["state"] == told["parts"]["agreement"]["state"] == state
-    assert first_minutes.read(tmp_path / first_minutes.NAME) == told
+    assert first_minutes.read(tmp_path / ceilings.ANSWERS) == told
 
 
 def test_what_another_part_has_left_too_little_time_for_is_not_reached(tmp_path, monkeypatch):
@@ -154,9 +154,9 @@ def test_a_plan_finds_the_ceilings_among_the_answers(tmp_path, monkeypatch):
     monkeypatch.setattr(first_minutes.torch.version, "cuda", "13.2")
     for facts in (first_minutes._chip("cuda"), first_minutes._chip("cpu")):
         told = {"parts": {"machine": {"found": speeds | {"device": facts}}}}
-        file = tmp_path / facts["name"] / first_minutes.NAME
+        file = tmp_path / facts["name"] / ceilings.ANSWERS
         first_minutes.atomic_json(file, told)
-    file = tmp_path / "a GPU" / first_minutes.NAME
+    file = tmp_path / "a GPU" / ceilings.ANSWERS
     assert ceilings.of_gpu("", tmp_path) == ceilings.Ceilings(7, 7, 7, 7, "a GPU", str(file))
     file.unlink()
     assert ceilings.of_gpu("", tmp_path) == ceilings.A100  # a rehearsal says nothing of a GPU
@@ -259,9 +259,9 @@ def test_the_report_shows_the_answers(outputs, monkeypatch):
     found = {"TFLOP/s of a product, fp32": 51.25}
     told = {"parts": {"machine": {"state": "complete", "seconds": 3.0, "found": found}}}
     assert pages.gpu_answers(home) == ""
-    (home / first_minutes.NAME).write_text(json.dumps(told))
+    (home / ceilings.ANSWERS).write_text(json.dumps(told))
     assert "TFLOP/s of a product, fp32: 51.25" in pages.gpu_answers(home)
-    (home / first_minutes.NAME).write_text("half of it")
+    (home / ceilings.ANSWERS).write_text("half of it")
     assert pages.gpu_answers(home) == ""
     page = pages._filled("rest.html", minutes="51.25 TFLOP/s", preset=SimpleNamespace(name="smoke"))
     assert "<pre>51.25 TFLOP/s</pre>" in page

@@ -1123,6 +1123,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'thesis_repro.costs._bytes': ('engine/costs.html#_bytes', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs._code': ('engine/costs.html#_code', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs._compared': ('engine/costs.html#_compared', 'thesis_repro/costs.py'),
+                                    'thesis_repro.costs._done': ('engine/costs.html#_done', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs._from_elsewhere': ('engine/costs.html#_from_elsewhere', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs._from_json': ('engine/costs.html#_from_json', 'thesis_repro/costs.py'),
                                     'thesis_repro.costs._judgement': ('engine/costs.html#_judgement', 'thesis_repro/costs.py'),

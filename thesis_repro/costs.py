@@ -130,17 +130,22 @@ def _updates(phase: Phase, nets: nn.ModuleDict, batch: Batch) -> tuple:
     return seen.others[0], 0, seen.others[1]
 
 
+def _done(seen: Counter, updates=(0, 0, 0)) -> np.ndarray:
+    "All that was seen, and the `updates` of weights, (5, 3)."
+    return np.array([*work(seen.products), seen.others, updates])
+
+
 def _totals(recipe, nets: nn.ModuleDict, batch: Batch) -> np.ndarray:
     "What a step does with a batch, all of it together, (5, 3)."
     found = np.zeros((5, 3))
     for phase, seen in _phases(recipe, nets, batch):
-        done = *work(seen.products), seen.others, _updates(phase, nets, batch)
-        found += np.array(done) / _period(phase)
+        found += _done(seen, _updates(phase, nets, batch)) / _period(phase)
     return found
 
 # %% ../nbs/engine/037_costs.ipynb #6fa01b13
-def _apart(whole: np.ndarray, half: np.ndarray, n: int) -> np.ndarray:
-    "What is done per image, (5, 3), by what is done with n images and with half of them."
+def _apart(done: Callable, n: int = FEW) -> np.ndarray:
+    "What is done per image, (5, 3), by what done(m) does with m = n and with n // 2."
+    whole, half = done(n), done(n // 2)
     found = whole / ([[1, n, n]] * 3 + [[1, n, 1], [1, 1, 1]])
     found[OTHERS, 1] = (whole - half)[OTHERS, 1] / (n - n // 2)
     found[HELD, 1] = max(0, whole[OTHERS, 1] - n * found[OTHERS, 1])
@@ -159,13 +164,13 @@ def whole_step(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     y = _labels(getattr(recipe, "method", None), few.y_train, classes)
 
     def on(device, n=FEW):
-        def totals(m, draws):
+        def totals(draws, m):
             batch = pixels(few.x_train[:m]).to(device), y[:m].to(device)
             draws = dataclasses.replace(draws, samples=torch.arange(m))
             return _totals(recipe, nets.to(device), Batch(*batch, draws))
 
         def count(draws):
-            return _apart(totals(n, draws), totals(n // 2, draws), n)
+            return _apart(functools.partial(totals, draws), n)
 
         return _over_a_run(count, both_ends=True)
 
@@ -469,17 +474,17 @@ def attack_passes(attack) -> tuple[int, int]:
 def _pass(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
     "What a pass through a trained classifier does per image, forward and back: (2, 5, 3)."
 
-    def done(n: int, back: bool):
+    def done(back: bool, n: int):
         x = pixels(_noise(classes, shape, n).x_train).requires_grad_(back)
         with attacking(net), torch.set_grad_enabled(back), Counter() as seen:
             said = net(x)
             if back:
                 torch.autograd.grad(said.sum(), x)
-        return np.array([*work(seen.products), seen.others, (0, 0, 0)])
+        return _done(seen)
 
     with torch.random.fork_rng(devices=[]):
         net = recipe.networks(_noise(classes, shape), 0)["model"].eval()
-        forward, both = (_apart(done(FEW, b), done(FEW // 2, b), FEW) for b in (False, True))
+        forward, both = (_apart(functools.partial(done, back)) for back in (False, True))
     return np.stack([forward, both - forward])
 
 # %% ../nbs/engine/037_costs.ipynb #6fa01b21
@@ -507,7 +512,7 @@ def _judgement(recipe, classes: int, shape: tuple[int, ...]) -> np.ndarray:
         for few in (_noise(classes, shape, m) for m in (n, n // 2)):
             with Counter() as seen:
                 recipe.judge(nets, few)
-            totals.append(np.array([*work(seen.products), seen.others, (0, 0, 0)]))
+            totals.append(_done(seen))
     each = (totals[0] - totals[1]) / (n - n // 2)
     return np.stack([totals[0] - n * each, each])
 
@@ -544,15 +549,15 @@ def _compared(pair: tuple) -> np.ndarray:
     m, run = pair
     steps = getattr(getattr(m, "attack", None), "steps", 0)
 
-    def done(n: int, m) -> np.ndarray:
+    def done(m, n: int) -> np.ndarray:
         store = _Untrained(run, n)
         m.given(store, run)  # makes the networks
         with Counter() as seen:
             m.compute(store, run)
-        return np.array([*work(seen.products), seen.others, (0, 0, 0)])
+        return _done(seen)
 
     def count(m) -> np.ndarray:
-        return _apart(done(FEW, m), done(FEW // 2, m), FEW)
+        return _apart(functools.partial(done, m))
 
     def shorter(steps: int):
         return dataclasses.replace(m, attack=dataclasses.replace(m.attack, steps=steps))

@@ -201,7 +201,4 @@ def bench(preset) -> list[dict]:
     half = has_bf16(device)
     found += [f for name in KINDS for f in against_plain(seconds, name, half)]
     rates = images_a_second(10_000, device)
-    return [
-        *found,
-        *(figure(f"generated images: {n}", v, "images/s") for n, v in rates.items()),
-    ]
+    return [*found, *(figure(f"generated images: {n}", v, "images/s") for n, v in rates.items())]

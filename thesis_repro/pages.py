@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 import pandas as pd
 
 from . import artefacts, atlas, notebooks, rendering, report, settings, tables
+from .ceilings import ANSWERS
 from .files import atomic_write, below
 from .plan import duration
 from .settings import asked_for
@@ -251,11 +252,11 @@ def places(said: dict) -> list[tuple[str, str, str]]:
 # %% ../nbs/evidence/062_pages.ipynb #49e139ef
 def gpu_answers(home: Path) -> str:
     "What a GPU answered in its first minutes (`bench gpu`), if that is kept in a folder."
-    if not (home / "first_minutes.json").exists():
+    if not (home / ANSWERS).exists():
         return ""
     from thesis_repro.first_minutes import read, shown
 
-    told = read(home / "first_minutes.json")
+    told = read(home / ANSWERS)
     return shown(told, answers=True) if told else ""
 
 
