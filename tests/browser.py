@@ -44,6 +44,7 @@ class Browser:
         ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
         return self
 
     def __exit__(self, *_):
@@ -82,10 +83,18 @@ class Browser:
         "Go to a page and wait until everything on it is loaded, also what is far below."
         self.events.clear()
         self.size(width, height)
-        self.call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete'")
+        self._loaded(self.call("Page.navigate", url=url)["loaderId"])
         self.run("document.querySelectorAll('img').forEach(i => { i.loading = 'eager'; })")
         self.until("[...document.images].every(i => i.complete)")
+
+    def _loaded(self, loader: str) -> None:
+        "Wait until the new document is there: the old one may still answer, and be complete too."
+        while not any(
+            e.get("method") == "Page.lifecycleEvent"
+            and (e["params"]["loaderId"], e["params"]["name"]) == (loader, "load")
+            for e in self.events
+        ):
+            self.events.append(json.loads(self.socket.recv()))
 
     def size(self, width: int, height: int) -> None:
         "Make the window as large, that of a phone where it is narrow."

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import random
+import sys
+import types
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -583,6 +585,35 @@ def test_a_second_network_is_trained_and_resumed(begin, tmp_path):
     assert not torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
     memory = again.optimisers["policy"].state_dict()["state"]
     assert {"exp_avg", "exp_avg_sq", "step"} <= memory[0].keys() and same_state(whole, again)
+
+
+@pytest.mark.parametrize("cut", range(3))
+def test_tensorboard_keeps_the_epochs_before_a_stop(begin, quiet, tmp_path, monkeypatch, cut):
+    "A writer drops what an earlier one wrote at `purge_step` and later, as TensorBoard's does."
+    seen = {}
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            for key in [key for key in seen if key[1] >= purge_step]:
+                del seen[key]
+
+        def add_scalar(self, name, value, step):
+            assert (name, step) not in seen
+            seen[name, step] = value
+
+        def close(self):
+            seen["closed", 0] = True
+
+    board = types.SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board)
+    how = {"epochs": 3, "folder": tmp_path, "compute": replace(quiet, tensorboard=True)}
+    with pytest.raises(stopping.Stopped), stopping.interruptible():
+        training.train(_killed(begin(Plain(), **how), cut))
+    assert {step for name, step in seen if name == "loss"} == set(range(1, cut + 1))
+    done = training.train(begin(Plain(), **how))
+    assert seen.pop(("closed", 0))
+    rows = {(k, row["epoch"]): v for row in done.at.history for k, v in row.items()}
+    assert seen == {k: v for k, v in rows.items() if isinstance(v, (int, float))}
 
 
 # Precision, places

@@ -80,9 +80,9 @@ class Pointwise(nn.Conv2d):
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
     "A convolution without bias that keeps the image's size up to the stride."
-    # below 8 channels the AVX2 kernel of oneDNN (in torch 2.11 to 2.15) computes a wrong gradient
-    # of such weights in channels_last, and writes beyond its memory
-    kind = Pointwise if size == 1 and stride > 1 and inputs < 8 else nn.Conv2d
+    # below 8 channels (AVX2) or 16 (AVX-512) oneDNN's kernel (in torch 2.11 to 2.15) computes a
+    # wrong gradient of such weights in channels_last, and writes beyond its memory
+    kind = Pointwise if size == 1 and stride > 1 and inputs < 16 else nn.Conv2d
     return kind(inputs, outputs, size, stride, padding=size // 2, bias=False)
 
 # %% ../nbs/science/017_models.ipynb #609b5773

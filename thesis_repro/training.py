@@ -375,7 +375,7 @@ def _shown(t: Training):
     if t.compute.tensorboard and t.file and distributed.leads():
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(t.file.parent / "tensorboard", purge_step=t.at.epoch)
+        writer = SummaryWriter(t.file.parent / "tensorboard", purge_step=t.at.epoch + 1)
     with Bar(**how, disable=quiet) as bar:
 
         def show(row: dict | None = None):
