@@ -616,6 +616,14 @@ def test_tensorboard_keeps_the_epochs_before_a_stop(begin, quiet, tmp_path, monk
     assert seen == {k: v for k, v in rows.items() if isinstance(v, (int, float))}
 
 
+def test_a_checkpoint_of_other_networks_is_named_and_kept(begin, tmp_path):
+    training.train(begin(Weighed(), folder=tmp_path))
+    before = (tmp_path / "checkpoint.ckpt").read_bytes()
+    with pytest.raises(BadInput, match="checkpoint.ckpt: it is of other networks .* remove it"):
+        begin(Plain(), folder=tmp_path)
+    assert (tmp_path / "checkpoint.ckpt").read_bytes() == before
+
+
 # Precision, places
 
 

@@ -4476,6 +4476,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'thesis_repro.training._save': ('engine/training.html#_save', 'thesis_repro/training.py'),
                                        'thesis_repro.training._set_rate': ('engine/training.html#_set_rate', 'thesis_repro/training.py'),
                                        'thesis_repro.training._settle': ('engine/training.html#_settle', 'thesis_repro/training.py'),
+                                       'thesis_repro.training._shapes': ('engine/training.html#_shapes', 'thesis_repro/training.py'),
                                        'thesis_repro.training._shown': ('engine/training.html#_shown', 'thesis_repro/training.py'),
                                        'thesis_repro.training._steps': ('engine/training.html#_steps', 'thesis_repro/training.py'),
                                        'thesis_repro.training.deterministic': ( 'engine/training.html#deterministic',

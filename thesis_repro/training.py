@@ -195,9 +195,17 @@ def _save(t: Training):
     distributed.led(lambda: save_checkpoint(t.file, state))
 
 
+def _shapes(weights: dict) -> dict:
+    "The name of each tensor → its shape."
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
 def _resume(t: Training):
-    "Go on from the newest intact checkpoint, if there is one."
+    "Go on from the newest intact checkpoint, if there is one. BadInput if networks have changed."
     if state := distributed.led(lambda: load_checkpoint(t.file)) if t.file else None:
+        if _shapes(state["networks"]) != _shapes(t.nets.state_dict()):
+            why = "it is of other networks than this code makes: to begin anew, remove it"
+            raise BadInput(f"{t.file}: {why}")
         t.nets.load_state_dict(state["networks"])
         for name, o in t.optimisers.items():
             groups = zip(o.param_groups, state["optimisers"][name]["param_groups"], strict=True)
