@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,7 @@ NUMERICAL = (
 ).split()
 # The fastest of them that follow gradients: `make test` runs these under one variant.
 FEW = "adversarial attacks models zoo zoo_references".split()
+HOUR = 3600.0  # no test file takes as long, unless it hangs
 MARGIN = 1.5  # another machine may move a number so many times as far as the variants did
 SHARE = 1 - diff.FEW  # of the numbers moved no further; the worst, of short GANs, went anywhere
 
@@ -70,41 +72,58 @@ def other_torch() -> Path:
     return python
 
 
-def command(part: str, variant: str, python: Path, few: bool) -> list:
-    "What runs a part: notebooks, chapters or tests."
+def commands(part: str, variant: str, python: Path, few: bool) -> dict[str, list]:
+    "The name of each log of a part → what runs; every test file has a process of its own."
     there, how = paths.root() / "tests", VARIANTS[variant].get("SET")
     if part == "notebooks":
         chapters = ("--skip-folder-re", "^(chapters|companions)")
-        return [python.with_name("nbdev-test"), paths.root() / "nbs", *chapters]
+        return {part: [python.with_name("nbdev-test"), paths.root() / "nbs", *chapters]}
     if part == "chapters":
         command = [python, "-m", "thesis_repro", "reproduce", "--preset", "smoke"]
-        return command + (["--set", how] if how else [])
-    names = FEW if few else NUMERICAL
-    files = [there / f"test_{n}.py" for n in names]  # pytest refuses one that is not there
-    spread = [] if "threads" in str(how) else ["-n", "auto", "--dist", "loadfile"]
-    return [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *spread, *files]
+        return {part: command + (["--set", how] if how else [])}
+    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    names = FEW if few else NUMERICAL  # pytest refuses a file that is not there
+    return {f"test_{n}": [*pytest, there / f"test_{n}.py"] for n in names}
+
+
+def ended_well(command: list, log: Path, env: dict, seconds: float | None) -> bool:
+    "Whether a command ended with code 0 and in time; what it prints goes to a log."
+    with log.open("w", encoding="utf-8") as f:
+        how = {"stdout": f, "stderr": subprocess.STDOUT, "env": env, "cwd": paths.root()}
+        try:
+            code = subprocess.run(command, timeout=seconds, **how).returncode
+        except subprocess.TimeoutExpired:
+            code = f"none: stopped after {seconds:.0f} s"
+        print(f"exit code {code}", file=f)
+    return code == 0
 
 
 def run(part: str, variant: str, few: bool = False) -> dict:
-    "Run a part under a variant, unless this commit already has: ok, seconds, log."
+    "Run a part under a variant, unless this commit already has: ok, failed, seconds."
     folder = FOLDER / variant.replace(" ", "-")
-    kept, log = folder / f"{part}.json", folder / f"{part}.log"
-    mark = f"{commit()}{' few' if few else ''}"
+    kept, mark = folder / f"{part}.json", f"{commit()}{' few' if few else ''}"
     if kept.exists() and (found := json.loads(kept.read_text()))["commit"] == mark:
         if found["ok"] and not mark.endswith("dirty"):
             return found
     folder.mkdir(parents=True, exist_ok=True)
     python = other_torch() if variant == OTHER_TORCH else Path(sys.executable)
-    env = os.environ | {k: v for k, v in VARIANTS[variant].items() if k != "SET"}
-    env |= {"THESIS_REPRO_OUTPUTS": str(folder / "outputs"), "JUPYTER_PREFER_ENV_PATH": "1"}
+    todo = commands(part, variant, python, few)
+    own = {k: v for k, v in VARIANTS[variant].items() if k != "SET"}
+    spread = len(todo) > 1 and "OMP_NUM_THREADS" not in own
+    own |= {"OMP_NUM_THREADS": "1"} if spread else {}
+    env = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1"} | own
+    env |= {"THESIS_REPRO_OUTPUTS": str(folder / "outputs")}
     env |= {"PATH": f"{python.parent}{os.pathsep}{env['PATH']}"}
-    print(f"{variant}: {part} … (log: {log.relative_to(paths.root())})", flush=True)
-    began = time.monotonic()
-    with log.open("w", encoding="utf-8") as f:
-        how = {"stdout": f, "stderr": subprocess.STDOUT, "env": env, "cwd": paths.root()}
-        ok = subprocess.run(command(part, variant, python, few), **how).returncode == 0
-    found = {"ok": ok, "seconds": time.monotonic() - began, "commit": mark, "log": str(log)}
-    atomic_json(kept, found)
+    print(f"{variant}: {part} … (log: {folder.relative_to(paths.root())}/*.log)", flush=True)
+    began, seconds = time.monotonic(), HOUR if part == "tests" else None
+
+    def good(name):
+        return ended_well(todo[name], folder / f"{name}.log", env, seconds)
+
+    with ThreadPoolExecutor(os.cpu_count() if spread else 1) as pool:
+        failed = [name for name, ok in zip(todo, pool.map(good, todo), strict=True) if not ok]
+    found = {"ok": not failed, "failed": failed, "seconds": time.monotonic() - began}
+    atomic_json(kept, found := found | {"commit": mark})
     return found
 
 
@@ -172,7 +191,8 @@ def main() -> int:
         for part in given.parts:
             found = run(part, variant, given.few)
             good &= found["ok"]
-            row[part] = f"{'ok' if found['ok'] else 'FAILED'}, {found['seconds']:.0f} s"
+            state = "ok" if found["ok"] else f"FAILED ({', '.join(found['failed'])})"
+            row[part] = f"{state}, {found['seconds']:.0f} s"
         table.append(row)
     lines = moved(given.variants) if "chapters" in given.parts else pd.DataFrame()
     for row in table if len(lines) else []:

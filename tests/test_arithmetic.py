@@ -1,9 +1,12 @@
 "What is tried under other arithmetic: whatever compares numbers that it has computed."
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import arithmetic
+import pytest
 
 HERE = Path(__file__).parent
 # These compare counts, files, records, and seconds with a clock of the test's own.
@@ -20,10 +23,39 @@ def test_every_test_that_computes_is_tried():
 
 def test_a_part_runs_all_of_them_and_few_the_fastest():
     def files(few):
-        words = arithmetic.command("tests", "own", Path("python"), few)
-        return [Path(w).stem.removeprefix("test_") for w in words if str(w).endswith(".py")]
+        todo = arithmetic.commands("tests", "own", Path("python"), few)
+        assert all(Path(words[-1]).stem == name for name, words in todo.items())
+        return [name.removeprefix("test_") for name in todo]
 
     assert files(False) == arithmetic.NUMERICAL and files(True) == arithmetic.FEW
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("print(1)", "exit code 0"),
+        ("1 / 0", "exit code 1"),
+        ("import os; os.abort()", "exit code -6"),
+        ("while 1: pass", "stopped after 2 s"),
+    ],
+)
+def test_what_fails_aborts_or_hangs_has_not_ended_well(tmp_path, script, said):
+    log = tmp_path / "a.log"
+    good = arithmetic.ended_well([sys.executable, "-c", script], log, dict(os.environ), 2.0)
+    assert good == (script == "print(1)") and said in log.read_text("utf-8")
+
+
+def test_a_part_names_what_failed_and_is_run_again(tmp_path, monkeypatch):
+    todo = {n: [sys.executable, "-c", f"import sys; sys.exit({n!r} == 'b')"] for n in "abc"}
+    monkeypatch.setattr(arithmetic, "FOLDER", tmp_path)
+    monkeypatch.setattr(arithmetic.paths, "root", lambda: tmp_path)
+    monkeypatch.setattr(arithmetic, "commit", lambda: "1234567")
+    monkeypatch.setattr(arithmetic, "commands", lambda *_: todo)
+    found = arithmetic.run("tests", "own")
+    assert not found["ok"] and found["failed"] == ["b"]
+    todo["b"] = todo["a"]
+    again = arithmetic.run("tests", "own")
+    assert again["ok"] and not again["failed"] and arithmetic.run("tests", "own") == again
 
 
 def test_the_variants_are_those_that_one_machine_can_imitate():
