@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from gan import GANS, two
 from methods import left_by, same, store_at
 
-from thesis_repro import augmented, costs, plan, settings
+from thesis_repro import augmented, durations, plan, settings
 from thesis_repro.augmented import Augmented, MultiLabel, Recognised, Targets, few_of, recognition
 from thesis_repro.files import BadInput
 from thesis_repro.games import Judgement
@@ -186,7 +186,7 @@ def test_a_plan_counts_the_generator(tmp_path):
 
 
 def test_what_learns_attributes_has_a_cost():
-    assert costs.training(learner(FACES, MultiLabel())) > 0
+    assert durations.training(learner(FACES, MultiLabel())) > 0
 
 
 def test_generated_images_with_rare_attributes(tmp_path):

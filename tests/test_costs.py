@@ -16,6 +16,7 @@ from thesis_repro import (
     checkpoints,
     costs,
     data,
+    durations,
     models,
     settings,
     timing,
@@ -387,8 +388,8 @@ def test_seconds_of_a_gan_are_about_as_right_as_those_of_a_classifier():
         t = training.start(recipe, images, Length(1, 64))
         actions[name] = lambda t=t: training.step(t, x, y)
     seconds = timing.paired_seconds(actions, 9).median()
-    counted = {n: costs.seconds(costs.step(r, 10, SMALL), 64) for n, r in recipes.items()}
-    off = {name: seconds[name] / (counted[name] + costs.STEP) for name in recipes}
+    counted = {n: durations.seconds(costs.step(r, 10, SMALL), 64) for n, r in recipes.items()}
+    off = {name: seconds[name] / (counted[name] + durations.STEP) for name in recipes}
     assert 1 / 2 < off["gan"] / off["classifier"] < 2, off
 
 
@@ -412,14 +413,14 @@ def test_passes_of_an_attack(attack, forward, backward):
 
 def test_seconds_follow_launches_and_images():
     done = np.ones((3, 3))
-    none, one, many = (costs.seconds(done, n) for n in (0, 1, 1001))
+    none, one, many = (durations.seconds(done, n) for n in (0, 1, 1001))
     assert none == pytest.approx((68 + 109 + 97) * 1e-6)
     assert many - none == pytest.approx(1001 * (one - none))
-    assert costs.seconds(done, 0, launched=3) == pytest.approx(3 * none)
+    assert durations.seconds(done, 0, launched=3) == pytest.approx(3 * none)
 
 
 def test_seconds_of_a_whole_step_by_hand():
-    rates = costs.WHOLE[False]
+    rates = durations.WHOLE[False]
     units = [[1, 1e-6, 1e-9]] * 3 + [[1, 1e-6, 1], [1, 1e-6, 1e-6]]
     for i in range(5):
         for k in range(3):
@@ -427,23 +428,23 @@ def test_seconds_of_a_whole_step_by_hand():
             done[i, k] = 1
             one = rates[i][k] * units[i][k]
             many = 1 if k == 0 or i == costs.HELD or (i, k) == (costs.OTHERS, 2) else 20
-            assert costs.seconds(done, 20) == pytest.approx(many * one)
+            assert durations.seconds(done, 20) == pytest.approx(many * one)
             again = 1 if many == 20 else 3
-            assert costs.seconds(done, 20, launched=3) == pytest.approx(again * many * one)
+            assert durations.seconds(done, 20, launched=3) == pytest.approx(again * many * one)
 
 
 def test_on_a_gpu_a_layer_stands_for_what_follows_it():
-    done, rates = np.arange(15.0).reshape(5, 3), costs.rates_of("cuda")
-    assert costs.seconds(done, 20, rates) == costs.seconds(done[: costs.OTHERS], 20, rates)
-    run, here = run_of(TinyGan(), 1), costs.rates_of()
+    done, rates = np.arange(15.0).reshape(5, 3), durations.rates_of("cuda")
+    assert durations.seconds(done, 20, rates) == durations.seconds(done[: costs.OTHERS], 20, rates)
+    run, here = run_of(TinyGan(), 1), durations.rates_of()
     assert rates.whole == () and len(here.whole) == len(done)
     o, steps = run.data.outline(), 10  # of fifty images
     one = costs.step(run.recipe, o.classes, o.shape)
     for device, rest in (("cpu", here.batch), ("cuda", rates.step)):
-        times = costs.rates_of(device)
-        judging = costs._look(run, times)
-        whole = steps * (costs.seconds(one, 50, times) + rest) + judging
-        assert costs.training(run, device) == pytest.approx(whole)
+        times = durations.rates_of(device)
+        judging = durations._look(run, times)
+        whole = steps * (durations.seconds(one, 50, times) + rest) + judging
+        assert durations.training(run, device) == pytest.approx(whole)
 
 
 # Measurements of several networks
@@ -475,7 +476,7 @@ def test_a_measurement_of_two_networks_is_counted_as_a_whole(name):
     assert found[INPUTS, 2] == pytest.approx(back * way_back[INPUTS, 2])
     assert not found[WEIGHTS].any() and (found[costs.OTHERS, 1] > 0)
     assert found[FORWARD, 0] == pytest.approx(forward * once[FORWARD, 0])
-    seconds = [costs.comparing(m, run, n) for n in (100, 200)]
+    seconds = [durations.comparing(m, run, n) for n in (100, 200)]
     assert 0 < seconds[0] < seconds[1] < 2 * seconds[0]
 
 
@@ -494,20 +495,20 @@ def run_of(recipe, epochs=10, **how):
 def test_a_run_is_its_steps_and_its_judgements():
     plain, attacked = (Classify("resnet18", m, width=0.1) for m in (Plain(), Adversarial()))
     for recipe in (plain, attacked, TinyGan()):
-        assert costs.training(run_of(recipe)) == pytest.approx(
-            10 * costs.training(run_of(recipe, 1))
+        assert durations.training(run_of(recipe)) == pytest.approx(
+            10 * durations.training(run_of(recipe, 1))
         )
     kinder = dataclasses.replace(attacked.method, selection=PGD(steps=1))
-    assert costs.training(run_of(dataclasses.replace(attacked, method=kinder))) < costs.training(
-        run_of(attacked)
-    )
+    assert durations.training(
+        run_of(dataclasses.replace(attacked, method=kinder))
+    ) < durations.training(run_of(attacked))
     watching = dataclasses.replace(plain, watch="test")
     by_test = dataclasses.replace(watching, select="test")
-    looks = {r: costs.training(run_of(r)) for r in (plain, watching, by_test)}
+    looks = {r: durations.training(run_of(r)) for r in (plain, watching, by_test)}
     assert looks[plain] < looks[by_test] < looks[watching]
     more = run_of(TinyGan()).data
     more = dataclasses.replace(run_of(TinyGan()), data=dataclasses.replace(more, held_out=1000))
-    assert costs.training(more) > costs.training(run_of(TinyGan()))
+    assert durations.training(more) > durations.training(run_of(TinyGan()))
 
 
 @pytest.mark.parametrize("recipe", [Classify("preactresnet18", Plain(), width=0.25), TinyGan(48)])

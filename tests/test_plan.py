@@ -15,6 +15,7 @@ from thesis_repro import (
     ceilings,
     costs,
     devices,
+    durations,
     measures,
     paths,
     pieces,
@@ -487,15 +488,15 @@ def test_each_record_is_judged_without_itself():
     cells = cells_of("90.1")
     a, b = cells["CIFAR-10 / mixup", "PGD"].runs
     other = cells["CIFAR-10 / MAIL", "PGD"].runs[0]
-    evidence = known((a, 10.0), (b, 20.0), (other, 3 * costs.training(other)))
+    evidence = known((a, 10.0), (b, 20.0), (other, 3 * durations.training(other)))
     assert evidence.predict(a) == (pytest.approx(15.0), "recorded")
     assert evidence.predict(a, but=a.key) == (pytest.approx(20.0), "recorded")
     checked = plan.checked(evidence, [a.key, b.key])
     assert checked.pop("rests_on") == {"recorded": 2} and checked.pop("runs") == 2
     assert checked == pytest.approx({"total": 1.0, "median": 1.25, "worst": 2.0})
-    alone = known((other, 3 * costs.training(other)))
+    alone = known((other, 3 * durations.training(other)))
     seconds, source = alone.predict(a)
-    assert source == "nearby record" and seconds == pytest.approx(3 * costs.training(a))
+    assert source == "nearby record" and seconds == pytest.approx(3 * durations.training(a))
     assert alone.predict(other, but=other.key)[1] == "counted operations"
     assert plan.checked(evidence, ["nothing"]) is None
     about = {"chapter": "90", "runs": 2, **checked}
@@ -510,8 +511,8 @@ def test_neighbours_are_those_whose_layers_are_nearest_in_size():
         return cells_of("90.1", **how)[f"CIFAR-10 / {row}", "PGD"].runs
 
     many, far = of("mixup", seeds=20), of("mixup", width=1.0, seeds=20)
-    small = [(r, 2 * costs.training(r)) for r in many]
-    evidence = known(*small, *((r, 50 * costs.training(r)) for r in far))
+    small = [(r, 2 * durations.training(r)) for r in many]
+    evidence = known(*small, *((r, 50 * durations.training(r)) for r in far))
     assert evidence.ratio(of("MAIL", width=0.9)[0]) == pytest.approx(50)
     assert evidence.ratio(of("MAIL", width=0.1)[0]) == pytest.approx(2)
     gan = cells_of("90.10")["GAN", "d"].runs[0]
@@ -578,7 +579,7 @@ def test_an_attack_that_leaves_no_image_alone_is_counted_for_all(made):
     assert measured._share(PGD(), run) == plan.STANDING
     o, m = plan.outline(run.data), Robustness(Square(steps=50), size=20)
     done = costs.looked(run.recipe, o.classes, o.shape, 53, 0)
-    assert measured.counted(m, run, costs.rates_of()) == costs.seconds(done, 20)
+    assert measured.counted(m, run, durations.rates_of()) == durations.seconds(done, 20)
 
 
 def test_a_measurement_says_what_it_costs():

@@ -55,8 +55,8 @@ REACHES = {
 class Rates(NamedTuple):
     """Seconds by kind of product (of a launch, of 1e6 outputs, of 1e9 products), and of a step.
 
-    `whole` and `batch`: the same where all that a step does is counted (`costs.WHOLE`); empty if
-    a layer stands for what follows it there, too.
+    `whole` and `batch`: the same where all that a step does is counted (`durations.WHOLE`); empty
+    if a layer stands for what follows it there, too.
     """
 
     rows: tuple

@@ -25,6 +25,7 @@ from thesis_repro import (
     artefacts,
     ceilings,
     costs,
+    durations,
     notebooks,
     paths,
     pieces,
@@ -142,8 +143,8 @@ def _kinds(run: Run) -> tuple[tuple, tuple]:
 
 @functools.cache
 def _counted(run: Run, *where) -> float:
-    "Seconds of a run by counted operations; `where`: see `costs.rates_of`, without the precision."
-    return costs.training(run, *where)
+    "Seconds of a run by counted operations; `where`: see `durations.rates_of`, less precision."
+    return durations.training(run, *where)
 
 
 @functools.cache
@@ -252,7 +253,7 @@ class Measured:
         what = _text(pieces.specification(m.attack if isinstance(m, Robustness) else m))
         if known := self.seconds.get((what, kind, (evidence.device, evidence.chip))):
             return statistics.median(known) * n, SOURCES[0]
-        rates = costs.rates_of(evidence.device, "fp32", evidence.gpu, reach)
+        rates = durations.rates_of(evidence.device, "fp32", evidence.gpu, reach)
         ratio, counted = evidence.ratio(run), self.counted(m, run, rates)
         return (ratio or 1) * counted, SOURCES[1 if ratio else 2]
 
@@ -260,11 +261,11 @@ class Measured:
         "Seconds of a measurement on a run by what is counted."
         o, n = outline(run.data), _looked_at(m, run)
         if hasattr(m, "given"):
-            return costs.comparing(m, run, n, rates)
+            return durations.comparing(m, run, n, rates)
         share = self._share(getattr(m, "attack", None), run)
         early = 1.0 if share else 0.1  # where none stands, the attack ends soon
         done = costs.looked(run.recipe, o.classes, o.shape, *m.passes(run))
-        return early * costs.seconds(done, (share or 1) * n, rates, math.ceil(n / 500))
+        return early * durations.seconds(done, (share or 1) * n, rates, math.ceil(n / 500))
 
     def _share(self, attack, run: Run) -> float:
         "The share of the images that an attack on a run goes on with, on average."
