@@ -176,6 +176,7 @@ def test_nbdev_clean_leaves_kept_outputs(tmp_path):
         ("Made on AMD EPYC, 2 cores; commit abc1234.", "Made on Xeon, 64 cores; commit 99aabb0."),
         ("Made on Xeon; commit 1eee59d, abc1234.", "Made on Xeon; commit 1eee59d."),
         ("Made on Xeon; AMD EPYC; commit 1eee59d.", "Made on Xeon; commit 1eee59d."),
+        ("'training': '78757311'", "'training': '0ec8ab83'"),
     ],
 )
 def test_what_differs_from_one_execution_to_the_next_is_masked(a, b):

@@ -121,6 +121,7 @@ _MASKS = {
     r"0x[0-9a-fA-F]+": "0x",
     r"\bT_[0-9a-f]{5}": "T_",  # a styled table's id
     r"(?<!\.)\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,64}(-dirty)?\b": "hash",
+    r"(?<=['\"])\d{8}(?=['\"])": "hash",  # of digits alone, as one in forty is
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:?\d\d|Z)?)?": "date",
     r"\b\d+(:\d\d)+\b": "time",
     r"\b[\d.,]+ ?(s|ms|µs|us|ns|min|h|seconds?|minutes?|hours?|images/s)\b(/\w+)?": "time",
