@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,29 @@ def test_what_differs_from_one_execution_to_the_next_is_masked(a, b):
 )
 def test_words_and_whole_numbers_are_not(a, b):
     assert kept.masked(a) != kept.masked(b)
+
+
+def test_equal_tables_are_kept_as_equal_bytes(tmp_path):
+    "pandas draws a styled table's id anew each time."
+
+    def table(id, number):
+        rule = f"#{id}_row0_col0 {{color: red}}"
+        return shown({"text/html": f'<style>{rule}</style><td id="{id}_row0_col0">{number}</td>'})
+
+    found = []
+    for i, id in enumerate(("T_1a2b3", "T_fedcb")):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        source, executed = notebooks(folder, [table(id, 1)], [table(id, 2)])
+        kept.keep_outputs(executed, source)
+        found.append(["".join(c.outputs[0].data["text/html"]) for c in cells_of(source)])
+    assert found[0] == found[1]
+    one, two = (set(re.findall("T_[0-9a-f]{5}", text)) for text in found[0])
+    assert len(one) == len(two) == 1 and one != two
+
+
+def cells_of(source):
+    return [c for c in nbformat.read(source, 4).cells if c.cell_type == "code"]
 
 
 def test_stale_outputs_are_named(tmp_path):

@@ -2568,6 +2568,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'thesis_repro.kept._kept': ('engine/kept.html#_kept', 'thesis_repro/kept.py'),
                                    'thesis_repro.kept._outputs': ('engine/kept.html#_outputs', 'thesis_repro/kept.py'),
                                    'thesis_repro.kept._pairs': ('engine/kept.html#_pairs', 'thesis_repro/kept.py'),
+                                   'thesis_repro.kept._same_ids': ('engine/kept.html#_same_ids', 'thesis_repro/kept.py'),
                                    'thesis_repro.kept._shown': ('engine/kept.html#_shown', 'thesis_repro/kept.py'),
                                    'thesis_repro.kept.keep_outputs': ('engine/kept.html#keep_outputs', 'thesis_repro/kept.py'),
                                    'thesis_repro.kept.masked': ('engine/kept.html#masked', 'thesis_repro/kept.py'),

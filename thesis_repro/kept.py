@@ -15,7 +15,7 @@ import math
 import re
 from pathlib import Path
 
-from .files import BadInput, atomic_write
+from .files import BadInput, atomic_write, sha256
 from .notebooks import read
 from .progress import is_progress
 
@@ -42,9 +42,17 @@ _FORMS = {"image/png": math.inf, "image/svg+xml": PICTURE, "text/html": TABLE}
 _FORMS |= dict.fromkeys(("text/markdown", "text/latex", "text/plain"), TEXT)
 
 
+def _same_ids(html: str) -> str:
+    "A styled table whose id, which pandas draws, is made of its content: equal tables stay equal."
+    bare = re.sub(r"\bT_[0-9a-f]{5}", "T_", html)
+    return re.sub(r"\bT_[0-9a-f]{5}", f"T_{sha256(bare.encode())[:5]}", html)
+
+
 def _content(data: dict, form: str, pictures: int) -> str:
     "The content of an output in one form, as it is kept."
     content = re.sub(r" at 0x[0-9a-fA-F]+(?=>)", "", "".join(data[form]))
+    if form == "text/html":
+        return _same_ids(content)
     if form == "image/png" and pictures:
         return base64.b64encode(small_picture(base64.b64decode(content), pictures)).decode()
     return content
