@@ -196,8 +196,8 @@ def _save(t: Training):
 
 
 def _shapes(weights: dict) -> dict:
-    "The name of each tensor → its shape."
-    return {name: tensor.shape for name, tensor in weights.items()}
+    "The name of each tensor → its shape; of what else a network keeps → None."
+    return {name: getattr(value, "shape", None) for name, value in weights.items()}
 
 
 def _resume(t: Training):
