@@ -153,7 +153,7 @@ def test_the_presets_say_in_what_they_train():
 def machine(tmp_path, monkeypatch):
     "A function that begins a process which sees these GPUs and takes one: its number, the process."
     context, begun = multiprocessing.get_context("fork"), []
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(devices, "SHARED", tmp_path)
 
     def hold(names, device, rests, user, here, leave):
         os.umask(0o077)
@@ -233,7 +233,7 @@ def test_another_user_sees_which_gpu_is_free(machine, monkeypatch):
         pytest.skip("needs root, who may be any user")
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are closed to others
         Path(folder).chmod(0o1777)
-        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setattr(devices, "SHARED", Path(folder))
         there = ["A", "B", "C"]
         begun = [machine(there, user=user) for user in (65534, 65533, 65532)]
         assert [b[0] for b in begun] == [0, 1, 2]
@@ -261,6 +261,14 @@ def test_links_and_what_is_not_empty_are_left_alone(tmp_path):
     assert tmp_path.stat().st_mode == before
 
 
+def test_locks_are_of_the_machine_whatever_the_folder_for_temporary_files(tmp_path, monkeypatch):
+    "A scheduler gives each job a TMPDIR of its own, and two of them took the same GPU."
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert devices.locks() == Path("/tmp/thesis-repro-gpus")
+    monkeypatch.setattr(devices, "SHARED", tmp_path / "absent")
+    assert devices.locks() == tmp_path / "thesis-repro-gpus"
+
+
 def test_a_folder_for_locks_that_cannot_be_written_stops_nobody(machine, tmp_path):
     (tmp_path / "thesis-repro-gpus").write_text("no folder")
     assert machine(["A", "B"])[0] in (0, 1)
@@ -270,7 +278,7 @@ def test_a_folder_for_locks_that_cannot_be_written_stops_nobody(machine, tmp_pat
 def one_gpu(tmp_path, monkeypatch):
     "This process sees a GPU called A: the list of those that torch was told to use."
     told = []
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(devices, "SHARED", tmp_path)
     monkeypatch.setattr(devices, "_OWN", {})
     monkeypatch.setattr(devices, "_names", lambda: ["A", "B"])
     monkeypatch.setattr(torch.cuda, "set_device", told.append)

@@ -1443,6 +1443,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'thesis_repro.devices.arithmetic': ('engine/devices.html#arithmetic', 'thesis_repro/devices.py'),
                                       'thesis_repro.devices.coarse': ('engine/devices.html#coarse', 'thesis_repro/devices.py'),
                                       'thesis_repro.devices.failure': ('engine/devices.html#failure', 'thesis_repro/devices.py'),
+                                      'thesis_repro.devices.locks': ('engine/devices.html#locks', 'thesis_repro/devices.py'),
                                       'thesis_repro.devices.lost': ('engine/devices.html#lost', 'thesis_repro/devices.py'),
                                       'thesis_repro.devices.rest': ('engine/devices.html#rest', 'thesis_repro/devices.py'),
                                       'thesis_repro.devices.sent': ('engine/devices.html#sent', 'thesis_repro/devices.py'),

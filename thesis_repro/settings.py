@@ -16,7 +16,6 @@ import hashlib
 import os
 import re
 import shlex
-import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -363,7 +362,7 @@ def device(preset: Preset):
     "The torch.device of a preset. BadInput if this machine does not have it."
     found = _device(preset)
     if found.type == "cuda":  # `devices.use` locks it there, with the modes of this user's umask
-        shared(Path(tempfile.gettempdir()) / "thesis-repro-gpus")
+        shared(devices.locks())
     return found
 
 
