@@ -557,6 +557,20 @@ def test_runs_of_other_code_can_be_accepted(kept):
     assert at.networks(run) is not None
 
 
+def test_a_record_that_another_command_removes_meanwhile_is_not_accepted(kept, monkeypatch):
+    at, run = kept
+    forge(at.home(run), code={"mixup": "x"})
+
+    @contextlib.contextmanager
+    def held(self, key):
+        assert key == run.key
+        (at.home(run) / "done").unlink()  # what `--fresh changed` did while it had the lock
+        yield
+
+    monkeypatch.setattr(Store, "lock", held)
+    assert at.accept() == 0 and at.record(run) is None
+
+
 def test_a_crash_while_records_are_accepted_loses_none(kept, monkeypatch):
     at, run = kept
     forge(at.home(run), code={"mixup": "x"})

@@ -4251,6 +4251,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'thesis_repro.store.Again.retry': ('engine/store.html#again.retry', 'thesis_repro/store.py'),
                                     'thesis_repro.store.Busy': ('engine/store.html#busy', 'thesis_repro/store.py'),
                                     'thesis_repro.store.Dated': ('engine/store.html#dated', 'thesis_repro/store.py'),
+                                    'thesis_repro.store.Dated._other_code': ( 'engine/store.html#dated._other_code',
+                                                                              'thesis_repro/store.py'),
                                     'thesis_repro.store.Dated.accept': ('engine/store.html#dated.accept', 'thesis_repro/store.py'),
                                     'thesis_repro.store.Dated.check_commit': ( 'engine/store.html#dated.check_commit',
                                                                                'thesis_repro/store.py'),

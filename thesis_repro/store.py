@@ -132,13 +132,21 @@ class Dated(Folders):
 
     def accept(self) -> int:
         "Let all records count as made by today's code; how many were not."
+        old = [f for f in self.folders() if self._other_code(f)]
         count = 0
-        for record in (r for f in self.folders() if (r := records.read(f))):
-            run = run_of(record.run)
-            if run.code() != record.code:
-                records.accept(record.folder, run.code())
-                count += 1
+        for folder in old:
+            with self.lock(folder.name.rpartition("-")[2]):
+                # another command may have removed or renewed it in the meantime
+                if code := self._other_code(folder):
+                    records.accept(folder, code)
+                    count += 1
         return count
+
+    def _other_code(self, folder: Path) -> dict:
+        "Today's fingerprint of the run in a folder, if other code made its record; else empty."
+        record = records.read(folder)
+        code = run_of(record.run).code() if record else {}
+        return code if record and code != record.code else {}
 
     def check_commit(self) -> None:
         "BadInput for a result in outputs/reference that would not be from committed code."
