@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from thesis_repro import exchange, pieces, settings
+from thesis_repro import exchange, paths, pieces, settings
 from thesis_repro.attacks import FGSM
 from thesis_repro.cli import main
 from thesis_repro.files import BadInput, sha256
@@ -454,6 +454,34 @@ def test_the_command(there, tmp_path, capsys, monkeypatch):
         assert main(["records", *words]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and err.startswith("thesis-repro: ")
+
+
+@pytest.mark.parametrize("commit", ["0123456789ab-dirty", "unknown", None, "0123456789ab"])
+def test_a_reference_takes_in_nothing_that_was_not_committed(
+    there, tmp_path, capsys, monkeypatch, commit
+):
+    def made_by(found):
+        of_first(found, environment={"commit": commit} if commit else {})
+
+    for name in ("settings.ini", "pyproject.toml"):
+        shutil.copy(paths.root() / name, tmp_path)
+    monkeypatch.delenv("THESIS_REPRO_OUTPUTS", raising=False)
+    monkeypatch.setenv("THESIS_REPRO_ROOT", str(tmp_path))
+    for entry in there.glob("runs/**/record.json"):
+        found = json.loads(entry.read_text()) | {"environment": {"commit": "0123456789ab"}}
+        entry.write_text(json.dumps(found))
+        marks = json.loads((entry.parent / "done").read_text())
+        marks["record.json"] = sha256(entry.read_bytes())
+        (entry.parent / "done").write_text(json.dumps(marks))
+    shutil.rmtree(there / "measurements")
+    file, home = str(packed(there, made_by)), tmp_path / "outputs/reference/mixing-cpu"
+    code = main(["records", "merge", file, "--preset", "reference/mixing-cpu"])
+    if commit == "0123456789ab":
+        assert code == 0 and len([*home.glob("runs/**/record.json")]) == 3
+        return
+    assert code == 2 and not home.exists()
+    said = f"its commit is {commit or 'unknown'}, and a reference is made by committed code"
+    assert said in capsys.readouterr().err
 
 
 def test_a_damaged_byte_is_named(tmp_path):

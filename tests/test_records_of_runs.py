@@ -112,6 +112,14 @@ def test_the_commit_of_another_repository_is_not_taken(git, monkeypatch):
     assert records.commit() == "abc123"
 
 
+def test_what_git_says_is_not_overruled(git, monkeypatch):
+    "With the variable set, a reference could be made by code that nobody had committed."
+    (paths.root() / "thesis_repro" / "file").write_text("2\n")
+    monkeypatch.setenv("THESIS_REPRO_COMMIT", "abcabcabcabc")
+    records.commit.cache_clear()
+    assert records.commit().endswith("-dirty")
+
+
 def test_without_git_or_a_repository_the_commit_is_unknown(git, monkeypatch, tmp_path):
     shutil.rmtree(paths.root() / ".git")
     records.commit.cache_clear()

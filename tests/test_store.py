@@ -39,6 +39,7 @@ from thesis_repro import (
 )
 from thesis_repro.attacks import PGD
 from thesis_repro.augmented import Augmented
+from thesis_repro.cli import main
 from thesis_repro.detection import Detect
 from thesis_repro.detection_data import Scenes
 from thesis_repro.detector import SmallDetector
@@ -643,6 +644,19 @@ def test_a_reference_is_not_made_by_code_that_is_not_committed(reference, monkey
     with pytest.raises(RunsFailed, match="committed code"):
         ensure_measured(reference, [(run, failing)])
     assert not list(reference.folder.glob("measurements/*.json"))
+
+
+def test_a_reference_is_not_accepted_by_code_that_is_not_committed(reference, monkeypatch, capsys):
+    run = small(epochs=1)
+    monkeypatch.setattr(records, "commit", lambda: "0123456789ab")
+    reference.ensure([run])
+    forge(reference.home(run), code={"mixup": "x"})
+    words = ["records", "accept", "--preset", "reference/mine"]
+    monkeypatch.setattr(records, "commit", lambda: "0123456789ab-dirty")
+    assert main(words) == 2 and "committed code" in capsys.readouterr().err
+    assert reference.record(run).code == {"mixup": "x"}
+    monkeypatch.setattr(records, "commit", lambda: "0123456789ab")
+    assert main(words) == 0 and reference.record(run).code == run.code()
 
 
 def test_elsewhere_anybody_may_try(reference, monkeypatch, tmp_path):

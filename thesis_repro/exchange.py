@@ -206,13 +206,24 @@ def _there(home: Path, entry: dict) -> str | None:
     return kept and _outcome(kept)
 
 # %% ../nbs/evidence/055_exchange.ipynb #ae8bb539
-def merge(files, home: Path) -> dict:
+def _check_commit(file, path: str, found: dict) -> None:
+    "BadInput for a record or a measurement by code that was not committed."
+    commit = found.get("environment", {}).get("commit", "unknown")
+    if commit.endswith(("-dirty", "unknown")):
+        why = f"{path}: its commit is {commit}, and a reference is made by committed code"
+        raise BadInput(f"{file}: {why}; nothing was merged")
+
+
+def merge(files, home: Path, committed: bool = False) -> dict:
     "Take exported files into a preset's folder: how many were new, present, busy. BadInput."
     home, new, counts = Path(home), {}, Counter()
     for file in files:
         for entry in read(file):
             path, what = _path(entry), _lock(entry)
-            own = _outcome(json.loads(entry["files"][path.rpartition("/")[2]]))
+            found = json.loads(entry["files"][path.rpartition("/")[2]])
+            if committed:
+                _check_commit(file, path, found)
+            own = _outcome(found)
             known = new[what][0] if what in new else _there(home, entry)
             if known not in (None, own):
                 why = f"{path}: differs from the one that is there already"

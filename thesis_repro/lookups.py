@@ -136,11 +136,13 @@ def _exported(preset, files: list) -> str:
 def _merged(preset, files: list) -> str:
     "Take the records of such files in; how many are new. BadInput without any file."
     from thesis_repro import exchange
-    from thesis_repro.paths import outputs
+    from thesis_repro.paths import outputs, root
 
     if not files:
         raise BadInput("records merge: which files? thesis-repro records merge records.json.gz")
-    done = exchange.merge(files, home := outputs(preset.name))
+    home = outputs(preset.name)
+    committed = preset.name.startswith("reference/") and home.is_relative_to(root())
+    done = exchange.merge(files, home, committed)
     busy = f", {done['busy']} are being made here" if done["busy"] else ""
     new = f"{done['runs']} runs and {done['measurements']} measurements are new"
     return f"{home}: {new}, {done['present']} were there already{busy}"
@@ -164,7 +166,9 @@ def _accepted(preset, files: list) -> str:
     from thesis_repro.paths import outputs
     from thesis_repro.store import Store
 
-    return f"{outputs(preset.name)}: {Store(preset).accept()} records count as made by today's code"
+    store = Store(preset)
+    store.check_commit()
+    return f"{outputs(preset.name)}: {store.accept()} records count as made by today's code"
 
 # %% ../nbs/command/143_lookups.ipynb #60927b06
 RECORDS = {"export": _exported, "merge": _merged, "upgrade": _upgraded, "accept": _accepted}

@@ -42,11 +42,9 @@ def _git(*words: str) -> str:
 
 @functools.cache
 def commit() -> str:
-    "`$THESIS_REPRO_COMMIT`, or the project's commit, `-dirty` if files differ, or `unknown`."
-    if said := os.environ.get("THESIS_REPRO_COMMIT"):
-        return said
+    "The project's commit, `-dirty` if files differ; without git $THESIS_REPRO_COMMIT or `unknown`."
     if _git("rev-parse", "--show-toplevel") != str(paths.root()):
-        return "unknown"
+        return os.environ.get("THESIS_REPRO_COMMIT") or "unknown"
     dirty = _git("status", "--porcelain", "--", "thesis_repro", "settings.ini")  # new files, too
     dirty += _git("status", "--porcelain", "-uno", "--", "nbs")
     return (_git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if dirty else "")

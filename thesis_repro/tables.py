@@ -43,10 +43,19 @@ class Cell:
         values = tuple(float("nan" if v is None else v) for v in self.values)
         values = tuple(v if math.isfinite(v) else math.nan for v in values)
         lost, n = sum(map(math.isnan, values)), len(values)
-        said = f"{lost} of {n} runs gave no number" if 0 < lost < n else ""
         object.__setattr__(self, "values", values)
-        if said not in self.reason:
-            object.__setattr__(self, "reason", "; ".join(filter(None, (self.reason, said))))
+        if 0 < lost < n:
+            object.__setattr__(self, "reason", _of_how_many(self.reason, f"{lost} of {n} runs"))
+
+
+def _of_how_many(reason: str, runs: str) -> str:
+    "A reason that says how many runs gave no number: `1 of 2 runs not run yet`."
+    if runs in reason:
+        return reason
+    before, _, last = reason.rpartition("; ")
+    if last in ("not run yet", "not measured yet"):
+        return "; ".join(filter(None, (before, f"{runs} {last}")))
+    return "; ".join(filter(None, (reason, f"{runs} gave no number")))
 
 # %% ../nbs/evidence/053_tables.ipynb #5758051f
 COLUMNS = "row column thesis thesis_std cited ours ours_std n delta verdict reason note".split()
@@ -125,10 +134,11 @@ def _texts(c, notes: _Notes) -> dict:
     unknown = c.verdict == "cited" and math.isnan(c.thesis)
     like = min((x for x in (c.thesis, c.ours) if x == x), key=abs, default=0.0)
     printed, ours = _spread(c.thesis, c.thesis_std, c.unit), _spread(c.ours, c.ours_std, c.unit)
+    printed = printed if c.thesis == c.thesis else ""  # dashes say nothing
     delta = number(c.delta, c.unit, "+", like)
     return {
         "published": {"text": printed, "note": notes.of(c.note)},
-        "ours": {"text": ours if c.n else "—", "more": c.n},
+        "ours": {"text": ours if c.n else "", "more": c.n},
         "Δ": {"text": delta if c.n and c.delta == c.delta else ""},
         "verdict": {
             "text": "" if unknown else c.verdict,

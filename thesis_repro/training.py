@@ -204,7 +204,7 @@ def _resume(t: Training):
     "Go on from the newest intact checkpoint, if there is one. BadInput if networks have changed."
     if state := distributed.led(lambda: load_checkpoint(t.file)) if t.file else None:
         if _shapes(state["networks"]) != _shapes(t.nets.state_dict()):
-            why = "it is of other networks than this code makes: to begin anew, remove it"
+            why = "it is of other networks than this code makes: to begin again, remove it"
             raise BadInput(f"{t.file}: {why}")
         t.nets.load_state_dict(state["networks"])
         for name, o in t.optimisers.items():
