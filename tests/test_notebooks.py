@@ -1,5 +1,6 @@
 "The papermill engine: what is refused, what fails, what is left on the disk and running."
 
+import ast
 import json
 import os
 import re
@@ -592,6 +593,25 @@ def test_notebooks_and_pages_are_in_plain_english():
 def test_every_number_is_one_notebook():
     numbers = [f.name[:3] for f in paths.root().glob("nbs/*/[0-9][0-9][0-9]_*.ipynb")]
     assert len(numbers) > 100 and len({*numbers}) == len(numbers)
+
+
+# What builds on a later notebook: docs/contributing.md names them.
+LATER = {("004", "007"), ("011", "023"), ("017", "036"), ("037", "120"), ("058", "120")}
+LATER |= {("060", "066"), ("063", "085")}
+
+
+def test_notebooks_build_on_earlier_ones_but_for_those_that_are_named():
+    there = paths.root().glob("nbs/*/[0-9][0-9][0-9]_*.ipynb")
+    numbers = {f.stem[4:]: f.stem[:3] for f in there if f.parent.name != "command"}
+    found = set()
+    for module, own in numbers.items():
+        tree = ast.parse((paths.root() / "thesis_repro" / f"{module}.py").read_text("utf-8"))
+        for node in (n for n in tree.body if isinstance(n, ast.ImportFrom) and n.level):
+            names = [node.module] if node.module else [a.name for a in node.names]
+            found |= {(own, numbers[n]) for n in names if numbers.get(n, "") > own}
+    assert found == LATER
+    text = (paths.root() / "docs" / "contributing.md").read_text("utf-8")
+    assert all(own in text and later in text for own, later in LATER)
 
 
 def test_links_of_the_front_page_exist():
