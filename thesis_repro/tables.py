@@ -143,7 +143,7 @@ def _texts(c, notes: _Notes) -> dict:
         "verdict": {
             "text": "" if unknown else c.verdict,
             "more": c.reason,
-            "note": notes.of("" if judged or c.reason in _PLAIN else c.reason),
+            "note": notes.of("" if judged or unknown or c.reason in _PLAIN else c.reason),
         },
     }
 
