@@ -869,5 +869,5 @@ def test_judged_claims_as_html():
     assert names == ["claim", "claimed", "published", "by what is published", *more]
     assert [line[1] for line in lines] == ["&gt; 0 points", "about 2.5 times"]
     for line, word in zip(lines, table.verdict, strict=True):
-        assert line[0] == "a is better" and line[2:5] == ["—", "not run", "2.00"]
+        assert line[0] == "a is better" and line[2:5] == ["", "", "2.00"]
         assert line[6:] == ["3", word]

@@ -349,11 +349,12 @@ def listed(judged: pd.DataFrame, *more: str):
     "Judged claims as an HTML table, one row per claim; `more` are further columns."
     from IPython.display import HTML
 
-    frame = judged[["claim", "thesis", "in_thesis", "ours", *more, "n", "verdict"]]
+    frame = judged[["claim", "thesis", "in_thesis", "ours", *more, "n", "verdict"]].copy()
     sides = judged.direction.replace("=", "about") + " " + judged.bound.map("{:g}".format)
     frame.insert(1, "claimed", sides + " " + judged.unit)
+    frame["in_thesis"] = frame.in_thesis.where(frame.thesis.notna(), "")
     frame = frame.rename(columns={"thesis": "published", "in_thesis": "by what is published"})
-    how = {"index": False, "border": 0, "float_format": "{:.2f}".format, "na_rep": "—"}
+    how = {"index": False, "border": 0, "float_format": "{:.2f}".format, "na_rep": ""}
     return HTML(re.sub(r"\n\s*", "\n", frame.to_html(**how)))
 
 # %% ../nbs/evidence/052_claims.ipynb #f753be32
