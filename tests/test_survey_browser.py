@@ -55,6 +55,7 @@ def offered(tmp_path):
 
 def opened(browser, page, person="Ada", device="laptop"):
     "Open a page and say who answers; the page is silent and asks for nothing else."
+    time.sleep(0.4)  # what the page before it kept comes by another process, a moment later
     browser.open(page.as_uri(), *WIDTHS[device])
     if person:
         browser.run("document.getElementById('person').focus()")
