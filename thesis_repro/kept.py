@@ -42,10 +42,13 @@ _FORMS = {"image/png": math.inf, "image/svg+xml": PICTURE, "text/html": TABLE}
 _FORMS |= dict.fromkeys(("text/markdown", "text/latex", "text/plain"), TEXT)
 
 
+_TABLE_ID = r"\bT_[0-9a-f]{5}"  # of a styled table
+
+
 def _same_ids(html: str) -> str:
     "A styled table whose id, which pandas draws, is made of its content: equal tables stay equal."
-    bare = re.sub(r"\bT_[0-9a-f]{5}", "T_", html)
-    return re.sub(r"\bT_[0-9a-f]{5}", f"T_{sha256(bare.encode())[:5]}", html)
+    bare = re.sub(_TABLE_ID, "T_", html)
+    return re.sub(_TABLE_ID, f"T_{sha256(bare.encode())[:5]}", html)
 
 
 def _content(data: dict, form: str, pictures: int) -> str:
@@ -127,7 +130,7 @@ def keep_outputs(executed: Path, source: Path) -> list[str]:
 # %% ../nbs/engine/047_kept.ipynb #0f6afe08
 _MASKS = {
     r"0x[0-9a-fA-F]+": "0x",
-    r"\bT_[0-9a-f]{5}": "T_",  # a styled table's id
+    _TABLE_ID: "T_",
     r"(?<!\.)\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,64}(-dirty)?\b": "hash",
     r"(?<=['\"])\d{8}(?=['\"])": "hash",  # of digits alone, as one in forty is
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?(\.\d+)?([+-]\d\d:?\d\d|Z)?)?": "date",

@@ -134,7 +134,7 @@ def _texts(c, notes: _Notes) -> dict:
     unknown = c.verdict == "cited" and math.isnan(c.thesis)
     like = min((x for x in (c.thesis, c.ours) if x == x), key=abs, default=0.0)
     printed, ours = _spread(c.thesis, c.thesis_std, c.unit), _spread(c.ours, c.ours_std, c.unit)
-    printed = printed if c.thesis == c.thesis else ""  # dashes say nothing
+    printed = printed if c.thesis == c.thesis else ""  # a dash says nothing
     delta = number(c.delta, c.unit, "+", like)
     return {
         "published": {"text": printed, "note": notes.of(c.note)},
@@ -167,9 +167,8 @@ def _row(name, t, across: list, cells: dict, notes: _Notes) -> dict:
     tag = "your own" if name in getattr(t, "own", ()) else tag
     texts = [cells.get((name, c["name"]), _NOTHING) for c in across]
     empty = () if own.n.any() else ("ours", "Δ")
-    if not (own.thesis.notna() | own.note.astype(bool)).any():  # a line of dashes says nothing
+    if not (own.thesis.notna() | own.note.astype(bool)).any():
         empty += ("published", "Δ")
-        texts = [t | {"published": _NOTHING["published"]} for t in texts]
     lines = [(label, [t[label] for t in texts]) for label in _NOTHING if label not in empty]
     known = not ours_only and re.search(r"\bours\b", name, re.IGNORECASE)
     of_row = getattr(t, "notes", {}).get(name, _OURS if known else "")
